@@ -1,0 +1,198 @@
+//! Who may call: the middleware that asks for a gateway key, and the paths that need none.
+//!
+//! Keys are understood in every form in which Dify and other importers send them. An address that
+//! sends many wrong keys is slowed down; a right key passes from anywhere at any time.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header;
+use actix_web::middleware::Next;
+use actix_web::web::Data;
+use actix_web::{HttpMessage, ResponseError};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use governor::clock::Clock;
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+
+use super::access_log::KeyName;
+use super::base_url::Peers;
+use super::reply::Failure;
+use crate::chat::Owner;
+use crate::error::{Error, Kind};
+use crate::keys::KeyRing;
+
+/// Wrong keys that an address may send a minute.
+const WRONG_KEYS_A_MINUTE: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
+
+/// How many addresses are remembered before the recovered ones are forgotten.
+const ADDRESSES: usize = 10_000;
+
+/// Who a request comes from.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Who owns what is kept for it.
+    pub owner: Owner,
+    /// The name of its key.
+    pub name: String,
+}
+
+/// The keys, and how often each address was wrong.
+pub struct Guard {
+    keys: KeyRing,
+    wrong: DefaultKeyedRateLimiter<IpAddr>,
+}
+
+impl Guard {
+    /// A guard over these keys; without any, everyone may call.
+    pub fn new(keys: KeyRing) -> Self {
+        Guard { keys, wrong: RateLimiter::dashmap(Quota::per_minute(WRONG_KEYS_A_MINUTE)) }
+    }
+
+    /// Whether callers must present a key.
+    pub fn needs_key(&self) -> bool {
+        !self.keys.is_open()
+    }
+
+    fn admit(&self, request: &ServiceRequest, address: Option<IpAddr>) -> Result<Caller, Error> {
+        if self.keys.is_open() {
+            return Ok(Caller { owner: Owner("anyone".into()), name: "anyone".into() });
+        }
+        let candidates = presented(request);
+        if let Some(key) = self.keys.find(candidates.iter().map(String::as_str)) {
+            return Ok(Caller { owner: key.owner(), name: key.name.clone() });
+        }
+        if candidates.is_empty() {
+            return Err(Error::new(Kind::KeyMissing, "this needs a gateway key, and none was sent"));
+        }
+        match address.map(|address| self.wait(address)).unwrap_or_default() {
+            None => Err(Error::new(Kind::KeyWrong, "the gateway key is not one of this service's")),
+            wait => Err(Error::new(Kind::KeyGuessing, "too many wrong gateway keys came from this address")
+                .retry_after(wait)),
+        }
+    }
+
+    /// Counts a wrong key of an address; says how long it must wait when that was one too many.
+    fn wait(&self, address: IpAddr) -> Option<Duration> {
+        if self.wrong.len() > ADDRESSES {
+            self.wrong.retain_recent();
+        }
+        let refused = self.wrong.check_key(&address).err()?;
+        Some(refused.wait_time_from(governor::clock::DefaultClock::default().now()))
+    }
+}
+
+/// Whether a path is open to all: what importers, browsers and platforms read before they have a key.
+pub fn is_public(path: &str) -> bool {
+    matches!(
+        path,
+        "/" | "/health"
+            | "/ready"
+            | "/openapi.json"
+            | "/openapi.yaml"
+            | "/openapi/full.json"
+            | "/.well-known/ai-plugin.json"
+            | "/docs"
+            | "/favicon.ico"
+    ) || path.starts_with("/docs/")
+        || path.starts_with("/assets/")
+}
+
+/// The middleware.
+///
+/// # Errors
+/// Those of the handlers.
+pub async fn check<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
+    if is_public(request.path()) {
+        return Ok(next.call(request).await?.map_into_left_body());
+    }
+    let guard = request.app_data::<Data<Guard>>().expect("the application holds the guard");
+    let peers = request.app_data::<Data<Peers>>().expect("the application holds the peers' rule");
+    let address = peers.address(request.request());
+    match guard.admit(&request, address) {
+        Ok(caller) => {
+            request.extensions_mut().insert(KeyName(caller.name.clone()));
+            request.extensions_mut().insert(caller);
+            Ok(next.call(request).await?.map_into_left_body())
+        }
+        Err(error) => {
+            let response = Failure::new(request.request(), error).error_response();
+            Ok(request.into_response(response).map_into_right_body())
+        }
+    }
+}
+
+/// Every text in the request that may be meant as the key.
+fn presented(request: &ServiceRequest) -> Vec<String> {
+    let mut keys = Vec::new();
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    if let Some(value) = header(header::AUTHORIZATION.as_str()) {
+        let mut rest = value.trim();
+        let mut basic = false;
+        // People paste the word along with the key, so it may stand there twice.
+        while let Some((word, after)) = rest.split_once(char::is_whitespace) {
+            basic |= word.eq_ignore_ascii_case("basic");
+            if !word.eq_ignore_ascii_case("bearer") && !word.eq_ignore_ascii_case("basic") {
+                break;
+            }
+            rest = after.trim();
+        }
+        if !["bearer", "basic"].iter().any(|word| rest.eq_ignore_ascii_case(word)) {
+            keys.push(rest.to_string());
+        }
+        if basic {
+            keys.extend(password(rest));
+        }
+    }
+    keys.extend(header("x-api-key").map(|value| value.trim().to_string()));
+    let query = url::form_urlencoded::parse(request.query_string().as_bytes());
+    keys.extend(query.filter(|(name, _)| name == "key").map(|(_, value)| value.trim().to_string()));
+    keys.retain(|key| !key.is_empty());
+    keys
+}
+
+/// The password of HTTP Basic credentials, RFC 7617.
+fn password(encoded: &str) -> Option<String> {
+    let decoded = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
+    decoded.split_once(':').map(|(_, password)| password.trim().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::test::TestRequest;
+
+    #[test]
+    fn every_form_of_presenting_a_key_is_understood() {
+        let key = "sk-0123/4+5=";
+        let encoded = STANDARD.encode(format!("user:{key}"));
+        for value in [
+            format!("Bearer {key}"),
+            format!("bearer  {key} "),
+            format!("Bearer Bearer {key}"),
+            format!("Basic {key}"),
+            format!("Basic {encoded}"),
+            format!("Basic Bearer {key}"),
+            key.to_string(),
+        ] {
+            let request =
+                TestRequest::default().insert_header(("Authorization", value.as_str())).to_srv_request();
+            assert!(presented(&request).contains(&key.to_string()), "{value}");
+        }
+        let request =
+            TestRequest::default().insert_header(("X-API-Key", format!(" {key} "))).to_srv_request();
+        assert_eq!(presented(&request), [key]);
+        let request = TestRequest::with_uri("/api/models?x=1&key=sk-0123%2F4%2B5%3D%0A").to_srv_request();
+        assert_eq!(presented(&request), [key]);
+        for value in ["Bearer ", "Basic", ""] {
+            let request = TestRequest::default().insert_header(("Authorization", value)).to_srv_request();
+            assert_eq!(presented(&request), Vec::<String>::new(), "{value}");
+        }
+    }
+}

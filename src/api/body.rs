@@ -1,0 +1,121 @@
+//! Reading a JSON request body: declared as JSON, bounded in size and time, parsed into a type.
+
+use std::time::Duration;
+
+use actix_web::dev::Payload;
+use actix_web::http::header;
+use actix_web::web::{Bytes, BytesMut, Data};
+use actix_web::{FromRequest, HttpRequest};
+use futures_util::StreamExt;
+use futures_util::future::LocalBoxFuture;
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
+
+use super::reply::Failure;
+use crate::config::Limits;
+use crate::error::{Error, Kind};
+
+/// How long a caller may pause within its body, and take for all of it.
+const IDLE_TIME: Duration = Duration::from_secs(10);
+const TOTAL_TIME: Duration = Duration::from_secs(30);
+
+/// A request body of type `T`.
+pub struct JsonBody<T>(pub T);
+
+impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
+    type Error = Failure;
+    type Future = LocalBoxFuture<'static, Result<Self, Failure>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        let payload = payload.take();
+        Box::pin(async move {
+            let limit = request.app_data::<Data<Limits>>().map_or(2 << 20, |limits| limits.body_bytes);
+            let value = match read(&request, payload, limit).await {
+                Ok(bytes) => parse(&bytes),
+                Err(error) => Err(error),
+            };
+            value.map(JsonBody).map_err(|error| Failure::new(&request, error))
+        })
+    }
+}
+
+async fn read(request: &HttpRequest, mut payload: Payload, limit: usize) -> Result<Bytes, Error> {
+    check_media_type(request)?;
+    let too_large =
+        || Error::new(Kind::BodyTooLarge, format!("the request body is larger than {limit} bytes"));
+    let announced =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length: u64| length > limit as u64) {
+        return Err(too_large());
+    }
+    let deadline = Instant::now() + TOTAL_TIME;
+    let mut bytes = BytesMut::new();
+    loop {
+        let chunk = timeout_at(deadline.min(Instant::now() + IDLE_TIME), payload.next()).await;
+        match chunk {
+            Err(_) => return Err(Error::new(Kind::BodyTimeout, "the request body did not arrive in time")),
+            Ok(None) => return Ok(bytes.freeze()),
+            Ok(Some(Err(_))) => return Err(Error::new(Kind::InvalidJson, "the request body broke off")),
+            Ok(Some(Ok(chunk))) if bytes.len() + chunk.len() > limit => return Err(too_large()),
+            Ok(Some(Ok(chunk))) => bytes.extend_from_slice(&chunk),
+        }
+    }
+}
+
+/// JSON must be declared as such, RFC 8259: then no form of a foreign page can send it.
+fn check_media_type(request: &HttpRequest) -> Result<(), Error> {
+    let declared =
+        request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut parts = declared.split(';').map(str::trim);
+    let is_json = parts.next().is_some_and(|media| media.eq_ignore_ascii_case("application/json"));
+    let is_utf8 = parts.all(|parameter| {
+        let charset = parameter.to_ascii_lowercase();
+        charset
+            .strip_prefix("charset=")
+            .is_none_or(|name| matches!(name.trim_matches('"'), "utf-8" | "utf8" | "us-ascii"))
+    });
+    if is_json && is_utf8 {
+        Ok(())
+    } else {
+        Err(Error::new(Kind::UnsupportedMediaType, "the request body is not declared as JSON in UTF-8"))
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let place = format!("line {}, column {}", error.line(), error.column());
+        if bytes.is_empty() {
+            Error::new(Kind::InvalidJson, "the request body is empty")
+        } else if error.is_data() {
+            Error::new(Kind::InvalidRequest, format!("the request is not understood at {place}"))
+                // serde quotes what it found, which may be the prompt: for the caller, not the log.
+                .detail(Some(without_place(&error)))
+        } else {
+            Error::new(Kind::InvalidJson, format!("the request body is not JSON at {place}"))
+        }
+    })
+}
+
+fn without_place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" at line ").next().unwrap_or(&text);
+    text.chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    #[test]
+    fn malformed_and_misfit_are_told_apart() {
+        for text in ["", "{", "{\"a\":}", "[1,", "nul", "\u{feff}{}", "{\"a\":\"\u{1}\"}"] {
+            assert_eq!(parse::<Value>(text.as_bytes()).expect_err(text).kind, Kind::InvalidJson, "{text:?}");
+        }
+        assert_eq!(parse::<Value>(b"\"\xff\"").expect_err("not UTF-8").kind, Kind::InvalidJson);
+        let deep = "[".repeat(10_000);
+        assert_eq!(parse::<Value>(deep.as_bytes()).expect_err("deep").kind, Kind::InvalidJson);
+        assert_eq!(parse::<Vec<u8>>(b"{}").expect_err("misfit").kind, Kind::InvalidRequest);
+    }
+}

@@ -1,0 +1,297 @@
+//! The page at `/`: where a person sees what this is, whether the upstream answers, and how to
+//! bring it into Dify. It is public, so it says nothing that a key protects.
+
+use std::sync::LazyLock;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header;
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse, get};
+use minijinja::value::Serde;
+use minijinja::{Environment, context};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa_actix_web::service_config::ServiceConfig;
+
+use super::access_log::Note;
+use super::auth::Guard;
+use super::base_url::{Peers, Unreachable};
+use super::docs::{Document, Documents};
+use super::reply;
+use crate::service::{Health, Service};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Adds the page to an application and to its document.
+pub fn routes(config: &mut ServiceConfig) {
+    config.service(home);
+}
+
+/// Adds the page's files.
+pub fn assets(config: &mut actix_web::web::ServiceConfig) {
+    config.service(style).service(script).service(icon).service(favicon);
+}
+
+/// The service, for programs.
+#[derive(Serialize, ToSchema)]
+pub struct HomeResult {
+    /// Always `mirrorgate`.
+    #[schema(example = "mirrorgate")]
+    name: &'static str,
+    /// The program's version.
+    #[schema(example = "0.1.0")]
+    version: &'static str,
+    /// The upstream's status: `ok`, `degraded`, `down` or `unknown`.
+    #[schema(example = "ok")]
+    status: &'static str,
+    /// Whether the built-in demo answers, because no upstream is configured.
+    #[schema(example = false)]
+    demo: bool,
+    /// Where to go from here.
+    endpoints: Endpoints,
+}
+
+/// Absolute URLs of this service.
+#[derive(Serialize, ToSchema)]
+pub struct Endpoints {
+    /// What Dify imports.
+    #[schema(example = "https://your-app.example.com/openapi.json")]
+    document: String,
+    /// The document of everything.
+    #[schema(example = "https://your-app.example.com/openapi/full.json")]
+    full_document: String,
+    /// Swagger UI.
+    #[schema(example = "https://your-app.example.com/docs/")]
+    docs: String,
+    /// Liveness.
+    #[schema(example = "https://your-app.example.com/health")]
+    health: String,
+    /// Readiness.
+    #[schema(example = "https://your-app.example.com/ready")]
+    ready: String,
+}
+
+/// The home page
+///
+/// A page for browsers; with `Accept: application/json`, the same in short for programs.
+#[utoipa::path(
+    tag = "documents",
+    responses(
+        (status = 200, description = "The page", content((HomeResult = "application/json"), (String = "text/html"))),
+        (status = "4XX", description = "The request is at fault", body = reply::FailureBody),
+    ),
+    security(()),
+)]
+#[get("/")]
+async fn home(
+    request: HttpRequest,
+    service: Data<Service>,
+    peers: Data<Peers>,
+    guard: Data<Guard>,
+    documents: Data<Documents>,
+) -> HttpResponse {
+    let base = peers.base_url(&request);
+    let health = service.recent_health().await;
+    let mut response = if wants_json(&request) {
+        let result = HomeResult {
+            name: "mirrorgate",
+            version: VERSION,
+            status: health.as_ref().map_or("unknown", |health| health.status.name()),
+            demo: service.is_demo(),
+            endpoints: Endpoints {
+                document: format!("{base}/openapi.json"),
+                full_document: format!("{base}/openapi/full.json"),
+                docs: format!("{base}/docs/"),
+                health: format!("{base}/health"),
+                ready: format!("{base}/ready"),
+            },
+        };
+        reply::json(StatusCode::OK, &result, Note::default())
+    } else {
+        let page = page(language(&request), &base, health, &service, guard.needs_key(), &documents);
+        HttpResponse::Ok()
+            .insert_header((header::CONTENT_TYPE, "text/html; charset=utf-8"))
+            .insert_header((header::CACHE_CONTROL, "no-store"))
+            .insert_header((
+                header::CONTENT_SECURITY_POLICY,
+                "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+            ))
+            .body(page)
+    };
+    response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("accept, accept-language"));
+    response
+}
+
+fn page(
+    language: Language,
+    base: &str,
+    health: Option<Health>,
+    service: &Service,
+    needs_key: bool,
+    documents: &Documents,
+) -> String {
+    static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
+        let mut pages = Environment::new();
+        pages.add_template("page.html", include_str!("home/page.html")).expect("the page is a good template");
+        pages
+    });
+    let error = health.as_ref().and_then(|health| health.error.as_ref());
+    let context = context! {
+        lang => language.tag(),
+        t => Serde(language.messages()),
+        version => VERSION,
+        base_url => base,
+        document_url => format!("{base}/openapi.json"),
+        demo => service.is_demo(),
+        upstream => context! {
+            status => health.as_ref().map_or("unknown", |health| health.status.name()),
+            name => if service.is_demo() { "demo" } else { service.protocol_name() },
+            latency_ms => health.as_ref().map(|health| health.latency.as_millis() as u64),
+            session => health.as_ref().map_or("unknown", |health| health.session.name()),
+            message => error.map(|error| error.kind.code()),
+            hint => error.map(|error| error.kind.hint()),
+        },
+        reach => Unreachable::of(base).map(Unreachable::name),
+        key_required => needs_key,
+        operations => Serde(operations(&documents.at(Document::Tools, base))),
+    };
+    let page = PAGES.get_template("page.html").and_then(|template| template.render(context));
+    page.expect("the page names only what the context holds")
+}
+
+/// The tool operations, as the page lists them.
+fn operations(document: &Value) -> Vec<Value> {
+    let paths = document["paths"].as_object().into_iter().flatten();
+    paths
+        .flat_map(|(path, item)| {
+            item.as_object().into_iter().flatten().map(move |(method, operation)| {
+                serde_json::json!({
+                    "id": operation["operationId"],
+                    "method": method.to_ascii_uppercase(),
+                    "path": path,
+                    "summary": operation["summary"],
+                })
+            })
+        })
+        .collect()
+}
+
+fn wants_json(request: &HttpRequest) -> bool {
+    let accept =
+        request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accept.contains("application/json") && !accept.contains("text/html")
+}
+
+/// The languages of the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Language {
+    English,
+    TraditionalChinese,
+}
+
+impl Language {
+    fn tag(self) -> &'static str {
+        match self {
+            Language::English => "en",
+            Language::TraditionalChinese => "zh-Hant",
+        }
+    }
+
+    fn messages(self) -> &'static Value {
+        static ENGLISH: LazyLock<Value> = LazyLock::new(|| messages(include_str!("home/messages.en.json")));
+        static CHINESE: LazyLock<Value> =
+            LazyLock::new(|| messages(include_str!("home/messages.zh-Hant.json")));
+        match self {
+            Language::English => &ENGLISH,
+            Language::TraditionalChinese => &CHINESE,
+        }
+    }
+
+    /// The language of a tag, RFC 5646, if it is one of ours.
+    fn of(tag: &str) -> Option<Self> {
+        match tag.trim().split('-').next().unwrap_or_default().to_ascii_lowercase().as_str() {
+            "en" => Some(Language::English),
+            "zh" => Some(Language::TraditionalChinese),
+            _ => None,
+        }
+    }
+}
+
+fn messages(text: &str) -> Value {
+    serde_json::from_str(text).expect("the messages are JSON")
+}
+
+/// The language that the address asks for, else the one that the browser prefers.
+fn language(request: &HttpRequest) -> Language {
+    let query = url::form_urlencoded::parse(request.query_string().as_bytes());
+    let asked = query.filter(|(name, _)| name == "lang").find_map(|(_, tag)| Language::of(&tag));
+    let header = request.headers().get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
+    asked.unwrap_or_else(|| preferred(header.unwrap_or_default()))
+}
+
+/// The best of our languages in an Accept-Language header, RFC 9110, section 12.5.4.
+fn preferred(header: &str) -> Language {
+    let mut best = (0.0, Language::English);
+    for range in header.split(',') {
+        let (tag, quality) = range.split_once(";q=").unwrap_or((range, "1"));
+        let quality: f32 = quality.trim().parse().unwrap_or_default();
+        if let Some(language) = Language::of(tag).filter(|_| quality > best.0) {
+            best = (quality, language);
+        }
+    }
+    best.1
+}
+
+fn asset(media_type: &'static str, text: &'static str) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, media_type))
+        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        .body(text)
+}
+
+#[get("/assets/home.css")]
+async fn style() -> HttpResponse {
+    asset("text/css; charset=utf-8", include_str!("home/style.css"))
+}
+
+#[get("/assets/home.js")]
+async fn script() -> HttpResponse {
+    asset("text/javascript; charset=utf-8", include_str!("home/page.js"))
+}
+
+#[get("/assets/favicon.svg")]
+async fn icon() -> HttpResponse {
+    asset("image/svg+xml", include_str!("home/favicon.svg"))
+}
+
+#[get("/favicon.ico")]
+async fn favicon() -> HttpResponse {
+    asset("image/svg+xml", include_str!("home/favicon.svg"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_preferred_language_of_ours_is_chosen() {
+        for (header, expected) in [
+            ("", Language::English),
+            ("fr, *;q=0.1", Language::English),
+            ("zh-TW,zh;q=0.9,en;q=0.8", Language::TraditionalChinese),
+            ("en;q=0.4, zh-Hant;q=0.9", Language::TraditionalChinese),
+            ("zh;q=0, en", Language::English),
+        ] {
+            assert_eq!(preferred(header), expected, "{header}");
+        }
+    }
+
+    #[test]
+    fn both_languages_have_the_same_messages() {
+        let keys = |language: Language| {
+            language.messages().as_object().map(|object| object.keys().cloned().collect::<Vec<_>>())
+        };
+        assert_eq!(keys(Language::English), keys(Language::TraditionalChinese));
+    }
+}

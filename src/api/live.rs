@@ -1,0 +1,88 @@
+//! What platforms and monitors ask: does the process serve, and should it be sent requests.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use actix_web::http::StatusCode;
+use actix_web::web::Data;
+use actix_web::{HttpResponse, get};
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_actix_web::service_config::ServiceConfig;
+
+use super::access_log::Note;
+use super::reply;
+
+/// Adds the operations to an application and to its document.
+pub fn routes(config: &mut ServiceConfig) {
+    config.service(live).service(ready);
+}
+
+/// Whether the service has begun to stop.
+#[derive(Default)]
+pub struct Draining(AtomicBool);
+
+impl Draining {
+    /// From now on the service is not ready.
+    pub fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The process serves.
+#[derive(Serialize, ToSchema)]
+pub struct LiveResult {
+    /// Always `ok`.
+    #[schema(example = "ok")]
+    status: &'static str,
+}
+
+/// Whether the process should be sent requests.
+#[derive(Serialize, ToSchema)]
+pub struct ReadyResult {
+    /// `ok` or `unavailable`.
+    #[schema(example = "ok")]
+    status: &'static str,
+    /// Why not; empty when it is ready.
+    reasons: Vec<&'static str>,
+}
+
+/// Liveness
+///
+/// Answers 200 while the process serves. It never asks the upstream.
+#[utoipa::path(
+    tag = "operations",
+    responses(
+        (status = 200, description = "The process serves", body = LiveResult),
+        (status = "4XX", description = "The request is at fault", body = reply::FailureBody),
+    ),
+    security(()),
+)]
+#[get("/health")]
+async fn live() -> HttpResponse {
+    reply::json(StatusCode::OK, &LiveResult { status: "ok" }, Note::default())
+}
+
+/// Readiness
+///
+/// Answers 503 with reasons while the service cannot take requests: it is stopping.
+#[utoipa::path(
+    tag = "operations",
+    responses(
+        (status = 200, description = "Ready", body = ReadyResult),
+        (status = "4XX", description = "The request is at fault", body = reply::FailureBody),
+        (status = 503, description = "Not ready, with reasons", body = ReadyResult),
+    ),
+    security(()),
+)]
+#[get("/ready")]
+async fn ready(draining: Data<Draining>) -> HttpResponse {
+    let (status, body) = if draining.0.load(Ordering::Relaxed) {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            ReadyResult { status: "unavailable", reasons: vec!["the service is stopping"] },
+        )
+    } else {
+        (StatusCode::OK, ReadyResult { status: "ok", reasons: Vec::new() })
+    };
+    reply::json(status, &body, Note::default())
+}

@@ -1,0 +1,422 @@
+//! The operations that Dify imports: their requests, answers, and the texts that a model reads
+//! when it chooses among them. One annotation a handler is the only source of the documents.
+//!
+//! Every parameter is a string in the documents, because Dify refuses an empty number and turns
+//! every boolean into true; numbers are understood as text or number, `""` and null as absent.
+
+use actix_web::http::StatusCode;
+use actix_web::web::{Data, ReqData};
+use actix_web::{HttpRequest, HttpResponse, get, post};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_actix_web::service_config::ServiceConfig;
+
+use super::access_log::Note;
+use super::auth::Caller;
+use super::body::JsonBody;
+use super::reply::{self, ErrorBody, Failure};
+use super::tool_status;
+use crate::chat::Usage;
+use crate::error::{Error, Kind};
+use crate::service::{Failed, Health, Models, Question, Reply, Service};
+
+/// Adds the operations to an application and to its document.
+pub fn routes(config: &mut ServiceConfig) {
+    config.service(chat).service(list_models).service(health);
+}
+
+/// A question for the model.
+#[derive(Deserialize, ToSchema)]
+pub struct ChatRequest {
+    /// The question or instruction for the model, in any language.
+    #[schema(example = "Explain in two sentences what an OpenAPI document is.")]
+    message: String,
+    /// Name of the model that answers, one of those that list_models returns. Leave it empty for the default model.
+    #[serde(default, deserialize_with = "loose::text")]
+    #[schema(value_type = Option<String>, default = "", example = "")]
+    model: Option<String>,
+    /// Instructions that set the role, tone or format of the answer. Leave it empty for none.
+    #[serde(default, deserialize_with = "loose::text")]
+    #[schema(value_type = Option<String>, default = "", example = "Answer briefly.")]
+    system: Option<String>,
+    /// To continue an earlier conversation: the conversation_id that its last answer returned. Leave it empty to start a new one.
+    #[serde(default, deserialize_with = "loose::text")]
+    #[schema(value_type = Option<String>, default = "", example = "")]
+    conversation_id: Option<String>,
+    /// Randomness of the answer as a decimal number from 0 (focused) to 2 (varied), such as 0.7. Leave it empty for the model's own choice.
+    #[serde(default, deserialize_with = "loose::number")]
+    #[schema(value_type = Option<String>, default = "", example = "0.7")]
+    temperature: Option<f64>,
+    /// The most tokens to generate, as a whole number such as 1000. Leave it empty for no limit of its own.
+    #[serde(default, deserialize_with = "loose::number")]
+    #[schema(value_type = Option<String>, default = "", example = "1000")]
+    max_tokens: Option<f64>,
+}
+
+impl ChatRequest {
+    /// The question that a valid request asks.
+    fn question(self, caller: &Caller) -> Result<Question, Error> {
+        let invalid = |message: &str, hint: &str| Err(Error::new(Kind::InvalidRequest, message).hinted(hint));
+        if self.message.trim().is_empty() {
+            return invalid("`message` is empty", "send the question in `message`");
+        }
+        if self.temperature.is_some_and(|value| !(0.0..=2.0).contains(&value)) {
+            return invalid("`temperature` is out of range", "send a number from 0 to 2, or leave it empty");
+        }
+        let max_tokens = match self.max_tokens {
+            Some(value) if value.fract() != 0.0 || !(1.0..=f64::from(i32::MAX)).contains(&value) => {
+                return invalid(
+                    "`max_tokens` is not a whole number above 0",
+                    "send a number such as 1000, or leave it empty",
+                );
+            }
+            value => value.map(|value| value as u32),
+        };
+        let conversation = self.conversation_id.as_deref().map(str::parse).transpose().map_err(|()| {
+            Error::new(Kind::ConversationNotFound, "there is no such conversation, or it was forgotten")
+        })?;
+        Ok(Question {
+            owner: caller.owner.clone(),
+            conversation,
+            model: self.model,
+            system: self.system,
+            message: self.message,
+            temperature: self.temperature,
+            max_tokens,
+        })
+    }
+}
+
+/// Values as Dify and its models send them: `""` and null are absent, numbers may be text.
+mod loose {
+    use serde::{Deserialize, Deserializer, de};
+
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a number, as text or number")]
+    enum Number {
+        Number(f64),
+        Text(String),
+        Absent(()),
+    }
+
+    pub fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        Ok(text.map(|text| text.trim().to_string()).filter(|text| !text.is_empty()))
+    }
+
+    pub fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+        match Number::deserialize(deserializer)? {
+            Number::Absent(()) => Ok(None),
+            Number::Number(number) => Ok(Some(number)),
+            Number::Text(text) if text.trim().is_empty() => Ok(None),
+            Number::Text(text) => {
+                let number = text.trim().parse().ok().filter(|number: &f64| number.is_finite());
+                number.map(Some).ok_or_else(|| de::Error::custom("expected a number, as text or number"))
+            }
+        }
+    }
+}
+
+/// The tokens that an answer cost.
+#[derive(Serialize, ToSchema)]
+pub struct UsageBody {
+    /// Tokens of the question.
+    #[schema(example = 12)]
+    prompt_tokens: u64,
+    /// Tokens of the answer.
+    #[schema(example = 34)]
+    completion_tokens: u64,
+    /// Both.
+    #[schema(example = 46)]
+    total_tokens: u64,
+    /// Whether the numbers are an estimate, because the upstream gave none.
+    #[schema(example = false)]
+    estimated: bool,
+}
+
+impl From<Usage> for UsageBody {
+    fn from(usage: Usage) -> Self {
+        UsageBody {
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            total_tokens: usage.total_tokens,
+            estimated: usage.estimated,
+        }
+    }
+}
+
+/// The model's answer, or why there is none.
+#[derive(Serialize, ToSchema)]
+pub struct ChatResult {
+    /// Whether the answer is complete.
+    #[schema(example = true)]
+    success: bool,
+    /// The answer. After a failure, the part that came, or nothing.
+    #[schema(
+        required = false,
+        example = "An OpenAPI document describes an HTTP API so that programs can use it."
+    )]
+    answer: String,
+    /// Send it with the next question to continue this conversation.
+    #[schema(required = false, example = "conv_0f8fad5bd9cb469fa16570867728950e")]
+    conversation_id: Option<String>,
+    /// The upstream's id of the answer.
+    #[schema(required = false, example = "chatcmpl-123")]
+    response_id: Option<String>,
+    /// The model that answered.
+    #[schema(required = false, example = "gpt-4o")]
+    model: Option<String>,
+    /// Why the model stopped: `stop`, `length` or another word of the upstream's.
+    #[schema(required = false, example = "stop")]
+    finish_reason: Option<String>,
+    /// What the answer cost.
+    #[schema(required = false)]
+    usage: Option<UsageBody>,
+    /// Null, or why the call failed and what to do.
+    #[schema(required = true)]
+    error: Option<ErrorBody>,
+}
+
+impl ChatResult {
+    fn new(reply: Reply, error: Option<ErrorBody>) -> Self {
+        let answer = reply.answer;
+        ChatResult {
+            success: error.is_none(),
+            answer: answer.text,
+            conversation_id: reply.conversation_id.map(|id| id.to_string()),
+            response_id: answer.response_id,
+            model: answer.model,
+            finish_reason: answer.finish_reason,
+            usage: answer.usage.map(UsageBody::from),
+            error,
+        }
+    }
+}
+
+/// Ask the model a question
+///
+/// Sends a message to the connected language model and returns its answer as text. Use it whenever
+/// you need the model to write, explain, translate, summarize or decide. Pass the conversation_id
+/// of an earlier answer to continue that conversation.
+#[utoipa::path(
+    tag = "tools",
+    request_body(content = ChatRequest, description = "The question and how to answer it"),
+    responses(
+        (status = 200, description = "The answer, or a failure that showed late", body = ChatResult),
+        (status = "default", description = "A failure with what to do about it", body = ChatResult),
+    ),
+    security(("bearer" = [])),
+    extensions(("x-openai-isConsequential" = json!(false))),
+)]
+#[post("/api/chat")]
+async fn chat(
+    request: HttpRequest,
+    caller: ReqData<Caller>,
+    service: Data<Service>,
+    body: JsonBody<ChatRequest>,
+) -> HttpResponse {
+    let outcome = match body.0.question(&caller) {
+        Ok(question) => service.ask(question).await,
+        Err(error) => Err(Failed::from(error)),
+    };
+    match outcome {
+        Ok(reply) => {
+            let note = Note::of("chat").model(reply.answer.model.clone());
+            reply::json(StatusCode::OK, &ChatResult::new(reply, None), note)
+        }
+        Err(Failed { error, partial }) => {
+            let note = Note::of("chat").model(partial.answer.model.clone());
+            let body = ChatResult::new(*partial, Some(ErrorBody::new(&error, &request)));
+            reply::failure(tool_status(error.kind), &error, &body, note)
+        }
+    }
+}
+
+/// A model that can be named.
+#[derive(Serialize, ToSchema)]
+pub struct ModelBody {
+    /// Its name, for the `model` parameter of chat.
+    #[schema(example = "gpt-4o")]
+    id: String,
+    /// Who runs it, as far as the upstream says.
+    #[schema(example = "upstream")]
+    owned_by: String,
+}
+
+/// The models that can be named, or why they are not known.
+#[derive(Serialize, ToSchema)]
+pub struct ModelsResult {
+    /// Whether the models are known.
+    #[schema(example = true)]
+    success: bool,
+    /// The models.
+    #[schema(required = false)]
+    models: Vec<ModelBody>,
+    /// The model that answers when none is named.
+    #[schema(required = false, example = "gpt-4o")]
+    default_model: Option<String>,
+    /// Null, or why the call failed and what to do.
+    #[schema(required = true)]
+    error: Option<ErrorBody>,
+}
+
+/// List the models
+///
+/// Returns the names of the language models that chat can use, and the default one. Use it to
+/// choose a value for the model parameter of chat, or to tell the user which models there are.
+#[utoipa::path(
+    tag = "tools",
+    responses(
+        (status = 200, description = "The models", body = ModelsResult),
+        (status = "default", description = "A failure with what to do about it", body = ModelsResult),
+    ),
+    security(("bearer" = [])),
+    extensions(("x-openai-isConsequential" = json!(false))),
+)]
+#[get("/api/models")]
+async fn list_models(request: HttpRequest, service: Data<Service>) -> HttpResponse {
+    let note = Note::of("list_models");
+    match service.models().await {
+        Ok(Models { models, default_model }) => {
+            let models = models.into_iter().map(|model| ModelBody { id: model.id, owned_by: model.owned_by });
+            let body = ModelsResult { success: true, models: models.collect(), default_model, error: None };
+            reply::json(StatusCode::OK, &body, note)
+        }
+        Err(error) => {
+            let body = ModelsResult {
+                success: false,
+                models: Vec::new(),
+                default_model: None,
+                error: Some(ErrorBody::new(&error, &request)),
+            };
+            reply::failure(tool_status(error.kind), &error, &body, note)
+        }
+    }
+}
+
+/// The upstream's health.
+#[derive(Serialize, ToSchema)]
+pub struct HealthResult {
+    /// Whether a question would be answered now.
+    #[schema(example = true)]
+    success: bool,
+    /// `ok`, `degraded` (reachable, but a question would fail) or `down`.
+    #[schema(required = false, example = "ok")]
+    status: &'static str,
+    /// The upstream: its scheme, host and port, or `demo`.
+    #[schema(required = false, example = "https://mirror.example.com")]
+    upstream: String,
+    /// How long the check took, in milliseconds.
+    #[schema(required = false, example = 42)]
+    latency_ms: u64,
+    /// How the upstream took the credentials: `ok`, `expired`, `refused` or `unknown`.
+    #[schema(required = false, example = "ok")]
+    session: &'static str,
+    /// Null, or what is wrong and what to do.
+    #[schema(required = true)]
+    error: Option<ErrorBody>,
+}
+
+/// Check the connection to the model
+///
+/// Tells whether the connected language model can be reached and accepts the login. Costs no
+/// tokens. Use it when chat fails, to tell the user what is wrong and what to do.
+#[utoipa::path(
+    tag = "tools",
+    responses(
+        (status = 200, description = "The health, good or bad", body = HealthResult),
+        (status = "default", description = "A failure with what to do about it", body = HealthResult),
+    ),
+    security(("bearer" = [])),
+    extensions(("x-openai-isConsequential" = json!(false))),
+)]
+#[get("/api/health")]
+async fn health(request: HttpRequest, service: Data<Service>) -> HttpResponse {
+    let Health { status, latency, session, error } = service.health().await;
+    let note = match &error {
+        Some(error) => Note::of("health").failed(error),
+        None => Note::of("health"),
+    };
+    let body = HealthResult {
+        success: error.is_none(),
+        status: status.name(),
+        upstream: service.upstream_name(),
+        latency_ms: latency.as_millis() as u64,
+        session: session.name(),
+        error: error.map(|error| ErrorBody::new(&error, &request)),
+    };
+    reply::json(StatusCode::OK, &body, note)
+}
+
+/// What answers where nothing else does: 405 where another method would, else 404.
+pub async fn not_found(
+    request: HttpRequest,
+    documents: Data<super::docs::Documents>,
+) -> Result<HttpResponse, Failure> {
+    let allowed = documents.methods(request.path());
+    Err(if allowed.is_empty() {
+        Failure::new(&request, Error::new(Kind::NotFound, "there is nothing at this path"))
+    } else {
+        Failure::method(&request, allowed.join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::Owner;
+    use serde_json::json;
+
+    fn question(body: serde_json::Value) -> Result<Question, String> {
+        let caller = Caller { owner: Owner("x".into()), name: "x".into() };
+        let request: ChatRequest = serde_json::from_value(body).map_err(|error| error.to_string())?;
+        request.question(&caller).map_err(|error| error.message)
+    }
+
+    #[test]
+    fn numbers_come_as_text_or_number_and_empty_is_absent() {
+        for (value, expected) in [
+            (json!("0.7"), Some(0.7)),
+            (json!(0.7), Some(0.7)),
+            (json!(" 1 "), Some(1.0)),
+            (json!(""), None),
+            (json!(null), None),
+        ] {
+            let asked = question(json!({"message": "x", "temperature": value})).expect("valid");
+            assert_eq!(asked.temperature, expected);
+        }
+        for (value, expected) in
+            [(json!("12.0"), Some(12)), (json!(12), Some(12)), (json!(12.0), Some(12)), (json!("  "), None)]
+        {
+            assert_eq!(
+                question(json!({"message": "x", "max_tokens": value})).expect("valid").max_tokens,
+                expected
+            );
+        }
+        let asked = question(
+            json!({"message": "x", "model": "", "system": null, "conversation_id": "", "unknown": [1]}),
+        );
+        assert!(asked.is_ok_and(|asked| asked.model.is_none() && asked.conversation.is_none()));
+    }
+
+    #[test]
+    fn misfit_values_are_refused() {
+        for body in [
+            json!({}),
+            json!({"message": null}),
+            json!({"message": " "}),
+            json!({"message": 1}),
+            json!({"message": "x", "model": 1}),
+            json!({"message": "x", "temperature": "warm"}),
+            json!({"message": "x", "temperature": "nan"}),
+            json!({"message": "x", "temperature": 3}),
+            json!({"message": "x", "temperature": true}),
+            json!({"message": "x", "max_tokens": "1.5"}),
+            json!({"message": "x", "max_tokens": 0}),
+            json!({"message": "x", "max_tokens": "1e30"}),
+            json!([]),
+        ] {
+            assert!(question(body.clone()).is_err(), "{body}");
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! The command line: commands, flags, and what a person reads at the start.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io::{IsTerminal, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Arg, ArgMatches, Command};
+use secrecy::ExposeSecret;
+use tokio::task::LocalSet;
+
+use crate::api::base_url::Unreachable;
+use crate::api::docs::{self, Document, Documents};
+use crate::app::{self, Application};
+use crate::chat::{Event, Owner, Thread};
+use crate::config::{self, Config, Protocol, SETTINGS};
+use crate::error::Error;
+use crate::keys;
+use crate::service::{Question, Service, Shared};
+use crate::store::{Conversation, Store};
+use crate::telemetry;
+use crate::upstream::Upstream;
+use crate::upstream::session::Session;
+
+/// Runs one command and gives the process's exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // clap prints help, versions and mistakes itself, and exits with 0 or 2.
+    let matches = command().get_matches_from(arguments);
+    match matches.subcommand() {
+        Some(("openapi", matches)) => openapi(matches),
+        Some(("healthcheck", matches)) => with_config(matches, healthcheck),
+        Some(("chat", inner)) => with_config(inner, |config| chat(config, inner)),
+        Some((_, inner)) => with_config(inner, serve),
+        None => with_config(&matches, serve),
+    }
+}
+
+fn command() -> Command {
+    let settings = || {
+        SETTINGS.iter().map(|setting| {
+            Arg::new(setting.name)
+                .long(setting.flag())
+                .env(setting.name)
+                .hide_env_values(true)
+                .value_name(setting.value)
+                .allow_hyphen_values(true)
+                .help_heading("Settings")
+                .help(format!("{} [default: {}]", setting.help, setting.default))
+        })
+    };
+    let text = |name: &'static str, help: &'static str| Arg::new(name).long(name).help(help);
+    Command::new("mirrorgate")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Publishes a chat model's mirror as an OpenAPI tool that Dify imports by URL")
+        .after_help("Each setting is an environment variable as well, also in a file `.env` here. Without UPSTREAM_URL a demo answers.")
+        .args(settings())
+        .subcommand(Command::new("serve").about("Start the service (the default command)").args(settings()))
+        .subcommand(
+            Command::new("openapi")
+                .about("Print an OpenAPI document")
+                .arg(text("document", "tools (what Dify imports) or full").value_name("NAME").value_parser(["tools", "full"]).default_value("tools"))
+                .arg(text("format", "json or yaml").value_name("FORMAT").value_parser(["json", "yaml"]).default_value("json"))
+                .arg(text("server", "The service's public base URL").value_name("URL").value_parser(server_url).default_value("http://127.0.0.1:8080")),
+        )
+        .subcommand(Command::new("healthcheck").about("Exit 0 if the service on this host's port is live").args(settings()))
+        .subcommand(
+            Command::new("chat")
+                .about("Ask the configured upstream one question, without a running service")
+                .arg(Arg::new("message").required(true).value_name("MESSAGE").help("The question; `-` reads it from standard input"))
+                .arg(text("model", "The model").value_name("NAME"))
+                .arg(text("system", "Instructions for the model").value_name("TEXT"))
+                .arg(text("conversation", "web-chat: go on with the mirror's conversation, by the id printed after the last answer").value_name("ID"))
+                .args(settings()),
+        )
+}
+
+/// An absolute http or https URL without a trailing slash.
+fn server_url(text: &str) -> Result<String, String> {
+    match url::Url::parse(text) {
+        Ok(url)
+            if matches!(url.scheme(), "http" | "https")
+                && url.query().is_none()
+                && url.fragment().is_none() =>
+        {
+            Ok(url.as_str().trim_end_matches('/').to_string())
+        }
+        _ => Err("give an absolute URL, such as https://your-app.example.com".into()),
+    }
+}
+
+/// Reads the settings from flags, the environment and `.env`, in this order, and goes on with them.
+fn with_config(matches: &ArgMatches, go_on: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    let file = match env_file() {
+        Ok(file) => file,
+        Err(text) => return fail(2, text),
+    };
+    let lookup = |name: &str| {
+        let flag = matches.try_get_one::<String>(name).ok().flatten().cloned();
+        // Platforms' own variables are no settings, so clap does not know them.
+        flag.or_else(|| std::env::var(name).ok())
+            .filter(|value| !value.trim().is_empty())
+            .or_else(|| file.get(name).cloned())
+    };
+    let names =
+        std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).chain(file.keys().cloned());
+    match Config::load(&lookup, names) {
+        Ok(config) => go_on(config),
+        Err(problems) => fail(problems.exit_code(), problems),
+    }
+}
+
+/// The `.env` file of the current directory, else the one beside the program.
+fn env_file() -> Result<HashMap<String, String>, String> {
+    let beside =
+        std::env::current_exe().ok().and_then(|program| program.parent().map(|folder| folder.join(".env")));
+    for path in [Some(".env".into()), beside].into_iter().flatten() {
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                return config::parse_env_file(&text)
+                    .map_err(|(line, what)| format!("error: {}, line {line}: {what}", path.display()));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("error: {}: {error}", path.display())),
+        }
+    }
+    Ok(HashMap::new())
+}
+
+fn fail(code: u8, text: impl std::fmt::Display) -> ExitCode {
+    eprintln!("{}", text.to_string().trim_end());
+    ExitCode::from(code)
+}
+
+fn serve(config: Config) -> ExitCode {
+    telemetry::start(&config.log);
+    let shown = config.clone();
+    actix_web::rt::System::new().block_on(async {
+        match Application::start(config) {
+            Ok(application) => {
+                welcome(&shown, &application);
+                match application.run().await {
+                    Ok(()) => ExitCode::SUCCESS,
+                    Err(error) => fail(1, format!("error: the server failed: {error}")),
+                }
+            }
+            Err(error) => fail(error.exit_code(), error),
+        }
+    })
+}
+
+/// What a person reads at the start, on standard output. The key is shown here and nowhere else.
+fn welcome(config: &Config, application: &Application) {
+    let url = &application.url;
+    let mut lines =
+        vec![format!("mirrorgate {} listens on {}", env!("CARGO_PKG_VERSION"), application.address)];
+    let mut line = |name: &str, text: String| lines.push(format!("  {name:<10} {text}"));
+    match &config.upstream.url {
+        Some(upstream) => line(
+            "upstream",
+            format!("{} ({})", upstream.origin().ascii_serialization(), config.upstream.protocol.name()),
+        ),
+        None => {
+            line("upstream", "DEMO: no model is connected; set UPSTREAM_URL to your mirror's address".into())
+        }
+    }
+    match &application.new_key {
+        Some(key) => {
+            line("page", format!("{url}/#key={key}"));
+            line("document", format!("{url}/openapi.json  <- import this URL in Dify"));
+            line("key", format!("{key}  <- shown only now; callers send it as `Authorization: Bearer KEY`"));
+            let kept = config
+                .data_dir
+                .as_deref()
+                .map(keys::key_file)
+                .map(|path| path.display().to_string())
+                .unwrap_or_default();
+            line(
+                "",
+                format!(
+                    "its hash is kept in {kept}; on a disk that is wiped at a restart, set GATEWAY_API_KEYS instead"
+                ),
+            );
+        }
+        None => {
+            line("page", format!("{url}/"));
+            line("document", format!("{url}/openapi.json  <- import this URL in Dify"));
+            let keys = if !config.gateway.auth {
+                "none needed (GATEWAY_AUTH=none): anyone on this machine may call".into()
+            } else if config.gateway.keys.is_empty() {
+                "the one printed at the first start; remove the key file in DATA_DIR for a new one"
+                    .to_string()
+            } else {
+                format!("{} from GATEWAY_API_KEYS", config.gateway.keys.len())
+            };
+            line("key", keys);
+        }
+    }
+    match Unreachable::of(url) {
+        Some(Unreachable::Loopback | Unreachable::Private) => {
+            line("note", "Dify in the cloud cannot reach this address; deploy it, or set PUBLIC_URL to a tunnel's address".into());
+        }
+        Some(Unreachable::Http) => line(
+            "note",
+            "Dify in the cloud wants https: put a proxy with a certificate in front and set PUBLIC_URL"
+                .into(),
+        ),
+        Some(Unreachable::Port) => line("note", "Dify in the cloud reaches https on port 443 only".into()),
+        None => {}
+    }
+    println!("{}", lines.join("\n"));
+}
+
+fn openapi(matches: &ArgMatches) -> ExitCode {
+    let value = |name: &str| matches.get_one::<String>(name).map(String::as_str).unwrap_or_default();
+    let document = if value("document") == "full" { Document::Full } else { Document::Tools };
+    let document = Documents::collect().at(document, value("server"));
+    let text = if value("format") == "yaml" { docs::yaml(&document) } else { docs::pretty(&document) };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(1, format!("error: the document cannot be written: {error}")),
+    }
+}
+
+/// Asks `/health` over a plain connection: the image that runs this holds no other client.
+fn healthcheck(config: Config) -> ExitCode {
+    let host = match config.listen.host {
+        IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        host => host,
+    };
+    let address = SocketAddr::new(host, config.listen.port);
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3))?;
+        stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+        stream.set_write_timeout(Some(Duration::from_secs(3)))?;
+        write!(stream, "GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut head = [0; 12];
+        stream.read_exact(&mut head)?;
+        Ok(String::from_utf8_lossy(&head).into_owned())
+    };
+    match ask() {
+        Ok(head) if head == "HTTP/1.1 200" => ExitCode::SUCCESS,
+        Ok(head) => fail(
+            1,
+            format!(
+                "error: {address} answers `{head}` and not 200\n  hint: is it mirrorgate that listens there? compare HOST and PORT"
+            ),
+        ),
+        Err(error) => fail(
+            1,
+            format!(
+                "error: nothing healthy at {address}: {error}\n  hint: start the service, and give this command the same HOST and PORT"
+            ),
+        ),
+    }
+}
+
+fn chat(config: Config, matches: &ArgMatches) -> ExitCode {
+    let argument = |name: &str| matches.get_one::<String>(name).cloned();
+    let mut message = argument("message").unwrap_or_default();
+    if message == "-" {
+        message.clear();
+        if let Err(error) = std::io::stdin().read_to_string(&mut message) {
+            return fail(1, format!("error: standard input cannot be read: {error}"));
+        }
+    }
+    if message.trim().is_empty() {
+        return fail(2, "error: the question is empty\n  hint: mirrorgate chat \"Hello\"");
+    }
+    telemetry::start(&config::Log {
+        filter: std::env::var("RUST_LOG").unwrap_or_else(|_| "error".into()),
+        ..config.log.clone()
+    });
+    let question = Question {
+        owner: Owner("terminal".into()),
+        conversation: None,
+        model: argument("model"),
+        system: argument("system"),
+        message,
+        temperature: None,
+        max_tokens: None,
+    };
+    let thread = match argument("conversation").map(|id| thread(&config, &id)).transpose() {
+        Ok(thread) => thread,
+        Err(text) => return fail(2, text),
+    };
+    actix_web::rt::System::new().block_on(LocalSet::new().run_until(ask(config, question, thread)))
+}
+
+/// The place in a mirror's conversation that `CONVERSATION/RESPONSE` names.
+fn thread(config: &Config, id: &str) -> Result<Thread, &'static str> {
+    if config.upstream.protocol != Protocol::WebChat {
+        return Err(
+            "error: --conversation needs UPSTREAM_PROTOCOL=web-chat\n  hint: other upstreams keep no conversation; start the service and send conversation_id to /api/chat",
+        );
+    }
+    let (conversation, last_response) = id.split_once('/').ok_or("error: --conversation is not understood\n  hint: give the id as it was printed: CONVERSATION/RESPONSE")?;
+    Ok(Thread { conversation: conversation.to_string(), last_response: last_response.to_string() })
+}
+
+/// Asks in this process, without a server of ours between, and writes the answer as it comes.
+async fn ask(config: Config, mut question: Question, thread: Option<Thread>) -> ExitCode {
+    let base = match app::upstream_base(&config.upstream) {
+        Ok((base, _)) => base,
+        Err(error) => return fail(error.exit_code(), error),
+    };
+    let cookie = config.upstream.cookie.as_ref().map(|line| line.expose_secret());
+    let session = Arc::new(Session::new(&base, cookie));
+    let upstream = Upstream::new(base, &config.upstream, session);
+    let store = Store::in_memory();
+    if thread.is_some() {
+        match store.open(&question.owner, None).await {
+            Ok(turn) => {
+                question.conversation = Some(turn.id);
+                store.commit(turn, Conversation { thread, ..Conversation::default() });
+            }
+            Err(error) => return fail(1, described(&error)),
+        }
+    }
+    let service = Service::new(upstream, Arc::new(Shared::new(store)), config.upstream.clone());
+    let outcome = async {
+        let mut running = service.start(question).await?;
+        let mut written = String::new();
+        while let Some(event) = running.next().await {
+            let news = match event? {
+                Event::Text(text) => text,
+                // What the upstream settled may go on where the pieces ended.
+                Event::WholeText(text) => match text.strip_prefix(&written) {
+                    Some(rest) => rest.to_string(),
+                    None => format!("\n{text}"),
+                },
+                _ => continue,
+            };
+            print!("{news}");
+            let _ = std::io::stdout().flush();
+            written.push_str(&news);
+        }
+        println!();
+        Ok(service.finish(running))
+    };
+    match outcome.await {
+        Ok(reply) => {
+            if std::io::stderr().is_terminal() {
+                let tokens = reply
+                    .answer
+                    .usage
+                    .map(|usage| format!("{} tokens", usage.total_tokens))
+                    .unwrap_or_default();
+                eprintln!("[{} {tokens}]", reply.answer.model.unwrap_or_default());
+            }
+            if let Some((conversation, response)) =
+                reply.answer.upstream_conversation.zip(reply.answer.response_id)
+            {
+                eprintln!("to go on: --conversation {conversation}/{response}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(crate::service::Failed { error, .. }) => fail(1, described(&error)),
+    }
+}
+
+fn described(error: &Error) -> String {
+    format!("error: {} ({})\n  hint: {}", error.caller_message(), error.kind.code(), error.hint())
+}

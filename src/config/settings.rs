@@ -1,0 +1,133 @@
+//! The table of settings: one row each, read by the command line, the checks and the README test.
+
+/// One setting: an environment variable that is a command-line flag as well.
+pub struct Setting {
+    /// The environment variable.
+    pub name: &'static str,
+    /// What stands for the value in `--help`.
+    pub value: &'static str,
+    /// The value when nothing is set, in words where it is worked out.
+    pub default: &'static str,
+    /// What it means, one line.
+    pub help: &'static str,
+}
+
+impl Setting {
+    /// The command-line flag without its dashes: `UPSTREAM_URL` is `upstream-url`.
+    pub fn flag(&self) -> String {
+        self.name.to_ascii_lowercase().replace('_', "-")
+    }
+}
+
+const fn row(name: &'static str, value: &'static str, default: &'static str, help: &'static str) -> Setting {
+    Setting { name, value, default, help }
+}
+
+/// All settings, in the order in which a person meets them.
+pub const SETTINGS: &[Setting] = &[
+    row(
+        "UPSTREAM_URL",
+        "URL",
+        "none: the built-in demo upstream",
+        "Base URL of the mirror; with or without /v1, or the full /chat/completions address",
+    ),
+    row(
+        "UPSTREAM_PROTOCOL",
+        "NAME",
+        "openai",
+        "What the mirror speaks: openai (JSON and SSE) or web-chat (NDJSON with cookies)",
+    ),
+    row("UPSTREAM_API_KEY", "KEY", "none", "Key for the mirror, sent as a bearer token"),
+    row(
+        "UPSTREAM_COOKIE",
+        "LINE",
+        "none",
+        "Cookie header line, as copied from the browser's developer tools",
+    ),
+    row(
+        "UPSTREAM_HEADERS",
+        "LINES",
+        "none",
+        "More headers for the mirror, one `Name: value` a line; {uuid} becomes a new UUID each request",
+    ),
+    row(
+        "UPSTREAM_BODY",
+        "JSON",
+        "none",
+        "web-chat: a JSON object merged under each request's body, for switches that the mirror wants",
+    ),
+    row("DEFAULT_MODEL", "NAME", "the upstream's first", "Model when the caller names none"),
+    row(
+        "MODELS",
+        "NAMES",
+        "asked of the upstream",
+        "Comma-separated model names, for upstreams that cannot list theirs",
+    ),
+    row(
+        "GATEWAY_API_KEYS",
+        "KEYS",
+        "one is generated at the first start",
+        "Comma-separated `name:key` or `key` that callers must present; 16 characters at least",
+    ),
+    row(
+        "GATEWAY_AUTH",
+        "MODE",
+        "key",
+        "key, or none: then anyone may call, and only a loopback HOST is accepted",
+    ),
+    row(
+        "PUBLIC_URL",
+        "URL",
+        "worked out from the platform or the connection",
+        "This service's own public base URL, which the documents carry",
+    ),
+    row(
+        "TRUST_PROXY_HEADERS",
+        "BOOL",
+        "false",
+        "Believe X-Forwarded-* and Host from any peer, not from loopback alone; only behind a proxy that sets them",
+    ),
+    row("HOST", "ADDRESS", "127.0.0.1; 0.0.0.0 on a recognised platform", "Address to listen on"),
+    row("PORT", "NUMBER", "8080", "Port to listen on; 0 takes a free one"),
+    row(
+        "DATA_DIR",
+        "PATH",
+        "the platform's volume, else the user's data directory",
+        "Where the generated gateway key is kept, as a hash",
+    ),
+    row(
+        "CORS_ALLOWED_ORIGINS",
+        "ORIGINS",
+        "*",
+        "Comma-separated browser origins that may call; never with credentials",
+    ),
+    row("CONNECT_TIMEOUT_SECONDS", "SECONDS", "5", "Towards the upstream: name, connection and TLS"),
+    row(
+        "FIRST_BYTE_TIMEOUT_SECONDS",
+        "SECONDS",
+        "120",
+        "Towards the upstream: from the request to the first byte of the answer",
+    ),
+    row(
+        "IDLE_TIMEOUT_SECONDS",
+        "SECONDS",
+        "60",
+        "Towards the upstream: the longest silence within an answer",
+    ),
+    row("REQUEST_TIMEOUT_SECONDS", "SECONDS", "290", "Towards the upstream: the whole answer"),
+    row("MAX_BODY_BYTES", "BYTES", "2097152", "Largest request body of /api/*"),
+    row(
+        "HISTORY_MAX_MESSAGES",
+        "NUMBER",
+        "100",
+        "openai: how many messages of a conversation are sent again with a question",
+    ),
+    row(
+        "HISTORY_MAX_BYTES",
+        "BYTES",
+        "262144",
+        "openai: how many bytes of a conversation are sent again with a question",
+    ),
+    row("LOG_FORMAT", "FORMAT", "text on a terminal, json otherwise", "text or json"),
+    row("RUST_LOG", "FILTER", "info,actix_server=warn", "Log filter, as env_logger takes it"),
+];

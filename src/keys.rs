@@ -1,0 +1,257 @@
+//! Gateway keys: what callers must present.
+//!
+//! Only SHA-256 digests are held in memory, and digests are what is compared, in constant time.
+//! The key that is generated at the first start is kept as its digest in a file of mode 0600.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+use crate::chat::Owner;
+use crate::error::Error;
+
+/// The file in the data directory that keeps the generated key's digest.
+const KEY_FILE: &str = "gateway-key.sha256";
+
+/// The fewest characters of a key that is accepted.
+const MIN_KEY_CHARS: usize = 16;
+
+/// One gateway key, as its digest.
+#[derive(Clone)]
+pub struct GatewayKey {
+    /// The name that logs show.
+    pub name: String,
+    digest: [u8; 32],
+}
+
+impl GatewayKey {
+    /// A key of the given name.
+    pub fn new(name: impl Into<String>, key: &str) -> Self {
+        GatewayKey { name: name.into(), digest: Sha256::digest(key).into() }
+    }
+
+    /// Who owns what is kept for this key. It follows the key and not the name, so that a new key
+    /// under an old name does not inherit another's conversations.
+    pub fn owner(&self) -> Owner {
+        Owner(hex(&self.digest[..16]))
+    }
+}
+
+/// The keys that are accepted; empty when none is needed.
+#[derive(Clone, Default)]
+pub struct KeyRing(Vec<GatewayKey>);
+
+impl KeyRing {
+    /// A ring of these keys.
+    pub fn new(keys: Vec<GatewayKey>) -> Self {
+        KeyRing(keys)
+    }
+
+    /// Whether no key is needed.
+    pub fn is_open(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The key among the candidates that a caller presented, if one is ours. The time taken does
+    /// not depend on which key matches or how far.
+    pub fn find<'a>(&self, candidates: impl Iterator<Item = &'a str>) -> Option<&GatewayKey> {
+        let mut found = None;
+        for candidate in candidates {
+            let digest: [u8; 32] = Sha256::digest(candidate).into();
+            for key in &self.0 {
+                let same: Choice = key.digest.ct_eq(&digest);
+                if bool::from(same) {
+                    found = Some(key);
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Reads `GATEWAY_API_KEYS`: comma-separated `name:key` or `key`.
+///
+/// # Errors
+/// One text for each key that is too weak, without the key itself.
+pub fn parse_list(text: &str) -> Result<Vec<GatewayKey>, Vec<String>> {
+    let mut keys = Vec::new();
+    let mut problems = Vec::new();
+    for (index, entry) in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).enumerate() {
+        let is_name = |name: &str| {
+            (1..=40).contains(&name.len())
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        };
+        let (name, key) = match entry.split_once(':') {
+            Some((name, key)) if is_name(name.trim()) => (name.trim().to_string(), key.trim()),
+            _ => (format!("key-{}", index + 1), entry),
+        };
+        match weakness(key) {
+            Some(weakness) => problems.push(format!("the key `{name}` {weakness}")),
+            None => keys.push(GatewayKey::new(name, key)),
+        }
+    }
+    if problems.is_empty() { Ok(keys) } else { Err(problems) }
+}
+
+/// Why a key is refused.
+fn weakness(key: &str) -> Option<String> {
+    const WELL_KNOWN: &[&str] = &[
+        "changeme",
+        "change-me",
+        "change_me",
+        "your-key",
+        "your_key",
+        "your-api",
+        "your_api",
+        "yourkey",
+        "password",
+        "passw0rd",
+        "secret-key",
+        "secret_key",
+        "mysecret",
+        "my-secret",
+        "my_secret",
+        "supersecret",
+        "example",
+        "placeholder",
+        "replace-me",
+        "replaceme",
+        "1234567890",
+        "0123456789",
+        "abcdefghij",
+        "qwertyuiop",
+        "test-key",
+        "testkey",
+        "letmein",
+    ];
+    let characters = key.chars().count();
+    if characters < MIN_KEY_CHARS {
+        return Some(format!("has {characters} characters, {MIN_KEY_CHARS} are the least"));
+    }
+    if key.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Some("holds a space or a control character".into());
+    }
+    let lower = key.to_ascii_lowercase();
+    if let Some(known) = WELL_KNOWN.iter().find(|known| lower.contains(**known)) {
+        return Some(format!("is easily guessed: it holds `{known}`"));
+    }
+    let mut distinct: Vec<char> = lower.chars().collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    (distinct.len() < 6).then(|| "is easily guessed: it has fewer than 6 different characters".into())
+}
+
+/// A new key of 256 random bits.
+///
+/// # Errors
+/// When the operating system gives no random bytes.
+pub fn generate() -> Result<String, Error> {
+    Ok(format!("mg_{}", URL_SAFE_NO_PAD.encode(crate::random::bytes::<32>()?)))
+}
+
+/// What a look into the data directory for the generated key found.
+pub enum Generated {
+    /// A key of an earlier start.
+    Kept(GatewayKey),
+    /// A key made now; its clear text is to be shown once.
+    New(GatewayKey, String),
+}
+
+/// The key generated at the first start: read from the data directory, or made and kept there.
+///
+/// # Errors
+/// When the directory cannot be made, read or written, or the file holds something else.
+pub fn load_or_generate(directory: &Path, fresh: &str) -> io::Result<Generated> {
+    let path = key_file(directory);
+    let name = "generated";
+    loop {
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                let digest = unhex(text.trim()).ok_or_else(|| {
+                    io::Error::new(io::ErrorKind::InvalidData, "it does not hold a SHA-256 digest")
+                })?;
+                return Ok(Generated::Kept(GatewayKey { name: name.into(), digest }));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let key = GatewayKey::new(name, fresh);
+        match write_new(&path, &format!("{}\n", hex(&key.digest))) {
+            Ok(()) => return Ok(Generated::New(key, fresh.to_string())),
+            // Another process was faster: its key is the one.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Where the generated key's digest is kept.
+pub fn key_file(directory: &Path) -> PathBuf {
+    directory.join(KEY_FILE)
+}
+
+/// Writes a file that must not exist yet; whoever sees it sees all of it.
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let draft = path.with_extension(format!("draft-{}", std::process::id()));
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options.open(&draft).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    });
+    // A hard link fails when the name is taken, which a rename would not.
+    let linked = written.and_then(|()| fs::hard_link(&draft, path));
+    let _ = fs::remove_file(&draft);
+    linked
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut digest = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (index, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
+    }
+    Some(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_take_names_and_base64_keys() {
+        let keys =
+            parse_list("dify:Zm9v+YmFy/2sxYmF6PQ==, R4nd0m-string:with-colon:and-more ,").expect("good keys");
+        let names: Vec<_> = keys.iter().map(|key| key.name.as_str()).collect();
+        assert_eq!(names, ["dify", "R4nd0m-string"]);
+        let ring = KeyRing::new(keys);
+        assert!(ring.find(["Zm9v+YmFy/2sxYmF6PQ=="].into_iter()).is_some());
+        assert!(ring.find(["zm9v+YmFy/2sxYmF6PQ==", ""].into_iter()).is_none());
+    }
+
+    #[test]
+    fn weak_keys_are_refused_without_being_repeated() {
+        let problems =
+            parse_list("a:short,b:changeme-changeme-1,c:aaaaaaaaaaaaaaaaaaaaaaaa,Qx7!pL2mVt9#Zk4w")
+                .err()
+                .expect("weak");
+        assert_eq!(problems.len(), 3);
+        assert!(problems.iter().all(|problem| !problem.contains("aaaaaaa") && !problem.contains("short")));
+    }
+}

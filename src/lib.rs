@@ -1,0 +1,20 @@
+//! mirrorgate: one service that publishes a chat model's mirror as an OpenAPI tool for Dify.
+//!
+//! Read it in this order: [`cli`] starts [`app`], which serves the faces under [`api`]. A face
+//! translates between its wire format and [`service`], the use cases, which ask an [`upstream`]
+//! and keep turns in a [`store`]. [`chat`], [`error`] and [`config`] are the words all of them
+//! share. Nothing imports against that direction; a test holds it.
+
+pub mod cli;
+pub mod app;
+pub mod api;
+pub mod service;
+pub mod upstream;
+pub mod store;
+pub mod demo;
+pub mod telemetry;
+pub mod chat;
+pub mod error;
+pub mod config;
+pub mod keys;
+pub mod random;

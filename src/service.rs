@@ -1,0 +1,390 @@
+//! The use cases: ask, list the models, tell the health. Every face calls these and nothing below.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+use crate::chat::{Answer, ConversationId, Event, Message, Model, Owner, Prompt, Role, Thread, Usage};
+use crate::config;
+use crate::error::{Error, Kind};
+use crate::store::{Conversation, Store, Turn};
+use crate::upstream::session::State;
+use crate::upstream::{Events, Upstream};
+
+/// How long the upstream's health is waited for.
+const PROBE_TIME: Duration = Duration::from_secs(10);
+
+/// How long a health or a list of models is good enough for what is not asked of the upstream
+/// itself: the public page, and the choice of a model.
+const CACHE_TIME: Duration = Duration::from_secs(30);
+
+/// How long the public page waits for a health that is not at hand.
+const PAGE_TIME: Duration = Duration::from_secs(2);
+
+/// A question as a caller asks it.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// Who asks.
+    pub owner: Owner,
+    /// The conversation to go on with; `None` starts one.
+    pub conversation: Option<ConversationId>,
+    /// The model, if the caller names one.
+    pub model: Option<String>,
+    /// Instructions for the model.
+    pub system: Option<String>,
+    /// What is asked.
+    pub message: String,
+    /// Sampling temperature.
+    pub temperature: Option<f64>,
+    /// The most tokens to generate.
+    pub max_tokens: Option<u32>,
+}
+
+/// An answer as a caller gets it; after a failure, what is known of it.
+#[derive(Debug, Clone, Default)]
+pub struct Reply {
+    /// The answer.
+    pub answer: Answer,
+    /// The conversation that the turn belongs to.
+    pub conversation_id: Option<ConversationId>,
+}
+
+/// A failed question, with what is known of the answer.
+#[derive(Debug, Clone)]
+pub struct Failed {
+    /// Why it failed.
+    pub error: Error,
+    /// What had come by then.
+    pub partial: Box<Reply>,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Failed { error, partial: Box::default() }
+    }
+}
+
+/// The models that a caller can name.
+#[derive(Debug, Clone)]
+pub struct Models {
+    /// All that are known.
+    pub models: Vec<Model>,
+    /// The one that answers when none is named.
+    pub default_model: Option<String>,
+}
+
+/// How well the upstream does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It answers.
+    Ok,
+    /// It is there, and would not answer a question now.
+    Degraded,
+    /// It is not there, or not itself.
+    Down,
+}
+
+impl Status {
+    /// The word for callers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Ok => "ok",
+            Status::Degraded => "degraded",
+            Status::Down => "down",
+        }
+    }
+}
+
+/// The upstream's health.
+#[derive(Debug, Clone)]
+pub struct Health {
+    /// In one word.
+    pub status: Status,
+    /// How long it took to find out.
+    pub latency: Duration,
+    /// How the upstream took the credentials.
+    pub session: State,
+    /// What is wrong, unless all is well.
+    pub error: Option<Error>,
+}
+
+/// What all threads share: the store, and what was last learned of the upstream.
+pub struct Shared {
+    store: Store,
+    health: Mutex<Option<(Instant, Health)>>,
+    first_model: Mutex<Option<(Instant, Option<String>)>>,
+}
+
+impl Shared {
+    /// Shares a store.
+    pub fn new(store: Store) -> Self {
+        Shared { store, health: Mutex::default(), first_model: Mutex::default() }
+    }
+}
+
+/// The use cases over one upstream; one a thread.
+pub struct Service {
+    upstream: Upstream,
+    shared: Arc<Shared>,
+    settings: config::Upstream,
+}
+
+/// A question that is being answered.
+pub struct Running {
+    events: Events,
+    answer: Answer,
+    prompt: Prompt,
+    turn: Turn,
+    question: Question,
+}
+
+impl Service {
+    /// The use cases over `upstream`.
+    pub fn new(upstream: Upstream, shared: Arc<Shared>, settings: config::Upstream) -> Self {
+        Service { upstream, shared, settings }
+    }
+
+    /// The name of what the upstream speaks.
+    pub fn protocol_name(&self) -> &'static str {
+        self.settings.protocol.name()
+    }
+
+    /// What the upstream is called: `demo`, or its scheme, host and port.
+    pub fn upstream_name(&self) -> String {
+        if self.is_demo() { "demo".into() } else { self.upstream.origin() }
+    }
+
+    /// Whether the built-in demo answers.
+    pub fn is_demo(&self) -> bool {
+        self.settings.url.is_none()
+    }
+
+    /// Asks and waits for the whole answer.
+    ///
+    /// # Errors
+    /// Why there is none, with the part of it that came.
+    pub async fn ask(&self, question: Question) -> Result<Reply, Failed> {
+        let mut running = self.start(question).await?;
+        while let Some(event) = running.next().await {
+            event?;
+        }
+        Ok(self.finish(running))
+    }
+
+    /// Asks; the answer is then read from [`Running`] and kept by [`Service::finish`].
+    ///
+    /// # Errors
+    /// Why there will be no answer.
+    pub async fn start(&self, question: Question) -> Result<Running, Failed> {
+        let turn = self.shared.store.open(&question.owner, question.conversation).await?;
+        let known = || Reply { conversation_id: question.conversation, ..Default::default() };
+        let failed = |error| Failed { error, partial: Box::new(known()) };
+        let model = match &question.model {
+            Some(model) => Some(model.clone()),
+            None => self.default_model().await.map_err(failed)?,
+        };
+        let prompt = self.prompt(&question, turn.conversation(), model);
+        let events = self.upstream.ask(&prompt).await.map_err(failed)?;
+        Ok(Running { events, answer: Answer::default(), prompt, turn, question })
+    }
+
+    /// Keeps the turn of a complete answer and gives the reply.
+    pub fn finish(&self, running: Running) -> Reply {
+        let Running { mut answer, prompt, turn, question, .. } = running;
+        answer.model = answer.model.or(prompt.model);
+        answer.usage = answer.usage.or_else(|| Some(Usage::estimate(&prompt.messages, &answer.text)));
+        let mut conversation = turn.conversation().clone();
+        if question.system.is_some() {
+            conversation.system = question.system;
+        }
+        if self.upstream.keeps_conversations() {
+            let upstream_id = answer
+                .upstream_conversation
+                .clone()
+                .or_else(|| prompt.thread.map(|thread| thread.conversation));
+            answer.upstream_conversation = upstream_id.clone();
+            conversation.thread = upstream_id
+                .zip(answer.response_id.clone())
+                .map(|(conversation, last_response)| Thread { conversation, last_response });
+        } else {
+            conversation.messages.push(Message { role: Role::User, text: question.message });
+            conversation.messages.push(Message { role: Role::Assistant, text: answer.text.clone() });
+            self.bound(&mut conversation.messages);
+        }
+        let conversation_id = Some(turn.id);
+        self.shared.store.commit(turn, conversation);
+        Reply { answer, conversation_id }
+    }
+
+    /// The models that a caller can name.
+    ///
+    /// # Errors
+    /// When the upstream fails, or nobody knows its models.
+    pub async fn models(&self) -> Result<Models, Error> {
+        let configured = &self.settings.models;
+        let models = if configured.is_empty() {
+            let asked = self.upstream.models().await?;
+            asked.or_else(|| self.settings.default_model.clone().map(|id| vec![named(id)])).ok_or_else(
+                || {
+                    Error::new(
+                        Kind::ModelsUnknown,
+                        "this upstream cannot list its models, and none is configured",
+                    )
+                },
+            )?
+        } else {
+            configured.iter().cloned().map(named).collect()
+        };
+        let first = models.first().map(|model| model.id.clone());
+        Ok(Models { models, default_model: self.settings.default_model.clone().or(first) })
+    }
+
+    /// The upstream's health, asked of it now. It costs no tokens.
+    pub async fn health(&self) -> Health {
+        let start = Instant::now();
+        let outcome = match timeout(PROBE_TIME, self.upstream.probe()).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::new(
+                Kind::UpstreamTimeout,
+                format!("the upstream did not answer within {} seconds", PROBE_TIME.as_secs()),
+            )),
+        };
+        let session = self.upstream.session_state();
+        // A probe can succeed where the login is not needed: what a question met says more.
+        let outcome = outcome.and_then(|()| match session {
+            State::Expired => Err(Error::new(
+                Kind::UpstreamAuthExpired,
+                "the upstream did not accept the credentials when it was last asked",
+            )),
+            State::Refused => {
+                Err(Error::new(Kind::UpstreamRefused, "the upstream refused when it was last asked"))
+            }
+            State::Ok | State::Unknown => Ok(()),
+        });
+        let health = Health {
+            status: outcome.as_ref().map_or_else(|error| status_after(error.kind), |()| Status::Ok),
+            latency: start.elapsed(),
+            session,
+            error: outcome.err(),
+        };
+        *self.shared.health.lock().await = Some((Instant::now(), health.clone()));
+        health
+    }
+
+    /// The upstream's health for the public page: asked at most twice a minute however often the
+    /// page is opened, and `None` when it is not known soon enough.
+    pub async fn recent_health(&self) -> Option<Health> {
+        if let Some((when, health)) = &*self.shared.health.lock().await
+            && when.elapsed() < CACHE_TIME
+        {
+            return Some(health.clone());
+        }
+        timeout(PAGE_TIME, self.health()).await.ok()
+    }
+
+    /// The model for questions that name none: the configured one, else the upstream's first.
+    /// `None` leaves the choice to an upstream that does not list its models.
+    async fn default_model(&self) -> Result<Option<String>, Error> {
+        let configured = self.settings.default_model.as_ref().or(self.settings.models.first());
+        if configured.is_some() || self.upstream.keeps_conversations() {
+            return Ok(configured.cloned());
+        }
+        // Held while the upstream is asked: a crowd at the start asks once.
+        let mut first = self.shared.first_model.lock().await;
+        if let Some((when, model)) = &*first
+            && when.elapsed() < CACHE_TIME
+        {
+            return Ok(model.clone());
+        }
+        let model = match self.upstream.models().await {
+            Ok(models) => models.and_then(|models| models.into_iter().next()).map(|model| model.id),
+            Err(error) => match error.kind {
+                Kind::UpstreamNotFound
+                | Kind::UpstreamRejected
+                | Kind::UpstreamHtml
+                | Kind::UpstreamInvalid => None,
+                _ => return Err(error),
+            },
+        };
+        *first = Some((Instant::now(), model.clone()));
+        Ok(model)
+    }
+
+    fn prompt(&self, question: &Question, conversation: &Conversation, model: Option<String>) -> Prompt {
+        let of = |role, text: &str| Message { role, text: text.to_string() };
+        let system = question.system.as_ref().or(conversation.system.as_ref());
+        let mut messages = Vec::new();
+        if self.upstream.keeps_conversations() {
+            // The upstream has seen the instructions already, unless they are new.
+            let news =
+                system.filter(|_| conversation.thread.is_none() || system != conversation.system.as_ref());
+            messages.extend(news.map(|system| of(Role::System, system)));
+        } else {
+            messages.extend(system.map(|system| of(Role::System, system)));
+            messages.extend(conversation.messages.iter().cloned());
+        }
+        messages.push(of(Role::User, &question.message));
+        Prompt {
+            model,
+            messages,
+            thread: conversation.thread.clone(),
+            temperature: question.temperature,
+            max_tokens: question.max_tokens,
+        }
+    }
+
+    /// Drops the oldest pairs of question and answer beyond the bounds of a history.
+    fn bound(&self, messages: &mut Vec<Message>) {
+        let mut bytes: usize = messages.iter().map(|message| message.text.len()).sum();
+        let mut drop = 0;
+        while drop < messages.len()
+            && (messages.len() - drop > self.settings.history_max_messages
+                || bytes > self.settings.history_max_bytes)
+        {
+            bytes -= messages.iter().skip(drop).take(2).map(|message| message.text.len()).sum::<usize>();
+            drop = messages.len().min(drop + 2);
+        }
+        if drop > 0 {
+            log::info!(messages = drop; "the oldest messages of a conversation were dropped: HISTORY_MAX_MESSAGES or HISTORY_MAX_BYTES");
+            messages.drain(..drop);
+        }
+    }
+}
+
+impl Running {
+    /// The next event, or `None` when the answer is complete.
+    pub async fn next(&mut self) -> Option<Result<Event, Failed>> {
+        match self.events.next().await? {
+            Ok(event) => {
+                self.answer.apply(event.clone());
+                Some(Ok(event))
+            }
+            Err(error) => {
+                let mut answer = std::mem::take(&mut self.answer);
+                answer.model = answer.model.or(self.prompt.model.take());
+                let partial = Box::new(Reply { answer, conversation_id: self.question.conversation });
+                Some(Err(Failed { error, partial }))
+            }
+        }
+    }
+}
+
+fn named(id: String) -> Model {
+    Model { id, owned_by: "upstream".into() }
+}
+
+/// What a failure says about the upstream's health.
+fn status_after(kind: Kind) -> Status {
+    match kind {
+        Kind::UpstreamAuthExpired
+        | Kind::UpstreamRefused
+        | Kind::UpstreamChallenge
+        | Kind::UpstreamRateLimited
+        | Kind::UpstreamRejected
+        | Kind::ModelsUnknown => Status::Degraded,
+        _ => Status::Down,
+    }
+}

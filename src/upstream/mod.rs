@@ -1,0 +1,245 @@
+//! The mirrors that the gateway talks to: one file a protocol, one way in for the service.
+//!
+//! A protocol turns a prompt into a request and an answer's bytes into events; all else is shared:
+//! `transport` makes the exchange, `framing` cuts bytes into lines, `failure` names what went
+//! wrong, `session` keeps the login.
+
+pub mod failure;
+pub mod framing;
+pub mod openai;
+pub mod session;
+mod transport;
+pub mod web_chat;
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{self, LocalBoxStream, StreamExt};
+use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use crate::chat::{Event, Model, Prompt};
+use crate::config::{self, Protocol};
+use crate::error::{Error, Kind};
+use session::{Session, State};
+use transport::{Body, Transport};
+
+/// How long an answer that is complete in itself is listened to for what may still belong to it.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The events of one answer. The stream ends after an error; without one, the answer is complete.
+pub type Events = LocalBoxStream<'static, Result<Event, Error>>;
+
+/// One upstream, with connections of its own: it stays on the thread that made it.
+pub enum Upstream {
+    /// Speaks the OpenAI protocol.
+    OpenAi(openai::Mirror),
+    /// Speaks a web chat's protocol.
+    WebChat(web_chat::Mirror),
+}
+
+impl Upstream {
+    /// The upstream at `base` as it is configured, sharing `session` with the other threads.
+    pub fn new(base: Url, settings: &config::Upstream, session: Arc<Session>) -> Self {
+        let settings = Rc::new(settings.clone());
+        let transport = Rc::new(Transport::new(base, Rc::clone(&settings), session));
+        match settings.protocol {
+            Protocol::OpenAi => Upstream::OpenAi(openai::Mirror::new(transport)),
+            Protocol::WebChat => Upstream::WebChat(web_chat::Mirror::new(transport, settings.body.clone())),
+        }
+    }
+
+    /// Asks and gives the answer's events as they come.
+    ///
+    /// # Errors
+    /// What keeps the answer from beginning; later failures come in the stream.
+    pub async fn ask(&self, prompt: &Prompt) -> Result<Events, Error> {
+        match self {
+            Upstream::OpenAi(mirror) => mirror.ask(prompt).await,
+            Upstream::WebChat(mirror) => mirror.ask(prompt).await,
+        }
+    }
+
+    /// The models that the upstream offers; `None` when its protocol cannot say.
+    ///
+    /// # Errors
+    /// When the upstream fails.
+    pub async fn models(&self) -> Result<Option<Vec<Model>>, Error> {
+        match self {
+            Upstream::OpenAi(mirror) => mirror.models().await.map(Some),
+            Upstream::WebChat(_) => Ok(None),
+        }
+    }
+
+    /// Asks for something that costs no tokens and needs the credentials.
+    ///
+    /// # Errors
+    /// What the upstream fails with.
+    pub async fn probe(&self) -> Result<(), Error> {
+        match self {
+            Upstream::OpenAi(mirror) => mirror.models().await.map(drop),
+            Upstream::WebChat(mirror) => mirror.probe().await,
+        }
+    }
+
+    /// Whether the upstream keeps conversations itself, so that a prompt needs the new message only.
+    pub fn keeps_conversations(&self) -> bool {
+        matches!(self, Upstream::WebChat(_))
+    }
+
+    /// Scheme, host and port of the upstream.
+    pub fn origin(&self) -> String {
+        self.transport().origin()
+    }
+
+    /// How the upstream last took the credentials.
+    pub fn session_state(&self) -> State {
+        self.transport().session().state()
+    }
+
+    fn transport(&self) -> &Transport {
+        match self {
+            Upstream::OpenAi(mirror) => mirror.transport(),
+            Upstream::WebChat(mirror) => mirror.transport(),
+        }
+    }
+}
+
+/// How far an answer has come, by its protocol's own signs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// More must follow.
+    Open,
+    /// All that matters may be here; more may follow.
+    Settled,
+    /// Nothing follows that belongs to the answer.
+    Done,
+}
+
+/// Why an answer's bytes are no good answer.
+#[derive(Debug)]
+enum Fault {
+    /// The upstream reports a failure, in this JSON.
+    Reported(Value),
+    /// The answer is a web page.
+    Html,
+    /// Anything else.
+    Error(Error),
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Fault::Error(error)
+    }
+}
+
+impl From<framing::LineTooLong> for Fault {
+    fn from(_: framing::LineTooLong) -> Self {
+        Fault::Error(Error::new(
+            Kind::UpstreamTooLarge,
+            format!("a line of the upstream's answer is longer than {} bytes", framing::MAX_LINE_BYTES),
+        ))
+    }
+}
+
+/// A protocol's way from bytes to events. It does no input or output, and what it gives does not
+/// depend on how the bytes are cut.
+trait Decoder {
+    /// Takes bytes in.
+    fn feed(&mut self, bytes: &[u8], events: &mut VecDeque<Event>) -> Result<(), Fault>;
+
+    /// How far the answer has come.
+    fn progress(&self) -> Progress;
+
+    /// Takes in that no more bytes come.
+    fn finish(&mut self, events: &mut VecDeque<Event>) -> Result<(), Fault>;
+}
+
+/// Reads a body through a decoder.
+fn decode<D: Decoder + 'static>(transport: Rc<Transport>, body: Body, decoder: D) -> Events {
+    struct State<D> {
+        transport: Rc<Transport>,
+        body: Option<Body>,
+        decoder: D,
+        queue: VecDeque<Event>,
+        failure: Option<Error>,
+    }
+    let state = State { transport, body: Some(body), decoder, queue: VecDeque::new(), failure: None };
+    stream::unfold(state, |mut state| async move {
+        loop {
+            if let Some(event) = state.queue.pop_front() {
+                return Some((Ok(event), state));
+            }
+            if let Some(error) = state.failure.take() {
+                return Some((Err(error), state));
+            }
+            let mut body = state.body.take()?;
+            match step(&mut body, &mut state.decoder, &mut state.queue).await {
+                Ok(Progress::Done) => body.drain(),
+                Ok(Progress::Open | Progress::Settled) => state.body = Some(body),
+                Err(Stop::End) => {}
+                Err(Stop::Fault(fault)) => state.failure = Some(name(&state.transport, &body, fault)),
+            }
+        }
+    })
+    .boxed_local()
+}
+
+enum Stop {
+    End,
+    Fault(Fault),
+}
+
+/// Reads one piece of the body. What comes after an answer is settled can end it, not spoil it.
+async fn step(
+    body: &mut Body,
+    decoder: &mut impl Decoder,
+    queue: &mut VecDeque<Event>,
+) -> Result<Progress, Stop> {
+    let settled = decoder.progress() == Progress::Settled;
+    let chunk = if settled {
+        timeout_at(Instant::now() + GRACE, body.next()).await.unwrap_or(Ok(None))
+    } else {
+        body.next().await
+    };
+    let result = match chunk {
+        Ok(Some(bytes)) => decoder.feed(&bytes, queue).map(|()| decoder.progress()).map_err(Stop::Fault),
+        Ok(None) if body.is_empty() => Err(Stop::Fault(transport::empty().into())),
+        Ok(None) => match decoder.finish(queue) {
+            Ok(()) => Err(Stop::End),
+            Err(fault) => Err(Stop::Fault(fault)),
+        },
+        Err(error) => Err(Stop::Fault(error.into())),
+    };
+    match result {
+        Err(Stop::Fault(_)) if settled => Err(Stop::End),
+        result => result,
+    }
+}
+
+/// The error that a fault is.
+fn name(transport: &Transport, body: &Body, fault: Fault) -> Error {
+    match fault {
+        Fault::Reported(value) => transport.reported(body.place, &value),
+        Fault::Html => transport.page(body),
+        Fault::Error(error) => error,
+    }
+}
+
+/// The error for bytes that end before the protocol's own end, by what had been understood.
+fn unfinished(understood: bool, not_understood: usize) -> Fault {
+    Fault::Error(if !understood && not_understood > 0 {
+        Error::new(Kind::UpstreamInvalid, "the upstream's answer is not of the protocol")
+    } else {
+        Error::new(Kind::UpstreamTruncated, "the upstream's answer ended before it was complete")
+    })
+}
+
+/// The first byte that is neither blank nor a byte order mark.
+fn first_byte(bytes: &[u8]) -> Option<u8> {
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+    bytes.iter().copied().find(|byte| !byte.is_ascii_whitespace())
+}

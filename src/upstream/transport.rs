@@ -1,0 +1,397 @@
+//! One HTTP exchange with the upstream: credentials, timers, and the checks that the client
+//! library leaves out.
+//!
+//! awc 3.11 reports a body cut short as complete, an interim status as final and an answer without
+//! framing as empty, and its own timeout ends with the head. So the length is counted here, each
+//! such head is an error, and every wait has a timer. Redirects are never followed and no
+//! connection uses HTTP/2.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use awc::error::PayloadError;
+use awc::http::header::{self, HeaderMap};
+use awc::http::{Method, StatusCode, Version};
+use awc::{Client, ClientResponse, Connector};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use secrecy::ExposeSecret;
+use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use super::failure::{self, Place, Reason};
+use super::session::Session;
+use crate::config;
+use crate::error::{Error, Kind};
+
+/// The largest answer that is read, in bytes.
+const MAX_ANSWER_BYTES: u64 = 16 << 20;
+
+/// The most that is read of an error's body, in bytes, and for how long.
+const MAX_ERROR_BYTES: usize = 64 << 10;
+const ERROR_BODY_TIME: Duration = Duration::from_secs(2);
+
+/// What is left of an answer after its end is drained up to here, so that the connection can be
+/// used again.
+const MAX_DRAIN_BYTES: usize = 64 << 10;
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// How long an idle connection is kept. Short, because awc notices a connection that the upstream
+/// closed only when it takes it up again, and a request may lose that race.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(300);
+
+/// More than any number of streams that a process carries: awc fails those beyond its limit.
+const MAX_CONNECTIONS: usize = 16_384;
+
+/// Sends requests to one upstream.
+pub struct Transport {
+    client: Client,
+    /// Where the protocol's paths begin.
+    base: Url,
+    settings: Rc<config::Upstream>,
+    session: Arc<Session>,
+    /// Texts that no error may carry.
+    secrets: Vec<String>,
+}
+
+/// One request.
+pub struct Call<'a> {
+    /// The path under the base, in segments.
+    pub path: &'a [&'a str],
+    /// The `Accept` header.
+    pub accept: &'static str,
+    /// The JSON body of a POST; without one it is a GET.
+    pub body: Option<Vec<u8>>,
+    /// Whether it goes on with one of the upstream's own conversations.
+    pub in_conversation: bool,
+}
+
+/// A good answer's body, read piece by piece.
+pub struct Body {
+    response: ClientResponse,
+    /// Where the answer came from, for the errors in it.
+    pub place: Place,
+    expected: Option<u64>,
+    received: u64,
+    idle: Duration,
+    deadline: Instant,
+}
+
+impl Transport {
+    /// A transport with connections of its own; it stays on the thread that made it.
+    pub fn new(base: Url, settings: Rc<config::Upstream>, session: Arc<Session>) -> Self {
+        let connector = Connector::new()
+            .rustls_0_23(tls())
+            .timeout(settings.timeouts.connect)
+            .handshake_timeout(settings.timeouts.connect)
+            .conn_keep_alive(KEEP_ALIVE)
+            .conn_lifetime(CONNECTION_LIFETIME)
+            .limit(MAX_CONNECTIONS);
+        let client = Client::builder()
+            .connector(connector)
+            .disable_timeout()
+            .disable_redirects()
+            .no_default_headers()
+            .finish();
+        let secrets = secrets(&settings);
+        Transport { client, base, settings, session, secrets }
+    }
+
+    /// Scheme, host and port of the upstream.
+    pub fn origin(&self) -> String {
+        self.base.origin().ascii_serialization()
+    }
+
+    /// The upstream's session.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Sends a request and checks the head of the answer.
+    ///
+    /// # Errors
+    /// Everything that keeps the answer from being a good one of the protocol, except what only
+    /// its body shows.
+    pub async fn open(&self, call: Call<'_>) -> Result<Body, Error> {
+        let place = Place { protocol: self.settings.protocol, in_conversation: call.in_conversation };
+        let outcome = self.exchange(&call, place).await;
+        self.session.learn(outcome.as_ref().map(drop).map_err(|error| error.kind));
+        outcome
+    }
+
+    /// The error that an upstream's JSON carries, in words fit for a caller.
+    pub fn reported(&self, place: Place, value: &Value) -> Error {
+        let reason = Reason::of(value).unwrap_or_default();
+        let error = failure::from_reason(place, &reason).detail(self.words(&reason));
+        self.session.learn(Err(error.kind));
+        error
+    }
+
+    /// The error for an answer that turns out to be a web page.
+    pub fn page(&self, body: &Body) -> Error {
+        let error = failure::from_html(body.place, body.response.status(), body.response.headers());
+        self.session.learn(Err(error.kind));
+        error
+    }
+
+    fn words(&self, reason: &Reason) -> Option<String> {
+        reason.message.as_deref().and_then(|message| failure::clean(message, &self.secrets))
+    }
+
+    async fn exchange(&self, call: &Call<'_>, place: Place) -> Result<Body, Error> {
+        let start = Instant::now();
+        let timeouts = self.settings.timeouts;
+        let deadline = start + timeouts.total;
+        let url = config::under(&self.base, call.path);
+        let first_byte = (start + timeouts.first_byte).min(deadline);
+        let response = match timeout_at(first_byte, self.send(&url, call)).await {
+            Err(_) if first_byte == deadline => return Err(over_deadline()),
+            Err(_) => return Err(failure::from_silence()),
+            Ok(Err(error)) => return Err(failure::from_send(&error, &self.origin())),
+            Ok(Ok(response)) => response,
+        };
+        let set_cookies = response.headers().get_all(header::SET_COOKIE);
+        self.session.adopt(&url, set_cookies.filter_map(|line| line.to_str().ok()));
+
+        let status = response.status();
+        if status.is_informational() {
+            return Err(Error::new(
+                Kind::UpstreamInformational,
+                format!(
+                    "the upstream sends an interim answer where the final one was due (HTTP {})",
+                    status.as_u16()
+                ),
+            )
+            .upstream_status(status.as_u16()));
+        }
+        if status.is_redirection() {
+            let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+            return Err(failure::from_redirect(place, status, location));
+        }
+        if status.is_success() {
+            check_content(place, status, response.headers())?;
+            let expected = content_length(response.headers());
+            check_framing(&response, expected)?;
+            return Ok(Body { response, place, expected, received: 0, idle: timeouts.idle, deadline });
+        }
+        let headers = response.headers().clone();
+        let excerpt = excerpt(response, MAX_ERROR_BYTES, ERROR_BODY_TIME).await;
+        let reason = serde_json::from_slice::<Value>(&excerpt).ok().as_ref().and_then(Reason::of);
+        let words = reason.as_ref().and_then(|reason| self.words(reason));
+        Err(failure::from_status(place, status, &headers, reason.as_ref()).detail(words))
+    }
+
+    /// Sends the request; a GET that got no byte of an answer is sent once more, since the
+    /// connection it took up may just have been closed.
+    async fn send(&self, url: &Url, call: &Call<'_>) -> Result<ClientResponse, awc::error::SendRequestError> {
+        match &call.body {
+            Some(body) => self.request(Method::POST, url, call).send_body(body.clone()).await,
+            None => match self.request(Method::GET, url, call).send().await {
+                Err(awc::error::SendRequestError::Connect(awc::error::ConnectError::Disconnected)) => {
+                    self.request(Method::GET, url, call).send().await
+                }
+                outcome => outcome,
+            },
+        }
+    }
+
+    fn request(&self, method: Method, url: &Url, call: &Call<'_>) -> awc::ClientRequest {
+        let mut request = self
+            .client
+            .request(method, url.as_str())
+            .insert_header((header::ACCEPT, call.accept))
+            .insert_header((header::ACCEPT_ENCODING, "identity"))
+            .insert_header((header::USER_AGENT, concat!("mirrorgate/", env!("CARGO_PKG_VERSION"))));
+        if call.body.is_some() {
+            request = request.insert_header((header::CONTENT_TYPE, "application/json"));
+        }
+        if let Some(key) = &self.settings.api_key {
+            request =
+                request.insert_header((header::AUTHORIZATION, format!("Bearer {}", key.expose_secret())));
+        }
+        if let Some(cookies) = self.session.cookie_header(url) {
+            request = request.insert_header((header::COOKIE, cookies));
+        }
+        for (name, value) in &self.settings.headers {
+            let value = match value.expose_secret() {
+                value if value.contains("{uuid}") => {
+                    value.replace("{uuid}", &uuid::Uuid::new_v4().to_string())
+                }
+                value => value.to_string(),
+            };
+            request = request.insert_header((name.as_str(), value));
+        }
+        request
+    }
+}
+
+impl Body {
+    /// The next bytes, or `None` at the end.
+    ///
+    /// # Errors
+    /// When the upstream falls silent, takes too long in all, sends too much, or ends too early.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        let idle = Instant::now() + self.idle;
+        let chunk = match timeout_at(idle.min(self.deadline), self.response.next()).await {
+            Err(_) if idle < self.deadline => {
+                return Err(Error::new(
+                    Kind::UpstreamStalled,
+                    format!(
+                        "the upstream fell silent in the middle of its answer, for {} seconds",
+                        self.idle.as_secs_f64()
+                    ),
+                ));
+            }
+            Err(_) => return Err(over_deadline()),
+            Ok(chunk) => chunk.transpose().map_err(|error| cut(&error))?,
+        };
+        match &chunk {
+            Some(bytes) => {
+                self.received += bytes.len() as u64;
+                if self.received > MAX_ANSWER_BYTES {
+                    return Err(Error::new(
+                        Kind::UpstreamTooLarge,
+                        format!("the upstream's answer is longer than {} MiB", MAX_ANSWER_BYTES >> 20),
+                    ));
+                }
+            }
+            None if self.expected.is_some_and(|expected| self.received < expected) => {
+                return Err(Error::new(
+                    Kind::UpstreamTruncated,
+                    "the upstream's answer ended before its announced length",
+                ));
+            }
+            None => {}
+        }
+        Ok(chunk)
+    }
+
+    /// Whether nothing has come yet.
+    pub fn is_empty(&self) -> bool {
+        self.received == 0
+    }
+
+    /// Reads what is left in the background, so that the connection can be used again.
+    pub fn drain(self) {
+        tokio::task::spawn_local(async move {
+            excerpt(self.response, MAX_DRAIN_BYTES, DRAIN_TIME).await;
+        });
+    }
+}
+
+/// The error for an answer without a body.
+pub fn empty() -> Error {
+    Error::new(Kind::UpstreamEmpty, "the upstream's answer is empty")
+}
+
+fn over_deadline() -> Error {
+    Error::new(Kind::UpstreamDeadline, "the upstream's answer took longer than allowed")
+}
+
+fn cut(error: &PayloadError) -> Error {
+    match error {
+        PayloadError::EncodingCorrupted => {
+            Error::new(Kind::UpstreamInvalid, "the upstream's answer is framed wrongly")
+        }
+        _ => Error::new(
+            Kind::UpstreamTruncated,
+            "the connection to the upstream broke in the middle of its answer",
+        ),
+    }
+}
+
+fn check_content(place: Place, status: StatusCode, headers: &HeaderMap) -> Result<(), Error> {
+    let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?"));
+    if let Some(encoding) = encoding.filter(|encoding| !encoding.trim().eq_ignore_ascii_case("identity")) {
+        return Err(Error::new(
+            Kind::UpstreamEncoding,
+            "the upstream's answer is compressed, which was not asked for",
+        )
+        .detail(failure::clean(encoding, &[]))
+        .upstream_status(status.as_u16()));
+    }
+    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media = media.split(';').next().unwrap_or_default().trim();
+    if media.eq_ignore_ascii_case("text/html") || media.eq_ignore_ascii_case("application/xhtml+xml") {
+        return Err(failure::from_html(place, status, headers));
+    }
+    Ok(())
+}
+
+/// Refuses an answer whose body awc cannot see: HTTP/1.1 without a length and not chunked ends
+/// with the connection (RFC 9112, section 6.3), and awc reads none of it.
+fn check_framing(response: &ClientResponse, expected: Option<u64>) -> Result<(), Error> {
+    let unframed = response.version() == Version::HTTP_11
+        && expected.is_none()
+        && !response.headers().contains_key(header::TRANSFER_ENCODING);
+    if expected == Some(0) || response.status() == StatusCode::NO_CONTENT {
+        Err(empty().upstream_status(response.status().as_u16()))
+    } else if unframed {
+        Err(Error::new(
+            Kind::UpstreamEmpty,
+            "the upstream's answer has neither a length nor chunks, so it cannot be read",
+        )
+        .upstream_status(response.status().as_u16()))
+    } else {
+        Ok(())
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// As much of a body as comes within the bounds.
+async fn excerpt<S>(body: S, max_bytes: usize, max_time: Duration) -> Vec<u8>
+where
+    S: Stream<Item = Result<Bytes, PayloadError>>,
+{
+    let deadline = Instant::now() + max_time;
+    let mut body: Pin<Box<S>> = Box::pin(body);
+    let mut bytes = Vec::new();
+    while bytes.len() < max_bytes
+        && let Ok(Some(Ok(chunk))) = timeout_at(deadline, body.next()).await
+    {
+        bytes.extend_from_slice(&chunk);
+    }
+    bytes
+}
+
+/// The texts that must not reach a caller, even when the upstream quotes them. Short ones are
+/// left out: they are no secrets, and replacing them would garble the words around.
+fn secrets(settings: &config::Upstream) -> Vec<String> {
+    let cookie_values = settings.cookie.iter().flat_map(|line| {
+        let pairs = line.expose_secret().split(';');
+        pairs
+            .filter_map(|pair| pair.split_once('=').map(|(_, value)| value.trim().to_string()))
+            .collect::<Vec<_>>()
+    });
+    let mut secrets: Vec<String> = settings
+        .api_key
+        .iter()
+        .chain(settings.headers.iter().map(|(_, value)| value))
+        .map(|secret| secret.expose_secret().to_string())
+        .chain(cookie_values)
+        .filter(|secret| secret.len() >= 8)
+        .collect();
+    // The longest first, so that none leaves a part of another behind.
+    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    secrets
+}
+
+/// TLS with the Mozilla roots that are compiled in: a container may hold no CA files.
+fn tls() -> Arc<rustls::ClientConfig> {
+    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring supports the default TLS versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config)
+}

@@ -1,0 +1,333 @@
+//! A mirror's web chat: one JSON object a line, behind a login cookie.
+//!
+//! A new conversation is a POST to `rest/app-chat/conversations/new`; later turns go to
+//! `rest/app-chat/conversations/{id}/responses` with the id of the response they follow. After
+//! `new` the answer's fields stand under `result.response`, after `responses` directly under
+//! `result`: both are understood in either place.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::framing::Lines;
+use super::transport::{Call, Transport};
+use super::{Decoder, Events, Fault, Progress, decode, first_byte, unfinished};
+use crate::chat::{Event, Prompt};
+use crate::error::{Error, Kind};
+
+const CONVERSATIONS: [&str; 3] = ["rest", "app-chat", "conversations"];
+
+/// A mirror's web chat.
+pub struct Mirror {
+    transport: Rc<Transport>,
+    /// `UPSTREAM_BODY`
+    switches: Map<String, Value>,
+}
+
+impl Mirror {
+    pub(super) fn new(transport: Rc<Transport>, switches: Map<String, Value>) -> Self {
+        Mirror { transport, switches }
+    }
+
+    pub(super) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    pub(super) async fn ask(&self, prompt: &Prompt) -> Result<Events, Error> {
+        let mut path = CONVERSATIONS.to_vec();
+        match &prompt.thread {
+            None => path.push("new"),
+            Some(thread) => path.extend([thread.conversation.as_str(), "responses"]),
+        }
+        let body = serde_json::to_vec(&self.request(prompt))
+            .map_err(|_| Error::new(Kind::Internal, "the request for the upstream cannot be written"))?;
+        let call = Call {
+            path: &path,
+            accept: "application/x-ndjson, application/json, */*",
+            body: Some(body),
+            in_conversation: prompt.thread.is_some(),
+        };
+        let body = self.transport.open(call).await?;
+        Ok(decode(Rc::clone(&self.transport), body, Answer::default()))
+    }
+
+    /// Asks for the list of conversations, which costs nothing and needs the login. A mirror
+    /// without that list is reachable all the same.
+    pub(super) async fn probe(&self) -> Result<(), Error> {
+        let call =
+            Call { path: &CONVERSATIONS, accept: "application/json", body: None, in_conversation: false };
+        match self.transport.open(call).await {
+            Ok(body) => {
+                body.drain();
+                Ok(())
+            }
+            Err(error) => match error.kind {
+                Kind::UpstreamNotFound | Kind::UpstreamRejected | Kind::UpstreamEmpty => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// The request's body: our defaults, the user's switches over them, the question over both.
+    fn request(&self, prompt: &Prompt) -> Map<String, Value> {
+        let mut body = Map::new();
+        body.insert("modelMode".into(), "auto".into());
+        body.extend(self.switches.clone());
+        body.insert("message".into(), message(prompt).into());
+        if let Some(model) = &prompt.model {
+            body.insert("modelName".into(), model.clone().into());
+        }
+        if let Some(thread) = &prompt.thread {
+            body.insert("parentResponseId".into(), thread.last_response.clone().into());
+        }
+        body
+    }
+}
+
+/// The one text that a web chat takes: the messages of the prompt, a blank line between. The
+/// service sends the instructions and the question, since the mirror keeps the conversation.
+fn message(prompt: &Prompt) -> String {
+    prompt.messages.iter().map(|message| message.text.as_str()).collect::<Vec<_>>().join("\n\n")
+}
+
+#[derive(Deserialize)]
+struct Line {
+    result: Option<ResultPart>,
+    error: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ResultPart {
+    conversation: Option<Conversation>,
+    response: Option<Part>,
+    #[serde(flatten)]
+    direct: Part,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Conversation {
+    conversation_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Part {
+    token: Option<String>,
+    response_id: Option<String>,
+    is_thinking: Option<bool>,
+    is_soft_stop: Option<bool>,
+    model_response: Option<ModelResponse>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ModelResponse {
+    message: Option<String>,
+    response_id: Option<String>,
+    model: Option<String>,
+}
+
+/// Decodes the lines of an answer.
+#[derive(Default)]
+struct Answer {
+    lines: Lines,
+    started: bool,
+    understood: bool,
+    skipped: usize,
+    soft_stopped: bool,
+    whole: bool,
+    response_id: Option<String>,
+}
+
+impl Decoder for Answer {
+    fn feed(&mut self, bytes: &[u8], events: &mut VecDeque<Event>) -> Result<(), Fault> {
+        // The closure cannot borrow the framing and the rest of the decoder at once.
+        let mut lines = std::mem::take(&mut self.lines);
+        let result = lines.feed(bytes, |line| self.line(line, events));
+        self.lines = lines;
+        result
+    }
+
+    fn progress(&self) -> Progress {
+        if self.whole {
+            Progress::Done
+        } else if self.soft_stopped {
+            Progress::Settled
+        } else {
+            Progress::Open
+        }
+    }
+
+    fn finish(&mut self, events: &mut VecDeque<Event>) -> Result<(), Fault> {
+        if let Some(line) = self.lines.rest() {
+            self.line(&line, events)?;
+        }
+        if self.skipped > 0 {
+            log::warn!(lines = self.skipped; "skipped lines of the upstream's answer that are not of the protocol");
+        }
+        if self.whole || self.soft_stopped {
+            Ok(())
+        } else if !self.started {
+            Err(super::transport::empty().into())
+        } else {
+            Err(unfinished(self.understood, self.skipped))
+        }
+    }
+}
+
+impl Answer {
+    fn line(&mut self, line: &[u8], events: &mut VecDeque<Event>) -> Result<(), Fault> {
+        let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line).trim_ascii();
+        if line.is_empty() || self.whole {
+            return Ok(());
+        }
+        if !std::mem::replace(&mut self.started, true) && first_byte(line) == Some(b'<') {
+            return Err(Fault::Html);
+        }
+        let Ok(line) = serde_json::from_slice::<Line>(line) else {
+            self.skipped += 1;
+            return Ok(());
+        };
+        if let Some(error) = line.error.filter(|error| !error.is_null()) {
+            return Err(Fault::Reported(serde_json::json!({ "error": error })));
+        }
+        let Some(result) = line.result else {
+            self.skipped += 1;
+            return Ok(());
+        };
+        self.understood = true;
+        let conversation = result.conversation.and_then(|conversation| conversation.conversation_id);
+        events.extend(conversation.map(Event::ConversationId));
+        self.part(result.direct, events);
+        if let Some(part) = result.response {
+            self.part(part, events);
+        }
+        Ok(())
+    }
+
+    fn part(&mut self, part: Part, events: &mut VecDeque<Event>) {
+        self.respond(part.response_id, events);
+        if let Some(token) = part.token.filter(|token| !token.is_empty()) {
+            let thinking = part.is_thinking.unwrap_or_default();
+            events.push_back(if thinking { Event::Thinking(token) } else { Event::Text(token) });
+        }
+        if part.is_soft_stop.unwrap_or_default() {
+            self.stop(events);
+        }
+        if let Some(response) = part.model_response {
+            self.whole = true;
+            self.respond(response.response_id, events);
+            events.extend(response.model.map(Event::Model));
+            events.extend(response.message.map(Event::WholeText));
+            self.stop(events);
+        }
+    }
+
+    fn respond(&mut self, id: Option<String>, events: &mut VecDeque<Event>) {
+        if let Some(id) = id.filter(|id| !id.is_empty() && self.response_id.as_ref() != Some(id)) {
+            self.response_id = Some(id.clone());
+            events.push_back(Event::ResponseId(id));
+        }
+    }
+
+    fn stop(&mut self, events: &mut VecDeque<Event>) {
+        if !std::mem::replace(&mut self.soft_stopped, true) {
+            events.push_back(Event::Finish("stop".into()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat;
+    use proptest::prelude::*;
+
+    fn read(chunks: &[&[u8]]) -> Result<chat::Answer, Kind> {
+        let mut decoder = Answer::default();
+        let mut events = VecDeque::new();
+        let result = chunks.iter().try_for_each(|chunk| decoder.feed(chunk, &mut events)).and_then(|()| {
+            if decoder.progress() == Progress::Done { Ok(()) } else { decoder.finish(&mut events) }
+        });
+        let mut answer = chat::Answer::default();
+        events.into_iter().for_each(|event| answer.apply(event));
+        match result {
+            Ok(()) => Ok(answer),
+            Err(Fault::Error(error)) => Err(error.kind),
+            Err(Fault::Html) => Err(Kind::UpstreamAuthExpired),
+            Err(Fault::Reported(_)) => Err(Kind::UpstreamError),
+        }
+    }
+
+    const NEW: &str = concat!(
+        "{\"result\":{\"conversation\":{\"conversationId\":\"c1\"}}}\r\n",
+        "{\"result\":{\"response\":{\"token\":\"hm\",\"isThinking\":true,\"responseId\":\"r1\"}}}\n",
+        "broken {\n\n",
+        "{\"unknown\":1}\n",
+        "{\"result\":{\"response\":{\"token\":\"你好\",\"isThinking\":false,\"responseId\":\"r1\"}}}\n",
+        "{\"result\":{\"response\":{\"token\":\" 🙂\",\"responseId\":\"r1\"}}}\n",
+        "{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true,\"responseId\":\"r1\"}}}\n",
+    );
+    const WHOLE: &str = "{\"result\":{\"modelResponse\":{\"message\":\"你好 🙂!\",\"responseId\":\"r2\"}}}";
+
+    #[test]
+    fn both_shapes_are_understood_and_the_whole_message_wins() {
+        let answer = read(&[NEW.as_bytes()]).expect("an answer");
+        assert_eq!(answer.text, "你好 🙂");
+        assert_eq!(
+            (answer.upstream_conversation.as_deref(), answer.response_id.as_deref()),
+            (Some("c1"), Some("r1"))
+        );
+        assert_eq!(answer.finish_reason.as_deref(), Some("stop"));
+        let answer = read(&[NEW.as_bytes(), WHOLE.as_bytes()]).expect("an answer");
+        assert_eq!((answer.text.as_str(), answer.response_id.as_deref()), ("你好 🙂!", Some("r2")));
+        let direct = NEW.replace("{\"response\":{", "{").replace("}}}", "}}");
+        assert_eq!(read(&[direct.as_bytes()]).expect("an answer").text, "你好 🙂");
+    }
+
+    #[test]
+    fn every_cut_before_the_stop_is_truncation() {
+        let stop = NEW.find("\"isSoftStop\"").expect("a stop");
+        let first = NEW.find('\n').expect("a line");
+        for end in first..stop {
+            assert_eq!(
+                read(&[&NEW.as_bytes()[..end]]).expect_err("cut"),
+                Kind::UpstreamTruncated,
+                "at {end}"
+            );
+        }
+    }
+
+    #[test]
+    fn bad_answers_are_named() {
+        for (text, kind) in [
+            ("\n \n", Kind::UpstreamEmpty),
+            ("<!doctype html>\n<html>", Kind::UpstreamAuthExpired),
+            ("garbage\nmore", Kind::UpstreamInvalid),
+            ("{\"hello\":1}\n", Kind::UpstreamInvalid),
+            ("{\"error\":{\"message\":\"x\",\"code\":8}}\n", Kind::UpstreamError),
+        ] {
+            assert_eq!(read(&[text.as_bytes()]).expect_err(text), kind, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_do_not_matter(mut cuts in prop::collection::vec(0usize..NEW.len(), 0..12)) {
+            cuts.sort_unstable();
+            let bytes = NEW.as_bytes();
+            let mut chunks = Vec::new();
+            let mut from = 0;
+            for cut in cuts {
+                chunks.push(&bytes[from..cut]);
+                from = cut;
+            }
+            chunks.push(&bytes[from..]);
+            prop_assert_eq!(read(&chunks), read(&[bytes]));
+        }
+    }
+}
