@@ -93,7 +93,7 @@ mod loose {
 
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "expected a number, as text or number")]
-    enum Number {
+    enum Loose {
         Number(f64),
         Text(String),
         Absent(()),
@@ -105,11 +105,11 @@ mod loose {
     }
 
     pub fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-        match Number::deserialize(deserializer)? {
-            Number::Absent(()) => Ok(None),
-            Number::Number(number) => Ok(Some(number)),
-            Number::Text(text) if text.trim().is_empty() => Ok(None),
-            Number::Text(text) => {
+        match Loose::deserialize(deserializer)? {
+            Loose::Absent(()) => Ok(None),
+            Loose::Number(number) => Ok(Some(number)),
+            Loose::Text(text) if text.trim().is_empty() => Ok(None),
+            Loose::Text(text) => {
                 let number = text.trim().parse().ok().filter(|number: &f64| number.is_finite());
                 number.map(Some).ok_or_else(|| de::Error::custom("expected a number, as text or number"))
             }

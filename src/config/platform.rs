@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn each_platform_names_its_public_url() {
-        let cases: &[(&[(&str, &str)], Platform, Option<&str>)] = &[
+        type Case = (&'static [(&'static str, &'static str)], Platform, Option<&'static str>);
+        let cases: &[Case] = &[
             (
                 &[("RAILWAY_ENVIRONMENT", "production"), ("RAILWAY_PUBLIC_DOMAIN", "a.up.railway.app")],
                 Platform::Railway,

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, LocalBoxStream, StreamExt};
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -229,12 +230,14 @@ fn name(transport: &Transport, body: &Body, fault: Fault) -> Error {
     }
 }
 
-/// The error for bytes that end before the protocol's own end, by what had been understood.
-fn unfinished(understood: bool, not_understood: usize) -> Fault {
-    Fault::Error(if !understood && not_understood > 0 {
-        Error::new(Kind::UpstreamInvalid, "the upstream's answer is not of the protocol")
-    } else {
+/// The error for bytes that end before the protocol's own end: of another protocol when nothing
+/// was understood and something skipped, unless that is a `last` line that breaks off.
+fn unfinished(understood: bool, skipped: usize, last: &[u8]) -> Fault {
+    let breaks_off = || serde_json::from_slice::<IgnoredAny>(last).is_err_and(|error| error.is_eof());
+    Fault::Error(if understood || skipped == 0 || (!last.is_empty() && breaks_off()) {
         Error::new(Kind::UpstreamTruncated, "the upstream's answer ended before it was complete")
+    } else {
+        Error::new(Kind::UpstreamInvalid, "the upstream's answer is not of the protocol")
     })
 }
 

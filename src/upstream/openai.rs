@@ -253,36 +253,33 @@ impl Decoder for Completion {
                 let chunk = serde_json::from_slice(bytes).map_err(|error| not_json(&error))?;
                 self.chunk(chunk, events)?;
                 if !self.choices_seen {
-                    return Err(unfinished(false, 1));
+                    return Err(unfinished(false, 1, b""));
                 }
                 Ok(())
             }
             Form::Events(mut lines, mut sse) => {
-                let mut last = Vec::new();
-                if let Some(line) = lines.rest() {
-                    self.skipped += usize::from(!is_sse_line(&line));
-                    last.extend(sse.line(&line)?);
-                }
-                last.extend(sse.end());
-                last.iter().try_for_each(|data| self.event(data, events))?;
+                let last = lines.rest().unwrap_or_default();
+                self.skipped += usize::from(!is_sse_line(&last));
+                let complete = sse.line(&last)?;
+                let data = complete.or_else(|| sse.end()).unwrap_or_default();
+                self.event(&data, events)?;
                 if self.skipped > 0 {
                     log::warn!(lines = self.skipped; "skipped parts of the upstream's stream that are not of the protocol");
                 }
                 if self.done || self.finished {
                     Ok(())
                 } else {
-                    Err(unfinished(self.choices_seen, self.skipped))
+                    Err(unfinished(self.choices_seen, self.skipped, &data))
                 }
             }
         }
     }
 }
 
+/// Whether a line is one of an event stream, or the beginning of one.
 fn is_sse_line(line: &[u8]) -> bool {
-    line.is_empty()
-        || [&b"data"[..], b":", b"event", b"id", b"retry", b"\xef\xbb\xbf"]
-            .iter()
-            .any(|field| line.starts_with(field))
+    let fields = [&b"data"[..], b":", b"event", b"id", b"retry", "\u{feff}".as_bytes()];
+    fields.iter().any(|field| line.starts_with(field) || field.starts_with(line))
 }
 
 impl Completion {

@@ -163,9 +163,8 @@ impl Decoder for Answer {
     }
 
     fn finish(&mut self, events: &mut VecDeque<Event>) -> Result<(), Fault> {
-        if let Some(line) = self.lines.rest() {
-            self.line(&line, events)?;
-        }
+        let last = self.lines.rest().unwrap_or_default();
+        self.line(&last, events)?;
         if self.skipped > 0 {
             log::warn!(lines = self.skipped; "skipped lines of the upstream's answer that are not of the protocol");
         }
@@ -174,7 +173,7 @@ impl Decoder for Answer {
         } else if !self.started {
             Err(super::transport::empty().into())
         } else {
-            Err(unfinished(self.understood, self.skipped))
+            Err(unfinished(self.understood, self.skipped, &last))
         }
     }
 }

@@ -1,0 +1,90 @@
+//! Gateway keys: needed, understood in many forms, guessed in vain.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::helpers::{KEY, TestApp, spawn};
+
+async fn status(app: &TestApp, path: &str, headers: &[(&str, &str)]) -> u16 {
+    app.call("GET", path, headers, None).await.status.as_u16()
+}
+
+#[actix_web::test]
+async fn a_key_is_accepted_in_every_form() {
+    let app = spawn(&[]).await;
+    let pair = STANDARD.encode(format!("user:{KEY}"));
+    for value in [
+        format!("Bearer {KEY}"),
+        format!("Basic {KEY}"),
+        format!("Basic {pair}"),
+        format!("Bearer Bearer {KEY}"),
+        format!("  bearer   {KEY}  "),
+        KEY.to_string(),
+    ] {
+        assert_eq!(status(&app, "/api/models", &[("authorization", &value)]).await, 200, "{value}");
+    }
+    assert_eq!(status(&app, "/api/models", &[("x-api-key", KEY)]).await, 200);
+    assert_eq!(status(&app, &format!("/api/models?key={KEY}%0A"), &[]).await, 200);
+}
+
+#[actix_web::test]
+async fn without_a_key_only_the_public_paths_answer() {
+    let app = spawn(&[]).await;
+    for path in [
+        "/",
+        "/health",
+        "/ready",
+        "/openapi.json",
+        "/openapi.yaml",
+        "/openapi/full.json",
+        "/.well-known/ai-plugin.json",
+        "/docs/",
+        "/assets/home.css",
+        "/favicon.ico",
+    ] {
+        assert_eq!(status(&app, path, &[]).await, 200, "{path}");
+    }
+    for path in ["/api/models", "/api/health", "/api/chat", "/nothing", "/docsx", "/metrics"] {
+        let answer = app.call("GET", path, &[], None).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (401, "gateway_key_missing"), "{path}");
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+    }
+}
+
+#[actix_web::test]
+async fn guessing_is_slowed_down_and_the_right_key_still_passes() {
+    let app = spawn(&[]).await;
+    for _ in 0..10 {
+        let answer =
+            app.call("GET", "/api/models", &[("authorization", "Bearer wrong-key-wrong-key")], None).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (401, "gateway_key_wrong"));
+    }
+    let answer =
+        app.call("GET", "/api/models", &[("authorization", "Bearer wrong-key-wrong-key")], None).await;
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (401, "too_many_wrong_keys"));
+    assert!(
+        answer
+            .header("retry-after")
+            .and_then(|text| text.parse::<u64>().ok())
+            .is_some_and(|seconds| (1..=60).contains(&seconds))
+    );
+    assert_eq!(app.get("/api/models").await.status, 200);
+}
+
+#[actix_web::test]
+async fn browsers_of_any_origin_may_call_without_credentials() {
+    let app = spawn(&[]).await;
+    let headers = [
+        ("origin", "https://cloud.dify.ai"),
+        ("access-control-request-method", "POST"),
+        ("access-control-request-headers", "authorization,content-type"),
+    ];
+    let answer = app.call("OPTIONS", "/api/chat", &headers, None).await;
+    assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (200, Some("*")));
+    assert_eq!(answer.header("access-control-allow-credentials"), None);
+    let app = spawn(&[("CORS_ALLOWED_ORIGINS", "https://a.example.com")]).await;
+    let allowed = app.call("GET", "/openapi.json", &[("origin", "https://a.example.com")], None).await;
+    assert_eq!(allowed.header("access-control-allow-origin"), Some("https://a.example.com"));
+    let other = app.call("GET", "/openapi.json", &[("origin", "https://b.example.com")], None).await;
+    assert_eq!(other.header("access-control-allow-origin"), None);
+}

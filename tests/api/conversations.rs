@@ -1,0 +1,147 @@
+//! Conversations: continued by their id, owned by a key, in order.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::helpers::{OTHER_KEY, spawn_before};
+use crate::upstream::{Fake, Request, Step, chunked, response, send};
+
+/// Answers with the number of messages that came.
+fn counting(request: &Request) -> Vec<Step> {
+    let count = request.json()["messages"].as_array().map_or(0, Vec::len);
+    let body = json!({"choices": [{"message": {"content": format!("{count}")}, "finish_reason": "stop"}]})
+        .to_string();
+    vec![
+        Step::Pause(Duration::from_millis(5)),
+        Step::Send(response("200 OK", "application/json", &body).into()),
+    ]
+}
+
+#[actix_web::test]
+async fn the_history_is_sent_again_to_an_openai_upstream() {
+    let fake = Fake::start(counting).await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    let first = app.chat(json!({"message": "one", "system": "S"})).await.json();
+    app.chat(json!({"message": "two", "conversation_id": first["conversation_id"]})).await;
+    let sent = fake.requests()[1].json()["messages"].clone();
+    assert_eq!(
+        sent,
+        json!([{"role": "system", "content": "S"}, {"role": "user", "content": "one"}, {"role": "assistant", "content": "2"}, {"role": "user", "content": "two"}])
+    );
+}
+
+#[actix_web::test]
+async fn a_history_is_bounded_by_whole_pairs() {
+    let fake = Fake::start(counting).await;
+    let app = spawn_before(&fake.url, "openai", &[("HISTORY_MAX_MESSAGES", "4")]).await;
+    let mut id = Value::Null;
+    for number in 0..5 {
+        id = app.chat(json!({"message": format!("q{number}"), "conversation_id": id})).await.json()["conversation_id"].clone();
+    }
+    let last = fake.requests().last().expect("requests").json()["messages"].clone();
+    let texts: Vec<_> =
+        last.as_array().expect("messages").iter().map(|message| message["content"].clone()).collect();
+    assert_eq!(texts, ["q2", "5", "q3", "5", "q4"]);
+}
+
+#[actix_web::test]
+async fn another_keys_conversation_is_as_missing_as_none() {
+    let fake = Fake::start(counting).await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    let id = app.chat(json!({"message": "one"})).await.json()["conversation_id"].clone();
+    let theirs =
+        app.post("/api/chat", OTHER_KEY, &json!({"message": "two", "conversation_id": id}).to_string()).await;
+    let missing =
+        app.chat(json!({"message": "two", "conversation_id": "conv_00000000000000000000000000000000"})).await;
+    assert_eq!((theirs.status.as_u16(), theirs.code().as_str()), (404, "conversation_not_found"));
+    assert_eq!(theirs.json()["error"]["message"], missing.json()["error"]["message"]);
+    assert_eq!(fake.requests().len(), 1);
+}
+
+#[actix_web::test]
+async fn parallel_turns_of_one_conversation_are_answered_in_order() {
+    let fake = Fake::start(counting).await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    let id = app.chat(json!({"message": "first"})).await.json()["conversation_id"].clone();
+    let turns =
+        (0..6).map(|number| app.chat(json!({"message": format!("q{number}"), "conversation_id": id})));
+    let answers = futures_util::future::join_all(turns).await;
+    let mut counts: Vec<u64> = answers
+        .iter()
+        .map(|answer| answer.json()["answer"].as_str().expect("a count").parse().expect("a number"))
+        .collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [3, 5, 7, 9, 11, 13]);
+}
+
+#[actix_web::test]
+async fn a_failed_turn_leaves_nothing_behind() {
+    let fake = Fake::start(|request| match request.body.contains("fail") {
+        true => send(response("500 Oops", "application/json", "{}")),
+        false => counting(request),
+    })
+    .await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    let id = app.chat(json!({"message": "one"})).await.json()["conversation_id"].clone();
+    let failed = app.chat(json!({"message": "fail", "conversation_id": id})).await;
+    assert_eq!(failed.json()["conversation_id"], id, "what is known stays");
+    let next = app.chat(json!({"message": "two", "conversation_id": id})).await.json();
+    assert_eq!(next["answer"], "3");
+}
+
+fn web_chat(request: &Request) -> Vec<Step> {
+    let (prefix, suffix) = if request.line.contains("/new ") {
+        ("{\"result\":{\"response\":", "}}")
+    } else {
+        ("{\"result\":", "}")
+    };
+    let number = if request.line.contains("/new ") { 1 } else { 2 };
+    let conversation =
+        if number == 1 { "{\"result\":{\"conversation\":{\"conversationId\":\"c/1\"}}}\n" } else { "" };
+    let lines = format!(
+        "{conversation}{prefix}{{\"token\":\"Hi\",\"responseId\":\"r{number}\"}}{suffix}\n{prefix}{{\"modelResponse\":{{\"message\":\"Hi!\",\"responseId\":\"r{number}\"}}}}{suffix}\n"
+    );
+    let answer = chunked("application/x-ndjson", &lines);
+    send(answer.replacen("\r\n", "\r\nSet-Cookie: sso=renewed; Path=/\r\n", 1))
+}
+
+#[actix_web::test]
+async fn a_web_chat_goes_on_where_the_upstream_left_off() {
+    let fake = Fake::start(web_chat).await;
+    let app = spawn_before(&fake.url, "web-chat", &[("UPSTREAM_COOKIE", "sso=old")]).await;
+    let first = app.chat(json!({"message": "one", "system": "S"})).await.json();
+    let second = app
+        .chat(json!({"message": "two", "system": "S", "conversation_id": first["conversation_id"]}))
+        .await
+        .json();
+    assert_eq!((&second["answer"], &second["conversation_id"]), (&json!("Hi!"), &first["conversation_id"]));
+    app.chat(json!({"message": "three", "system": "T", "conversation_id": first["conversation_id"]})).await;
+    let requests = fake.requests();
+    assert_eq!(requests[1].line, "POST /rest/app-chat/conversations/c%2F1/responses HTTP/1.1");
+    assert_eq!(
+        requests[1].json(),
+        json!({"modelMode": "auto", "message": "two", "modelName": "m", "parentResponseId": "r1"})
+    );
+    assert_eq!(requests[1].header("cookie"), Some("sso=renewed"), "a renewed cookie is adopted");
+    assert_eq!(requests[2].json()["message"], "T\n\nthree", "new instructions are told");
+    assert_eq!(requests[2].json()["parentResponseId"], "r2");
+}
+
+#[actix_web::test]
+async fn a_conversation_that_the_upstream_forgot_is_named() {
+    let fake = Fake::start(|request| match request.line.contains("/new ") {
+        true => web_chat(request),
+        false => send(response(
+            "404 Not Found",
+            "application/json",
+            r#"{"error":{"code":5,"message":"not found"}}"#,
+        )),
+    })
+    .await;
+    let app = spawn_before(&fake.url, "web-chat", &[]).await;
+    let id = app.chat(json!({"message": "one"})).await.json()["conversation_id"].clone();
+    let answer = app.chat(json!({"message": "two", "conversation_id": id})).await;
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (424, "upstream_conversation_lost"));
+    assert!(answer.text.contains("conversation_id"));
+}

@@ -1,0 +1,77 @@
+//! The documents: equal to the committed ones, true to their server, within importers' rules.
+
+use serde_json::Value;
+
+use crate::helpers::spawn;
+
+#[actix_web::test]
+async fn the_committed_documents_are_what_the_program_prints() {
+    let documents = mirrorgate::api::docs::Documents::collect();
+    use mirrorgate::api::docs::{Document, pretty, yaml};
+    let server = "https://your-app.example.com";
+    let tools = documents.at(Document::Tools, server);
+    for (file, printed) in [
+        ("tools.json", pretty(&tools)),
+        ("tools.yaml", yaml(&tools)),
+        ("full.json", pretty(&documents.at(Document::Full, server))),
+    ] {
+        let path = format!("{}/openapi/{file}", env!("CARGO_MANIFEST_DIR"));
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(committed == printed, "openapi/{file} differs: print it anew, see CONTRIBUTING.md");
+    }
+}
+
+#[actix_web::test]
+async fn the_server_is_the_public_url_or_what_a_trusted_peer_says() {
+    let server = |text: &str| {
+        serde_json::from_str::<Value>(text).expect("JSON")["servers"][0]["url"].as_str().map(String::from)
+    };
+    let poison = [
+        ("host", "evil.example.com"),
+        ("x-forwarded-host", "evil.example.com"),
+        ("x-forwarded-proto", "https"),
+    ];
+    let app = spawn(&[("PUBLIC_URL", "https://gate.example.com/base/")]).await;
+    let answer = app.call("GET", "/openapi.json", &poison, None).await;
+    assert_eq!(server(&answer.text).as_deref(), Some("https://gate.example.com/base"));
+    let app = spawn(&[
+        ("RENDER", "true"),
+        ("RENDER_EXTERNAL_URL", "https://a.onrender.com"),
+        ("HOST", "127.0.0.1"),
+    ])
+    .await;
+    let answer = app.call("GET", "/openapi.json", &poison, None).await;
+    assert_eq!(server(&answer.text).as_deref(), Some("https://a.onrender.com"));
+    let app = spawn(&[]).await;
+    let tunnel = [("x-forwarded-host", "abc.trycloudflare.com"), ("x-forwarded-proto", "https")];
+    let answer = app.call("GET", "/openapi.json", &tunnel, None).await;
+    assert_eq!(server(&answer.text).as_deref(), Some("https://abc.trycloudflare.com"));
+    assert_eq!(server(&app.get("/openapi.json").await.text), Some(format!("http://{}", app.address)));
+}
+
+#[actix_web::test]
+async fn documents_are_not_cached_and_open_to_browsers() {
+    let app = spawn(&[]).await;
+    for path in ["/openapi.json", "/openapi.yaml", "/openapi/full.json", "/.well-known/ai-plugin.json"] {
+        let answer = app.call("GET", path, &[("origin", "https://cloud.dify.ai")], None).await;
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{path}");
+        assert_eq!(answer.header("last-modified"), None, "{path}");
+        assert_eq!(answer.header("access-control-allow-origin"), Some("*"), "{path}");
+        assert_eq!(app.call("HEAD", path, &[], None).await.status, 200, "{path}");
+    }
+    let manifest = app.get("/.well-known/ai-plugin.json").await.json();
+    assert_eq!(manifest["api"]["url"], format!("http://{}/openapi.json", app.address));
+}
+
+#[actix_web::test]
+async fn swagger_ui_is_served_from_the_binary() {
+    let app = spawn(&[]).await;
+    let answer = app.get("/docs").await;
+    assert_eq!((answer.status.as_u16(), answer.header("location")), (308, Some("docs/")));
+    let answer = app.get("/docs/").await;
+    assert_eq!(answer.status, 200);
+    assert!(!answer.header("content-security-policy").expect("a policy").contains("unsafe"));
+    for path in ["/docs/nothing.js", "/docs/../Cargo.toml", "/docs/%2e%2e/Cargo.toml"] {
+        assert_eq!(app.get(path).await.code(), "not_found", "{path}");
+    }
+}

@@ -1,0 +1,156 @@
+//! The shape of the program: who may import whom. See ARCHITECTURE.md.
+
+use std::fs;
+use std::path::Path;
+
+/// A room, and what its files may not name.
+const FORBIDDEN: &[(&str, &[&str])] = &[
+    (
+        "upstream",
+        &[
+            "crate::api",
+            "crate::service",
+            "crate::store",
+            "crate::app",
+            "crate::cli",
+            "crate::demo",
+            "actix_web",
+        ],
+    ),
+    (
+        "store",
+        &[
+            "crate::api",
+            "crate::service",
+            "crate::upstream",
+            "crate::app",
+            "crate::cli",
+            "crate::demo",
+            "actix_web",
+            "awc",
+        ],
+    ),
+    ("service.rs", &["crate::api", "crate::app", "crate::cli", "crate::demo", "actix_web", "awc"]),
+    (
+        "api",
+        &["crate::upstream::transport", "crate::store", "crate::app", "crate::cli", "crate::demo", "awc"],
+    ),
+    (
+        "demo.rs",
+        &[
+            "crate::api",
+            "crate::service",
+            "crate::store",
+            "crate::upstream",
+            "crate::app",
+            "crate::cli",
+            "awc",
+        ],
+    ),
+    (
+        "chat.rs",
+        &[
+            "crate::api",
+            "crate::service",
+            "crate::store",
+            "crate::upstream",
+            "crate::app",
+            "crate::config",
+            "actix_web",
+            "awc",
+        ],
+    ),
+    ("error.rs", &["crate::", "actix_web", "awc"]),
+    (
+        "keys.rs",
+        &[
+            "crate::api",
+            "crate::service",
+            "crate::store",
+            "crate::upstream",
+            "crate::app",
+            "actix_web",
+            "awc",
+        ],
+    ),
+    (
+        "config",
+        &[
+            "crate::api",
+            "crate::service",
+            "crate::store",
+            "crate::upstream",
+            "crate::app",
+            "actix_web",
+            "awc",
+        ],
+    ),
+    (
+        "telemetry.rs",
+        &[
+            "crate::api",
+            "crate::service",
+            "crate::store",
+            "crate::upstream",
+            "crate::app",
+            "actix_web",
+            "awc",
+        ],
+    ),
+    ("app.rs", &["crate::cli", "awc"]),
+];
+
+/// The lines of a file that name something forbidden.
+fn violations(text: &str, forbidden: &[&str]) -> Vec<String> {
+    let names = |line: &str, name: &str| {
+        line.match_indices(name).any(|(at, _)| {
+            let before = line[..at].chars().next_back();
+            let after = line[at + name.len()..].chars().next();
+            let part_of_word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+            !part_of_word(before) && (name.ends_with(':') || !part_of_word(after))
+        })
+    };
+    text.lines()
+        .take_while(|line| !line.starts_with("#[cfg(test)]"))
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .filter(|line| forbidden.iter().any(|name| names(line, name)))
+        .map(String::from)
+        .collect()
+}
+
+fn files(path: &Path) -> Vec<std::path::PathBuf> {
+    if path.is_file() {
+        return vec![path.to_path_buf()];
+    }
+    let entries = fs::read_dir(path).expect("a folder");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths
+        .flat_map(|path| files(&path))
+        .filter(|path| path.extension().is_some_and(|end| end == "rs"))
+        .collect()
+}
+
+#[test]
+fn nothing_imports_against_the_direction() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for (room, forbidden) in FORBIDDEN {
+        let files = files(&source.join(room)).into_iter().chain(files_beside(&source, room));
+        for file in files {
+            let text = fs::read_to_string(&file).expect("a source file");
+            let found = violations(&text, forbidden);
+            assert!(found.is_empty(), "{} may not name this: {found:#?}", file.display());
+        }
+    }
+}
+
+/// A room may be a folder with a file of the same name beside it.
+fn files_beside(source: &Path, room: &str) -> Option<std::path::PathBuf> {
+    Some(source.join(format!("{room}.rs"))).filter(|path| path.is_file())
+}
+
+#[test]
+fn the_check_sees_a_forbidden_import() {
+    assert_eq!(violations("use crate::api::tools;\n// crate::api\n", &["crate::api"]).len(), 1);
+    assert_eq!(violations("use crate::{chat, error};\nlet x = awc::Client::new();", &["awc"]).len(), 1);
+    assert_eq!(violations("use crate::apiary;\nlet lawcourt = 1;", &["crate::api", "awc"]).len(), 0);
+}

@@ -1,0 +1,67 @@
+//! What operators rely on: liveness, request ids, a body that never comes, a caller that leaves.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::helpers::{KEY, spawn, spawn_before};
+use crate::upstream::{Fake, Step};
+
+#[actix_web::test]
+async fn liveness_and_readiness_never_ask_the_upstream() {
+    let fake = Fake::start(|_| vec![Step::Hang]).await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    assert_eq!(app.get("/health").await.json(), json!({"status": "ok"}));
+    assert_eq!(app.get("/ready").await.json(), json!({"status": "ok", "reasons": []}));
+    assert_eq!(fake.requests().len(), 0);
+}
+
+#[actix_web::test]
+async fn a_plain_request_id_is_kept_and_another_replaced() {
+    let app = spawn(&[]).await;
+    let answer = app.call("GET", "/health", &[("x-request-id", "abc-123")], None).await;
+    assert_eq!(answer.header("x-request-id"), Some("abc-123"));
+    let answer = app.call("GET", "/health", &[("x-request-id", "a b{}")], None).await;
+    assert_eq!(answer.header("x-request-id").map(str::len), Some(16));
+}
+
+#[actix_web::test]
+async fn a_caller_that_leaves_cancels_the_upstream_call() {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let fake = Fake::start(move |_| {
+        sender.send(()).expect("the test waits");
+        vec![Step::Hang]
+    })
+    .await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    let mut caller = tokio::net::TcpStream::connect(app.address).await.expect("a connection");
+    let body = r#"{"message":"x"}"#;
+    let request = format!(
+        "POST /api/chat HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    caller.write_all(request.as_bytes()).await.expect("a request");
+    receiver.recv().await.expect("the upstream is asked");
+    drop(caller);
+    let start = Instant::now();
+    tokio::time::timeout(Duration::from_secs(5), fake.left()).await.expect("the upstream call ends");
+    assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+#[actix_web::test]
+async fn a_request_that_breaks_http_is_refused() {
+    let app = spawn(&[]).await;
+    for bytes in [
+        &b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"[..],
+        b"NONSENSE\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nBad Header: 1\r\n\r\n",
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(app.address).await.expect("a connection");
+        stream.write_all(bytes).await.expect("a request");
+        let mut head = [0; 12];
+        let read = tokio::time::timeout(Duration::from_secs(8), stream.read_exact(&mut head)).await;
+        read.expect("an answer in time").expect("an answer");
+        assert_eq!(&head, b"HTTP/1.1 400", "{}", String::from_utf8_lossy(bytes));
+    }
+}
