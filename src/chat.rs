@@ -137,6 +137,8 @@ pub struct Answer {
     pub finish_reason: Option<String>,
     /// What it cost.
     pub usage: Option<Usage>,
+    /// The HTTP status with which the upstream began it.
+    pub upstream_status: Option<u16>,
 }
 
 impl Answer {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
@@ -152,9 +151,13 @@ impl Service {
         self.settings.protocol.name()
     }
 
-    /// What the upstream is called: `demo`, or its scheme, host and port.
+    /// What the upstream is called: that it is the demo, or its scheme, host and port.
     pub fn upstream_name(&self) -> String {
-        if self.is_demo() { "demo".into() } else { self.upstream.origin() }
+        if self.is_demo() {
+            "demo: no model is connected, set UPSTREAM_URL".into()
+        } else {
+            self.upstream.origin()
+        }
     }
 
     /// Whether the built-in demo answers.
@@ -188,7 +191,8 @@ impl Service {
         };
         let prompt = self.prompt(&question, turn.conversation(), model);
         let events = self.upstream.ask(&prompt).await.map_err(failed)?;
-        Ok(Running { events, answer: Answer::default(), prompt, turn, question })
+        let answer = Answer { upstream_status: Some(events.status), ..Answer::default() };
+        Ok(Running { events, answer, prompt, turn, question })
     }
 
     /// Keeps the turn of a complete answer and gives the reply.

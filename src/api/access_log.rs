@@ -16,6 +16,7 @@ use futures_util::FutureExt;
 use log::Level;
 
 use super::reply::{ErrorBody, FailureBody};
+use crate::chat::Answer;
 use crate::error::{Error, Kind};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -62,15 +63,16 @@ impl Note {
         Note { operation: Some(operation), ..Note::default() }
     }
 
-    /// Adds the model that answered.
-    pub fn model(mut self, model: Option<String>) -> Self {
-        self.model = model;
+    /// Adds the model that answered, and the status with which the upstream did.
+    pub fn answered(mut self, answer: &Answer) -> Self {
+        self.model = answer.model.clone();
+        self.upstream_status = answer.upstream_status;
         self
     }
 
     /// Adds the failure. Its detail stays out: an upstream may quote the prompt.
     pub fn failed(mut self, error: &Error) -> Self {
-        self.upstream_status = error.upstream_status;
+        self.upstream_status = error.upstream_status.or(self.upstream_status);
         self.error = Some((error.kind, error.message.clone()));
         self
     }

@@ -221,11 +221,11 @@ async fn chat(
     };
     match outcome {
         Ok(reply) => {
-            let note = Note::of("chat").model(reply.answer.model.clone());
+            let note = Note::of("chat").answered(&reply.answer);
             reply::json(StatusCode::OK, &ChatResult::new(reply, None), note)
         }
         Err(Failed { error, partial }) => {
-            let note = Note::of("chat").model(partial.answer.model.clone());
+            let note = Note::of("chat").answered(&partial.answer);
             let body = ChatResult::new(*partial, Some(ErrorBody::new(&error, &request)));
             reply::failure(tool_status(error.kind), &error, &body, note)
         }
@@ -303,7 +303,7 @@ pub struct HealthResult {
     /// `ok`, `degraded` (reachable, but a question would fail) or `down`.
     #[schema(required = false, example = "ok")]
     status: &'static str,
-    /// The upstream: its scheme, host and port, or `demo`.
+    /// The upstream: its scheme, host and port, or that it is the built-in demo.
     #[schema(required = false, example = "https://mirror.example.com")]
     upstream: String,
     /// How long the check took, in milliseconds.

@@ -32,7 +32,18 @@ use transport::{Body, Transport};
 const GRACE: Duration = Duration::from_secs(2);
 
 /// The events of one answer. The stream ends after an error; without one, the answer is complete.
-pub type Events = LocalBoxStream<'static, Result<Event, Error>>;
+pub struct Events {
+    /// The HTTP status of the answer.
+    pub status: u16,
+    stream: LocalBoxStream<'static, Result<Event, Error>>,
+}
+
+impl Events {
+    /// The next event, or `None` at the answer's end.
+    pub async fn next(&mut self) -> Option<Result<Event, Error>> {
+        self.stream.next().await
+    }
+}
 
 /// One upstream, with connections of its own: it stays on the thread that made it.
 pub enum Upstream {
@@ -168,8 +179,9 @@ fn decode<D: Decoder + 'static>(transport: Rc<Transport>, body: Body, decoder: D
         queue: VecDeque<Event>,
         failure: Option<Error>,
     }
+    let status = body.status();
     let state = State { transport, body: Some(body), decoder, queue: VecDeque::new(), failure: None };
-    stream::unfold(state, |mut state| async move {
+    let stream = stream::unfold(state, |mut state| async move {
         loop {
             if let Some(event) = state.queue.pop_front() {
                 return Some((Ok(event), state));
@@ -185,8 +197,8 @@ fn decode<D: Decoder + 'static>(transport: Rc<Transport>, body: Body, decoder: D
                 Err(Stop::Fault(fault)) => state.failure = Some(name(&state.transport, &body, fault)),
             }
         }
-    })
-    .boxed_local()
+    });
+    Events { status, stream: stream.boxed_local() }
 }
 
 enum Stop {

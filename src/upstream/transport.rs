@@ -270,6 +270,11 @@ impl Body {
         Ok(chunk)
     }
 
+    /// The answer's HTTP status.
+    pub fn status(&self) -> u16 {
+        self.response.status().as_u16()
+    }
+
     /// Whether nothing has come yet.
     pub fn is_empty(&self) -> bool {
         self.received == 0
