@@ -26,7 +26,7 @@ const LINES: &str = concat!(
 const SHORT: &[(&str, &str)] = &[
     ("FIRST_BYTE_TIMEOUT_SECONDS", "0.4"),
     ("IDLE_TIMEOUT_SECONDS", "0.4"),
-    ("REQUEST_TIMEOUT_SECONDS", "1.2"),
+    ("REQUEST_TIMEOUT_SECONDS", "3"),
     ("UPSTREAM_API_KEY", "sk-canary-of-the-upstream"),
     ("UPSTREAM_COOKIE", "sso=cookie-canary-of-the-upstream"),
 ];
@@ -138,7 +138,7 @@ fn rows() -> Vec<Row> {
         ),
         row(
             "an endless answer",
-            vec![Step::Send(head(SSE).into()), Step::Endless(chunk(&"\n".repeat(64 << 10)).into())],
+            vec![Step::Send(head(SSE).into()), Step::Endless(chunk(&format!(": {}\n", "x".repeat(1000)).repeat(64)).into())],
             "upstream_too_large",
             "shorter",
         ),
