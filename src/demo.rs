@@ -19,7 +19,7 @@ use url::Url;
 const MODELS: [&str; 2] = ["demo", "demo-upper"];
 
 /// How long a streamed answer takes between its words.
-const PACE: Duration = Duration::from_millis(10);
+const PACE: Duration = Duration::from_millis(5);
 
 /// The running demo.
 pub struct Demo {

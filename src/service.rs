@@ -186,7 +186,7 @@ impl Service {
         let known = || Reply { conversation_id: question.conversation, ..Default::default() };
         let failed = |error| Failed { error, partial: Box::new(known()) };
         let model = match &question.model {
-            Some(model) => Some(model.clone()),
+            Some(model) => Some(self.known(model).map_err(failed)?),
             None => self.default_model().await.map_err(failed)?,
         };
         let prompt = self.prompt(&question, turn.conversation(), model);
@@ -287,6 +287,18 @@ impl Service {
             return Some(health.clone());
         }
         timeout(PAGE_TIME, self.health()).await.ok()
+    }
+
+    /// The model that a caller names, unless a configured list lacks it: an upstream that cannot
+    /// list its models may not tell a wrong one either.
+    fn known(&self, model: &str) -> Result<String, Error> {
+        let settings = &self.settings;
+        let listed = || settings.models.iter().chain(&settings.default_model).any(|known| known == model);
+        if settings.models.is_empty() || listed() {
+            Ok(model.to_string())
+        } else {
+            Err(Error::new(Kind::ModelNotFound, "the model is not one of `MODELS`"))
+        }
     }
 
     /// The model for questions that name none: the configured one, else the upstream's first.

@@ -13,7 +13,8 @@ pub fn start(settings: &config::Log) {
     let json = settings.json.unwrap_or(!std::io::stderr().is_terminal());
     let mut builder = env_logger::Builder::new();
     builder.parse_filters(&settings.filter);
-    builder.format(if json { write_json } else { write_text });
+    let write = if json { write_json } else { write_text };
+    builder.format(move |buffer, record| if tells_secrets(record) { Ok(()) } else { write(buffer, record) });
     // A second start in one process, as in tests, keeps the first logger.
     let _ = builder.try_init();
     // A panic's text may quote what was worked on, so only its place is told.
@@ -21,6 +22,12 @@ pub fn start(settings: &config::Log) {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         log::error!(place = place.as_str(); "the program met a defect of its own");
     }));
+}
+
+/// Whether a line comes from a library that logs secrets: cookie_store logs each cookie's value at
+/// the level debug, so none of its lines is written, whatever the filter says.
+fn tells_secrets(record: &Record) -> bool {
+    record.target().starts_with("cookie_store")
 }
 
 fn write_text(buffer: &mut Formatter, record: &Record) -> std::io::Result<()> {

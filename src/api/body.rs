@@ -8,7 +8,7 @@ use actix_web::web::{Bytes, BytesMut, Data};
 use actix_web::{FromRequest, HttpRequest};
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::{Instant, timeout_at};
 
 use super::reply::Failure;
@@ -75,7 +75,10 @@ fn check_media_type(request: &HttpRequest) -> Result<(), Error> {
             .strip_prefix("charset=")
             .is_none_or(|name| matches!(name.trim_matches('"'), "utf-8" | "utf8" | "us-ascii"))
     });
-    if is_json && is_utf8 {
+    if request.headers().contains_key(header::CONTENT_ENCODING) {
+        Err(Error::new(Kind::UnsupportedMediaType, "the request body is compressed")
+            .hinted("send the body as it is, without `Content-Encoding`"))
+    } else if is_json && is_utf8 {
         Ok(())
     } else {
         Err(Error::new(Kind::UnsupportedMediaType, "the request body is not declared as JSON in UTF-8"))
@@ -83,18 +86,38 @@ fn check_media_type(request: &HttpRequest) -> Result<(), Error> {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        let place = format!("line {}, column {}", error.line(), error.column());
-        if bytes.is_empty() {
-            Error::new(Kind::InvalidJson, "the request body is empty")
-        } else if error.is_data() {
-            Error::new(Kind::InvalidRequest, format!("the request is not understood at {place}"))
-                // serde quotes what it found, which may be the prompt: for the caller, not the log.
+    if bytes.is_empty() {
+        return Err(Error::new(Kind::InvalidJson, "the request body is empty"));
+    }
+    let text = std::str::from_utf8(bytes)
+        .map_err(|_| Error::new(Kind::InvalidJson, "the request body is not UTF-8"))?;
+    if !text.trim_ascii_start().starts_with('{') {
+        // serde would take a list for an object, by position.
+        return Err(match serde_json::from_str::<IgnoredAny>(text) {
+            Ok(_) => Error::new(Kind::InvalidRequest, "the request body is JSON, but not an object"),
+            Err(error) => not_json(&error),
+        });
+    }
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        let error = error.into_inner();
+        if error.is_data() {
+            // serde quotes what it found, which may be the prompt: for the caller, not the log.
+            let field = if path == "." { "the request".to_string() } else { format!("`{path}`") };
+            Error::new(Kind::InvalidRequest, format!("{field} is not understood"))
                 .detail(Some(without_place(&error)))
         } else {
-            Error::new(Kind::InvalidJson, format!("the request body is not JSON at {place}"))
+            not_json(&error)
         }
-    })
+    })?;
+    reader.end().map_err(|error| not_json(&error))?;
+    Ok(value)
+}
+
+fn not_json(error: &serde_json::Error) -> Error {
+    let (line, column) = (error.line(), error.column());
+    Error::new(Kind::InvalidJson, format!("the request body is not JSON, see line {line}, column {column}"))
 }
 
 fn without_place(error: &serde_json::Error) -> String {
@@ -116,6 +139,6 @@ mod tests {
         assert_eq!(parse::<Value>(b"\"\xff\"").expect_err("not UTF-8").kind, Kind::InvalidJson);
         let deep = "[".repeat(10_000);
         assert_eq!(parse::<Value>(deep.as_bytes()).expect_err("deep").kind, Kind::InvalidJson);
-        assert_eq!(parse::<Vec<u8>>(b"{}").expect_err("misfit").kind, Kind::InvalidRequest);
+        assert_eq!(parse::<Value>(b"[]").expect_err("misfit").kind, Kind::InvalidRequest);
     }
 }

@@ -117,7 +117,10 @@ impl Documents {
     /// The methods that the documents give for a path.
     pub fn methods(&self, path: &str) -> Vec<String> {
         let methods = self.full["paths"].get(path).and_then(Value::as_object);
-        methods.into_iter().flat_map(Map::keys).map(|method| method.to_ascii_uppercase()).collect()
+        let methods = methods.into_iter().flat_map(Map::keys).map(|method| method.to_ascii_uppercase());
+        methods
+            .flat_map(|method| if method == "GET" { vec![method, "HEAD".into()] } else { vec![method] })
+            .collect()
     }
 }
 
@@ -161,7 +164,7 @@ fn for_importers(mut document: Value) -> Value {
     }
     if let Some(info) = document["info"].as_object_mut() {
         // The identifier of a licence is new in 3.1.
-        info.insert("license".into(), json!({ "name": "MIT" }));
+        info.insert("license".into(), json!({ "name": "MIT", "url": "https://spdx.org/licenses/MIT.html" }));
     }
     if let Some(tags) = document["tags"].as_array_mut() {
         tags.retain(|tag| tag["name"] == "tools");
@@ -252,7 +255,7 @@ async fn openapi_json(request: HttpRequest, documents: Data<Documents>, peers: D
 #[utoipa::path(
     tag = "documents",
     responses(
-        (status = 200, description = "An OpenAPI 3.0.3 document", body = String, content_type = "application/yaml"),
+        (status = 200, description = "An OpenAPI 3.0.3 document", body = Object, content_type = "application/yaml"),
         (status = "4XX", description = "The request is at fault", body = FailureBody),
     ),
     security(()),
@@ -304,7 +307,7 @@ async fn plugin_manifest(
         "name_for_model": "mirrorgate",
         "description_for_human": description,
         "description_for_model": description,
-        "auth": { "type": "service_http", "authorization_type": "bearer", "verification_tokens": {} },
+        "auth": { "type": "user_http", "authorization_type": "bearer" },
         "api": { "type": "openapi", "url": format!("{base}/openapi.json") },
         "logo_url": format!("{base}/assets/favicon.svg"),
         "contact_email": "operator@mirrorgate.invalid",
@@ -331,8 +334,7 @@ async fn swagger_root() -> impl Responder {
     HttpResponse::build(StatusCode::PERMANENT_REDIRECT).insert_header((header::LOCATION, "docs/")).finish()
 }
 
-/// Swagger UI from the binary. Its scripts set styles, which this policy allows them to by script
-/// and to nobody by markup.
+/// Swagger UI from the binary. The policy allows no markup its own styles but the logo, by its hash.
 #[get("/docs/{file:.*}")]
 async fn swagger(request: HttpRequest, file: Path<String>) -> Result<HttpResponse, Failure> {
     let config = utoipa_swagger_ui::Config::new([
@@ -351,7 +353,7 @@ async fn swagger(request: HttpRequest, file: Path<String>) -> Result<HttpRespons
         .insert_header((header::CACHE_CONTROL, "no-cache"))
         .insert_header((
             header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+            "default-src 'none'; script-src 'self'; style-src 'self' 'sha256-RL3ie0nH+Lzz2YNqQN83mnU0J1ot4QL7b99vMdIX99w='; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
         ));
     if file.gzpipped {
         response.insert_header((header::CONTENT_ENCODING, "gzip"));

@@ -202,8 +202,8 @@ impl ChatResult {
     tag = "tools",
     request_body(content = ChatRequest, description = "The question and how to answer it"),
     responses(
-        (status = 200, description = "The answer, or a failure that showed late", body = ChatResult),
-        (status = "default", description = "A failure with what to do about it", body = ChatResult),
+        (status = 200, description = "The answer, or a failure that showed late", body = ChatResult, example = json!({"success": true, "answer": "An OpenAPI document describes an HTTP API so that programs can use it.", "conversation_id": "conv_0f8fad5bd9cb469fa16570867728950e", "response_id": "chatcmpl-123", "model": "gpt-4o", "finish_reason": "stop", "usage": {"prompt_tokens": 12, "completion_tokens": 34, "total_tokens": 46, "estimated": false}, "error": null})),
+        (status = "default", description = "A failure with what to do about it", body = ChatResult, example = json!({"success": false, "answer": "", "conversation_id": null, "response_id": null, "model": "gpt-4o", "finish_reason": null, "usage": null, "error": {"code": "upstream_auth_expired", "message": "the upstream does not accept the credentials (HTTP 401)", "hint": "log in to the mirror again and set `UPSTREAM_COOKIE` to the new value", "retryable": false, "request_id": "5f0c2b9e8a7d4c31"}})),
     ),
     security(("bearer" = [])),
     extensions(("x-openai-isConsequential" = json!(false))),
@@ -267,8 +267,8 @@ pub struct ModelsResult {
 #[utoipa::path(
     tag = "tools",
     responses(
-        (status = 200, description = "The models", body = ModelsResult),
-        (status = "default", description = "A failure with what to do about it", body = ModelsResult),
+        (status = 200, description = "The models", body = ModelsResult, example = json!({"success": true, "models": [{"id": "gpt-4o", "owned_by": "upstream"}], "default_model": "gpt-4o", "error": null})),
+        (status = "default", description = "A failure with what to do about it", body = ModelsResult, example = json!({"success": false, "models": [], "default_model": null, "error": {"code": "upstream_auth_expired", "message": "the upstream does not accept the credentials (HTTP 401)", "hint": "log in to the mirror again and set `UPSTREAM_COOKIE` to the new value", "retryable": false, "request_id": "5f0c2b9e8a7d4c31"}})),
     ),
     security(("bearer" = [])),
     extensions(("x-openai-isConsequential" = json!(false))),
@@ -324,8 +324,8 @@ pub struct HealthResult {
 #[utoipa::path(
     tag = "tools",
     responses(
-        (status = 200, description = "The health, good or bad", body = HealthResult),
-        (status = "default", description = "A failure with what to do about it", body = HealthResult),
+        (status = 200, description = "The health, good or bad", body = HealthResult, example = json!({"success": true, "status": "ok", "upstream": "https://mirror.example.com", "latency_ms": 42, "session": "ok", "error": null})),
+        (status = "default", description = "A failure with what to do about it", body = HealthResult, example = json!({"success": false, "error": {"code": "gateway_key_missing", "message": "this needs a gateway key, and none was sent", "hint": "send the gateway key as `Authorization: Bearer KEY`", "retryable": false, "request_id": "5f0c2b9e8a7d4c31"}})),
     ),
     security(("bearer" = [])),
     extensions(("x-openai-isConsequential" = json!(false))),

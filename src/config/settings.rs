@@ -61,7 +61,7 @@ pub const SETTINGS: &[Setting] = &[
         "MODELS",
         "NAMES",
         "asked of the upstream",
-        "Comma-separated model names, for upstreams that cannot list theirs",
+        "Comma-separated model names, for upstreams that cannot list theirs; no other may then be named",
     ),
     row(
         "GATEWAY_API_KEYS",

@@ -145,6 +145,8 @@ async fn misfit_requests_are_told_apart_by_status() {
         ("{}", 422, "invalid_request"),
         ("{\"message\": \"\"}", 422, "invalid_request"),
         ("{\"message\": 5}", 422, "invalid_request"),
+        ("[\"hello\", null, null, null, null, null]", 422, "invalid_request"),
+        ("{\"message\": \"x\"} trailing", 400, "invalid_json"),
         ("{\"message\": \"x\", \"temperature\": \"hot\"}", 422, "invalid_request"),
         ("{\"message\": \"x\", \"conversation_id\": \"nonsense\"}", 404, "conversation_not_found"),
         (long.as_str(), 413, "body_too_large"),
@@ -237,6 +239,11 @@ async fn a_web_chat_lists_the_models_that_are_configured() {
         spawn(&[("UPSTREAM_URL", &fake.url), ("UPSTREAM_PROTOCOL", "web-chat"), ("MODELS", "a, b")]).await;
     let models = app.get("/api/models").await.json();
     assert_eq!((&models["models"][1]["id"], &models["default_model"]), (&json!("b"), &json!("a")));
+    let unknown = app.chat(json!({"message": "x", "model": "c"})).await;
+    assert_eq!(
+        (unknown.status.as_u16(), unknown.code().as_str(), fake.requests().len()),
+        (422, "model_not_found", 0)
+    );
     let app = spawn(&[("UPSTREAM_URL", &fake.url), ("UPSTREAM_PROTOCOL", "web-chat")]).await;
     let answer = app.get("/api/models").await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (424, "models_unknown"));
