@@ -1,0 +1,188 @@
+// Drives a real browser through one scenario and prints what it saw as JSON, for test_browser.py.
+//
+//   node browser.mjs SCENARIO '{"url": "...", "key": "...", "shots": "directory"}'
+//
+// Everything that a user would find in the browser's console as an error is collected: script
+// errors, console errors (refusals by the content security policy are among them), failed requests
+// and answers of 400 and above.
+
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { chromium } from "playwright-core";
+
+const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
+const FLAGS = [
+  "--headless",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  // Nothing but the page under test may ask for anything.
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+];
+// Chromium's sandbox refuses to run as root, which a container usually is.
+if (process.getuid() === 0) FLAGS.push("--no-sandbox");
+
+const WAIT = 15_000;
+
+async function open(job, address, { locale = "en-US", width = 1280, height = 900, javaScriptEnabled = true } = {}) {
+  const profile = mkdtempSync(path.join(tmpdir(), "mirrorgate-browser-"));
+  const context = await chromium.launchPersistentContext(profile, {
+    executablePath: CHROMIUM,
+    // A name of the job's is this machine, to see the pages as they are on a host of that name.
+    args: job.host ? [...FLAGS, `--host-resolver-rules=MAP ${job.host} 127.0.0.1`] : FLAGS,
+    // Playwright's own defaults would add a sandbox flag and background features.
+    chromiumSandbox: process.getuid() !== 0,
+    viewport: { width, height },
+    locale,
+    javaScriptEnabled,
+  });
+  context.setDefaultTimeout(WAIT);
+  const page = context.pages()[0] ?? (await context.newPage());
+  const troubles = [];
+  page.on("pageerror", (error) => troubles.push(`script error: ${error.message}`));
+  page.on("console", (message) => {
+    if (["error", "warning"].includes(message.type())) troubles.push(`console ${message.type()}: ${message.text()}`);
+  });
+  page.on("requestfailed", (request) => troubles.push(`failed: ${request.url()}: ${request.failure()?.errorText}`));
+  page.on("response", (response) => {
+    if (response.status() >= 400) troubles.push(`${response.status()}: ${response.url()}`);
+  });
+  const hosts = new Set();
+  page.on("request", (request) => {
+    const { protocol, host } = new URL(request.url());
+    if (protocol.startsWith("http")) hosts.add(host);
+  });
+  const base = job.host ? `http://${job.host}:${new URL(job.url).port}` : job.url;
+  const response = await page.goto(base + address, { waitUntil: "networkidle" });
+  return {
+    page,
+    seen: { status: response.status(), troubles, hosts },
+    async shot(name) {
+      await page.screenshot({ path: path.join(job.shots, `${name}.png`), fullPage: true });
+    },
+    async close() {
+      await context.close();
+      rmSync(profile, { recursive: true, force: true });
+    },
+  };
+}
+
+const overflow = () => document.documentElement.scrollWidth - document.documentElement.clientWidth;
+
+async function facts(page) {
+  return {
+    title: await page.title(),
+    lang: await page.getAttribute("html", "lang"),
+    text: await page.innerText("body"),
+    links: await page.$$eval("a[href]", (links) => links.map((link) => link.href)),
+    overflow: await page.evaluate(overflow),
+  };
+}
+
+const scenarios = {
+  /** The home page as it opens, in the locale and width of the job. */
+  async home(job) {
+    const browser = await open(job, job.address ?? "/", job);
+    const seen = { ...browser.seen, ...(await facts(browser.page)) };
+    await browser.shot(job.name);
+    await browser.close();
+    return seen;
+  },
+
+  /** What the copy button beside the document's URL puts on the clipboard. */
+  async copy(job) {
+    const browser = await open(job, "/", job);
+    const button = browser.page.getByRole("button", { name: /copy|複製/i }).first();
+    const before = await button.innerText();
+    await button.click();
+    // Whoever clicked wants to see that it worked.
+    await browser.page.waitForFunction(
+      ([element, text]) => element.innerText !== text || document.querySelector("[role=status], [aria-live]")?.innerText,
+      [await button.elementHandle(), before],
+    );
+    await browser.shot(job.name);
+    // Pasted as a person would: a page may not read the clipboard.
+    await browser.page.evaluate(() => {
+      const field = document.body.appendChild(document.createElement("input"));
+      field.id = "pasted";
+    });
+    await browser.page.focus("#pasted");
+    await browser.page.keyboard.press("Control+V");
+    const copied = await browser.page.inputValue("#pasted");
+    await browser.close();
+    return { ...browser.seen, copied };
+  },
+
+  /** The command on the page, as the link of the first start fills it in. */
+  async command(job) {
+    const browser = await open(job, `/#key=${job.key}`, job);
+    const command = browser.page.locator("pre, code").filter({ hasText: /^\s*\$?\s*curl/ }).first();
+    await command.filter({ hasText: job.key }).waitFor();
+    const seen = {
+      ...browser.seen,
+      command: await command.innerText(),
+      // The key is a secret: it goes to no server and stays in no history.
+      address: browser.page.url(),
+      stored: await browser.page.evaluate(() => JSON.stringify({ ...localStorage, ...sessionStorage })),
+    };
+    await browser.shot("home-command");
+    await browser.close();
+    return seen;
+  },
+
+  /** Swagger UI: both documents, Authorize, "Try it out" on chat. */
+  async docs(job) {
+    const browser = await open(job, "/docs", job);
+    const { page } = browser;
+    const select = page.locator("select#select");
+    await select.waitFor();
+    const documents = await select.locator("option").evaluateAll((options) =>
+      options.map((option) => ({ label: option.textContent, value: option.value })),
+    );
+    const titles = {};
+    for (const { value } of documents) {
+      await select.selectOption(value);
+      await page.waitForLoadState("networkidle");
+      await page.locator(".opblock").first().waitFor();
+      titles[value] = {
+        title: await page.locator(".info .title").innerText(),
+        operations: await page.locator(".opblock .opblock-summary-path").evaluateAll((paths) =>
+          paths.map((path) => path.dataset.path),
+        ),
+      };
+    }
+    await select.selectOption(documents.find(({ value }) => value.includes("/openapi.json")).value);
+    await page.locator('.opblock [data-path="/api/chat"]').waitFor();
+    await page.waitForFunction(() => document.querySelectorAll(".opblock").length === 3);
+    await browser.shot("docs");
+
+    await page.locator(".auth-wrapper .btn.authorize").click();
+    const dialog = page.locator(".dialog-ux");
+    await dialog.locator("input[type=text], input[type=password]").first().fill(job.key);
+    await dialog.getByRole("button", { name: /apply credentials/i }).first().click();
+    await dialog.getByRole("button", { name: /close/i }).first().click();
+
+    const chat = page.locator(".opblock", { has: page.locator('[data-path="/api/chat"]') });
+    await chat.locator(".opblock-summary-control").click();
+    // The page may open with "Try it out" pressed; then the button says "Cancel".
+    await chat.locator(".try-out__btn").waitFor();
+    const pressed = await chat.locator(".try-out__btn.cancel").count();
+    if (!pressed) await chat.locator(".try-out__btn").click();
+    const example = await chat.locator(".body-param textarea").inputValue();
+    await chat.locator(".execute").click();
+    const live = chat.locator(".live-responses-table");
+    await live.waitFor();
+    const status = await live.locator(".response .response-col_status").first().innerText();
+    const answer = await live.locator(".response pre.microlight").first().innerText();
+    await browser.shot("docs-chat");
+    await browser.close();
+    return { ...browser.seen, documents, titles, example, executed: { status, answer } };
+  },
+};
+
+const [name, job] = process.argv.slice(2);
+const seen = await scenarios[name](JSON.parse(job));
+console.log(JSON.stringify({ ...seen, hosts: [...seen.hosts] }));

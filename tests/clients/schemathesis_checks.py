@@ -1,0 +1,34 @@
+"""One check of our own for schemathesis, loaded through SCHEMATHESIS_HOOKS.
+
+The tools' document declares `200` and `default` only, because importers take no more, so that any
+status would conform to it. The contract says more: these statuses, and never those whose body Dify
+throws away.
+"""
+
+from __future__ import annotations
+
+import json
+
+import schemathesis
+
+TOOL_STATUSES = {200, 400, 401, 404, 405, 413, 415, 422, 424}
+ENVELOPE_ERROR = {"code", "message", "hint", "retryable", "request_id"}
+
+
+@schemathesis.check
+def contract(ctx, response, case) -> None:
+    if not case.path.startswith("/api/"):
+        assert response.status_code < 500, f"{response.status_code} from a healthy service"
+        return
+    assert response.status_code in TOOL_STATUSES, f"unexpected status {response.status_code}"
+    assert response.headers["x-request-id"], "no request id"
+    if case.method.upper() in ("HEAD", "OPTIONS"):
+        return
+    body = response.json()
+    spaced = json.dumps(body, ensure_ascii=False).encode()
+    assert response.content == spaced, "an agent of Dify would see this answer twice"
+    assert body["success"] is (response.status_code == 200)
+    if body["success"]:
+        assert body["error"] is None
+    else:
+        assert body["error"].keys() >= ENVELOPE_ERROR
