@@ -1,0 +1,31 @@
+# No cache mounts: some platforms that build this file refuse them. The layers do the caching.
+
+FROM rust:1.95-bookworm AS build
+WORKDIR /build
+
+# The dependencies alone, with an empty program: this layer is built anew only when they change.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir src \
+    && touch src/lib.rs \
+    && echo 'fn main() {}' > src/main.rs \
+    && cargo build --release --locked
+
+# The program. Copied files keep their old times, so cargo must be told that they are newer.
+COPY src src
+RUN touch src/lib.rs src/main.rs \
+    && cargo build --release --locked
+
+# What the image adds to its base. Any user may write to /data, and none may remove another's files.
+RUN install -D --mode=0755 target/release/mirrorgate /rootfs/usr/local/bin/mirrorgate \
+    && install -d --mode=1777 /rootfs/data
+
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=build /rootfs /
+ENV HOST=0.0.0.0 \
+    PORT=8080 \
+    DATA_DIR=/data
+USER 1000:1000
+EXPOSE 8080
+HEALTHCHECK --interval=30s --timeout=5s --start-period=5s --retries=3 \
+    CMD ["/usr/local/bin/mirrorgate", "healthcheck"]
+ENTRYPOINT ["/usr/local/bin/mirrorgate"]
