@@ -23,7 +23,7 @@ FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /rootfs /
 ENV HOST=0.0.0.0 \
     PORT=8080 \
-    DATA_DIR=/data
+    XDG_DATA_HOME=/data
 USER 1000:1000
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=5s --start-period=5s --retries=3 \

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_cors::Cors;
 use actix_web::dev::{Server, ServerHandle, Service as _};
@@ -21,12 +21,13 @@ use crate::api::auth::{self, Guard};
 use crate::api::base_url::{LocalAddress, Peers};
 use crate::api::docs::{self, Documents};
 use crate::api::live::{self, Draining};
-use crate::api::{home, tools};
-use crate::config::{self, Config};
+use crate::api::{conversations, home, tools};
+use crate::config::{self, Config, Location};
 use crate::demo::{self, Demo};
-use crate::keys::{self, Generated, KeyRing};
+use crate::error::{Error, Kind};
+use crate::keys::{self, GatewayKey};
 use crate::service::{Service, Shared};
-use crate::store::Store;
+use crate::store::{Store, StoredKey};
 use crate::upstream::Upstream;
 use crate::upstream::session::Session;
 
@@ -35,6 +36,13 @@ const KEEP_ALIVE: Duration = Duration::from_secs(80);
 
 /// How long a caller may take for the head of its request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
+
+/// How often the store's keys are read again.
+const KEY_RENEWAL: Duration = Duration::from_secs(2);
+
+/// How often old conversations are looked for, and how far two clocks may be apart by then.
+const SWEEP: Duration = Duration::from_secs(600);
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
 /// How long running answers may take to finish once the service stops.
 const SHUTDOWN_SECONDS: u64 = 30;
@@ -57,6 +65,8 @@ pub struct Application {
 pub enum StartError {
     /// The address cannot be listened on.
     Bind(SocketAddr, std::io::Error),
+    /// The store was changed by a newer program.
+    Store(Error),
     /// No key is configured, and a generated one cannot be kept; the clear text of one to paste.
     KeyNotKept {
         /// Why it cannot be kept.
@@ -73,7 +83,7 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             StartError::KeyNotKept { .. } => 78,
-            StartError::Bind(..) | StartError::Other(_) => 1,
+            StartError::Bind(..) | StartError::Store(_) | StartError::Other(_) => 1,
         }
     }
 }
@@ -87,8 +97,9 @@ impl fmt::Display for StartError {
             ),
             StartError::KeyNotKept { why, key } => write!(
                 f,
-                "error: no gateway key is set, and a generated one cannot be kept: {why}\n  hint: set this variable, or DATA_DIR to a directory that can be written:\n\n  GATEWAY_API_KEYS={key}\n"
+                "error: no gateway key is set, and a generated one cannot be kept: {why}\n  hint: set this variable, or DATA_DIR to a directory that can be written, or DATABASE_URL:\n\n  GATEWAY_API_KEYS={key}\n"
             ),
+            StartError::Store(error) => write!(f, "error: {}\n  hint: {}", error.message, error.hint()),
             StartError::Other(text) => write!(f, "error: {text}"),
         }
     }
@@ -101,13 +112,14 @@ impl Application {
     ///
     /// # Errors
     /// Why it cannot start.
-    pub fn start(config: Config) -> Result<Self, StartError> {
-        let (keys, new_key) = key_ring(&config)?;
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let store = Arc::new(open_store(&config.store).await?);
+        let guard = Data::new(Guard::new(config.gateway.keys.clone()));
+        let new_key = if config.gateway.auth { first_key(&config, &store, &guard).await? } else { None };
         let (base, demo) = upstream_base(&config.upstream)?;
         let cookie = config.upstream.cookie.as_ref().map(|line| line.expose_secret());
         let session = Arc::new(Session::new(&base, cookie));
-        let shared = Arc::new(Shared::new(Store::in_memory()));
-        let guard = Data::new(Guard::new(keys));
+        let shared = Arc::new(Shared::new(Arc::clone(&store)));
         let documents = Data::new(Documents::collect());
         let draining = Data::new(Draining::default());
         let limits = Data::new(config.limits.clone());
@@ -120,6 +132,12 @@ impl Application {
         let url = peers.own_url();
         let peers = Data::new(peers);
 
+        if config.gateway.auth {
+            tokio::task::spawn_local(renew_keys(Arc::clone(&store), guard.clone()));
+        }
+        if let Some(ttl) = config.store.conversation_ttl {
+            tokio::task::spawn_local(sweep(Arc::clone(&store), ttl));
+        }
         let draining_flag = draining.clone();
         let server = HttpServer::new(move || {
             let upstream = Upstream::new(base.clone(), &config.upstream, Arc::clone(&session));
@@ -133,6 +151,7 @@ impl Application {
                 .app_data(draining_flag.clone())
                 .app_data(limits.clone())
                 .configure(tools::routes)
+                .configure(conversations::routes)
                 .configure(home::routes)
                 .configure(live::routes)
                 .configure(docs::routes)
@@ -233,34 +252,110 @@ pub fn upstream_base(settings: &config::Upstream) -> Result<(Url, Option<ServerH
     }
 }
 
-/// The keys that callers may present; when none is configured, the one of the first start.
-fn key_ring(config: &Config) -> Result<(KeyRing, Option<String>), StartError> {
-    if !config.gateway.auth {
-        return Ok((KeyRing::default(), None));
-    }
-    if !config.gateway.keys.is_empty() {
-        return Ok((KeyRing::new(config.gateway.keys.clone()), None));
-    }
-    let fresh = keys::generate().map_err(|error| StartError::Other(error.to_string()))?;
-    let Some(directory) = &config.data_dir else {
-        return Err(StartError::KeyNotKept {
-            why: "this machine names no data directory".into(),
-            key: fresh,
-        });
-    };
-    match keys::load_or_generate(directory, &fresh) {
-        Ok(Generated::Kept(key)) => Ok((KeyRing::new(vec![key]), None)),
-        Ok(Generated::New(key, text)) => Ok((KeyRing::new(vec![key]), Some(text))),
+/// Opens the store where it is configured. Where it is not, and this machine has no folder that
+/// can be written, conversations are kept in memory, and that is said loudly.
+///
+/// # Errors
+/// When the store was changed by a newer program.
+pub async fn open_store(settings: &config::Store) -> Result<Store, StartError> {
+    let open = |location| Store::new(location).map_err(StartError::Store);
+    let store = open(settings.location.clone())?;
+    match store.prepare().await {
+        Ok(()) => {}
+        Err(error) if error.kind == Kind::StorageNewer => return Err(StartError::Store(error)),
         Err(error) => {
-            let why = format!("{}: {error}", keys::key_file(directory).display());
-            Err(StartError::KeyNotKept { why, key: fresh })
+            let fresh = matches!(&settings.location, Location::File(path) if !path.exists());
+            if fresh && !settings.explicit {
+                log::warn!(
+                    "{}; conversations are kept in memory and forgotten at a restart: set DATA_DIR or DATABASE_URL",
+                    error.message
+                );
+                return open(Location::Memory);
+            }
+            log::error!("{}; what needs it fails until it is back", error.message);
+        }
+    }
+    if !store.lasts() {
+        log::warn!(
+            "conversations are kept in memory and forgotten at a restart: set DATA_DIR or DATABASE_URL"
+        );
+    }
+    Ok(store)
+}
+
+/// Takes the store's keys in. When there is no key at all, one is made and kept, and its text is
+/// given to be shown once; of replicas that start together, one makes it.
+async fn first_key(config: &Config, store: &Store, guard: &Guard) -> Result<Option<String>, StartError> {
+    let configured = !config.gateway.keys.is_empty();
+    let fresh = keys::generate().map_err(|error| StartError::Other(error.to_string()))?;
+    let attempt = async {
+        let mut stored = store.keys().await?;
+        let mut new_key = None;
+        if stored.is_empty() && !configured && store.lasts() {
+            let made =
+                store.add_key(keys::GENERATED, &GatewayKey::new(keys::GENERATED, &fresh).digest()).await?;
+            new_key = made.then(|| fresh.clone());
+            stored = store.keys().await?;
+        }
+        Ok::<_, Error>((stored, new_key))
+    };
+    match attempt.await {
+        Ok((stored, new_key)) if configured || !stored.is_empty() => {
+            guard.renew(gateway_keys(stored));
+            Ok(new_key)
+        }
+        Ok(_) => Err(StartError::KeyNotKept { why: "it would be kept in memory alone".into(), key: fresh }),
+        Err(error) if configured => {
+            log::warn!("keys of the store are not known yet: {}", error.message);
+            Ok(None)
+        }
+        Err(error) => Err(StartError::KeyNotKept { why: error.message, key: fresh }),
+    }
+}
+
+fn gateway_keys(stored: Vec<StoredKey>) -> Vec<GatewayKey> {
+    stored.into_iter().filter_map(|key| GatewayKey::kept(key.name, &key.digest)).collect()
+}
+
+/// Follows the store's keys, which other replicas and the command line change. While the store
+/// cannot be asked, the last known ones hold.
+async fn renew_keys(store: Arc<Store>, guard: Data<Guard>) {
+    loop {
+        tokio::time::sleep(KEY_RENEWAL).await;
+        if let Ok(stored) = store.keys().await {
+            guard.renew(gateway_keys(stored));
+        }
+    }
+}
+
+/// Deletes conversations that nobody went on with for `ttl`. A clock that jumps would age them all
+/// at once, so nothing is deleted while the store's clock and this machine's steady one disagree.
+async fn sweep(store: Arc<Store>, ttl: Duration) {
+    let mut before = None;
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let Ok(clock) = store.clock().await else { continue };
+        let now = (Instant::now(), clock);
+        let Some((then, clock_then)) = before.replace(now) else { continue };
+        let steady = now.0.duration_since(then).as_millis() as i64;
+        if (clock - clock_then - steady).abs() > CLOCK_TOLERANCE.as_millis() as i64 {
+            log::warn!("the store's clock has jumped: no conversation is deleted this time");
+            before = None;
+            continue;
+        }
+        match store.expire(ttl).await {
+            Ok(0) => {}
+            Ok(count) => {
+                log::info!(conversations = count; "deleted conversations older than CONVERSATION_TTL_DAYS")
+            }
+            Err(error) => log::warn!("old conversations are not deleted: {}", error.message),
         }
     }
 }
 
 fn cors(origins: Option<&[String]>) -> Cors {
     let cors = Cors::default()
-        .allowed_methods([Method::GET, Method::HEAD, Method::POST])
+        .allowed_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
         .allow_any_header()
         .expose_headers([header::HeaderName::from_static("x-request-id"), header::RETRY_AFTER])
         .max_age(3600);

@@ -14,13 +14,13 @@ use tokio::task::LocalSet;
 
 use crate::api::base_url::Unreachable;
 use crate::api::docs::{self, Document, Documents};
-use crate::app::{self, Application};
-use crate::chat::{Event, Owner, Thread};
-use crate::config::{self, Config, Protocol, SETTINGS};
-use crate::error::Error;
-use crate::keys;
+use crate::app::{self, Application, StartError};
+use crate::chat::{Event, Owner};
+use crate::config::{self, Config, Location, SETTINGS};
+use crate::error::{Error, Kind};
+use crate::keys::{self, GatewayKey};
 use crate::service::{Question, Service, Shared};
-use crate::store::{Conversation, Store};
+use crate::store::Store;
 use crate::telemetry;
 use crate::upstream::Upstream;
 use crate::upstream::session::Session;
@@ -32,6 +32,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match matches.subcommand() {
         Some(("openapi", matches)) => openapi(matches),
         Some(("healthcheck", matches)) => with_config(matches, healthcheck),
+        Some(("key", inner)) => with_config(inner, |config| key(config, inner)),
         Some(("chat", inner)) => with_config(inner, |config| chat(config, inner)),
         Some((_, inner)) => with_config(inner, serve),
         None => with_config(&matches, serve),
@@ -39,7 +40,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn command() -> Command {
-    let settings = || {
+    let settings = {
         SETTINGS.iter().map(|setting| {
             Arg::new(setting.name)
                 .long(setting.flag())
@@ -48,16 +49,18 @@ fn command() -> Command {
                 .value_name(setting.value)
                 .allow_hyphen_values(true)
                 .help_heading("Settings")
+                .global(true)
                 .help(format!("{} [default: {}]", setting.help, setting.default))
         })
     };
     let text = |name: &'static str, help: &'static str| Arg::new(name).long(name).help(help);
+    let name = || Arg::new("name").required(true).value_name("NAME").help("The key's name");
     Command::new("mirrorgate")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Publishes a chat model's mirror as an OpenAPI tool that Dify imports by URL")
         .after_help("Each setting is an environment variable as well, also in a file `.env` here. Without UPSTREAM_URL a demo answers.")
-        .args(settings())
-        .subcommand(Command::new("serve").about("Start the service (the default command)").args(settings()))
+        .args(settings)
+        .subcommand(Command::new("serve").about("Start the service (the default command)"))
         .subcommand(
             Command::new("openapi")
                 .about("Print an OpenAPI document")
@@ -65,15 +68,22 @@ fn command() -> Command {
                 .arg(text("format", "json or yaml").value_name("FORMAT").value_parser(["json", "yaml"]).default_value("json"))
                 .arg(text("server", "The service's public base URL").value_name("URL").value_parser(server_url).default_value("http://127.0.0.1:8080")),
         )
-        .subcommand(Command::new("healthcheck").about("Exit 0 if the service on this host's port is live").args(settings()))
+        .subcommand(Command::new("healthcheck").about("Exit 0 if the service on this host's port is live"))
+        .subcommand(
+            Command::new("key")
+                .about("Make, list and revoke gateway keys in the store")
+                .subcommand_required(true)
+                .subcommand(Command::new("new").about("Make a key and print it once").arg(name()))
+                .subcommand(Command::new("list").about("List the keys by name"))
+                .subcommand(Command::new("revoke").about("Revoke a key").arg(name())),
+        )
         .subcommand(
             Command::new("chat")
                 .about("Ask the configured upstream one question, without a running service")
                 .arg(Arg::new("message").required(true).value_name("MESSAGE").help("The question; `-` reads it from standard input"))
                 .arg(text("model", "The model").value_name("NAME"))
                 .arg(text("system", "Instructions for the model").value_name("TEXT"))
-                .arg(text("conversation", "web-chat: go on with the mirror's conversation, by the id printed after the last answer").value_name("ID"))
-                .args(settings()),
+                .arg(text("conversation", "Go on with this conversation, by the id printed after its last answer").value_name("ID")),
         )
 }
 
@@ -138,7 +148,7 @@ fn serve(config: Config) -> ExitCode {
     telemetry::start(&config.log);
     let shown = config.clone();
     actix_web::rt::System::new().block_on(async {
-        match Application::start(config) {
+        match Application::start(config).await {
             Ok(application) => {
                 welcome(&shown, &application);
                 match application.run().await {
@@ -166,22 +176,16 @@ fn welcome(config: &Config, application: &Application) {
             line("upstream", "DEMO: no model is connected; set UPSTREAM_URL to your mirror's address".into())
         }
     }
+    line("store", config.store.location.describe());
     match &application.new_key {
         Some(key) => {
             line("page", format!("{url}/#key={key}"));
             line("document", format!("{url}/openapi.json  <- import this URL in Dify"));
             line("key", format!("{key}  <- shown only now; callers send it as `Authorization: Bearer KEY`"));
-            let kept = config
-                .data_dir
-                .as_deref()
-                .map(keys::key_file)
-                .map(|path| path.display().to_string())
-                .unwrap_or_default();
             line(
                 "",
-                format!(
-                    "its hash is kept in {kept}; on a disk that is wiped at a restart, set GATEWAY_API_KEYS instead"
-                ),
+                "its hash is kept in the store; on a disk that is wiped at a restart, set GATEWAY_API_KEYS instead"
+                    .into(),
             );
         }
         None => {
@@ -274,92 +278,146 @@ fn chat(config: Config, matches: &ArgMatches) -> ExitCode {
         filter: std::env::var("RUST_LOG").unwrap_or_else(|_| "error".into()),
         ..config.log.clone()
     });
+    let conversation = match argument("conversation").map(|id| id.parse()).transpose() {
+        Ok(conversation) => conversation,
+        Err(()) => {
+            return fail(
+                2,
+                "error: --conversation is not an id\n  hint: give it as the last answer printed it, or leave it out",
+            );
+        }
+    };
     let question = Question {
         owner: Owner("terminal".into()),
-        conversation: None,
+        conversation,
         model: argument("model"),
         system: argument("system"),
         message,
         temperature: None,
         max_tokens: None,
     };
-    let thread = match argument("conversation").map(|id| thread(&config, &id)).transpose() {
-        Ok(thread) => thread,
-        Err(text) => return fail(2, text),
-    };
-    actix_web::rt::System::new().block_on(LocalSet::new().run_until(ask(config, question, thread)))
-}
-
-/// The place in a mirror's conversation that `CONVERSATION/RESPONSE` names.
-fn thread(config: &Config, id: &str) -> Result<Thread, &'static str> {
-    if config.upstream.protocol != Protocol::WebChat {
-        return Err(
-            "error: --conversation needs UPSTREAM_PROTOCOL=web-chat\n  hint: other upstreams keep no conversation; start the service and send conversation_id to /api/chat",
-        );
-    }
-    let (conversation, last_response) = id.split_once('/').ok_or("error: --conversation is not understood\n  hint: give the id as it was printed: CONVERSATION/RESPONSE")?;
-    Ok(Thread { conversation: conversation.to_string(), last_response: last_response.to_string() })
+    actix_web::rt::System::new().block_on(LocalSet::new().run_until(ask(config, question)))
 }
 
 /// Asks in this process, without a server of ours between, and writes the answer as it comes.
-async fn ask(config: Config, mut question: Question, thread: Option<Thread>) -> ExitCode {
-    let base = match app::upstream_base(&config.upstream) {
-        Ok((base, _)) => base,
+async fn ask(config: Config, question: Question) -> ExitCode {
+    let service = match service(&config).await {
+        Ok(service) => service,
         Err(error) => return fail(error.exit_code(), error),
     };
+    let mut running = match service.start(question).await {
+        Ok(running) => running,
+        Err(failed) => return fail(1, described(&failed.error)),
+    };
+    let mut written = String::new();
+    while let Some(event) = running.next().await {
+        let news = match event {
+            Ok(Event::Text(text)) => text,
+            // What the upstream settled may go on where the pieces ended.
+            Ok(Event::WholeText(text)) => match text.strip_prefix(&written) {
+                Some(rest) => rest.to_string(),
+                None => format!("\n{text}"),
+            },
+            Ok(_) => continue,
+            Err(error) => {
+                println!();
+                return fail(1, described(&service.abandon(running, error).await.error));
+            }
+        };
+        print!("{news}");
+        let _ = std::io::stdout().flush();
+        written.push_str(&news);
+    }
+    println!();
+    let reply = match service.finish(running).await {
+        Ok(reply) => reply,
+        Err(failed) => return fail(1, described(&failed.error)),
+    };
+    if std::io::stderr().is_terminal() {
+        let tokens = reply.answer.usage.map_or(0, |usage| usage.total_tokens);
+        eprintln!(
+            "[{}, {tokens} tokens]",
+            reply.answer.model.unwrap_or_else(|| "the upstream's model".into())
+        );
+    }
+    if let Some(id) = reply.conversation_id {
+        eprintln!("to go on: --conversation {id}");
+    }
+    ExitCode::SUCCESS
+}
+
+/// The use cases in this process, over the configured upstream and store.
+async fn service(config: &Config) -> Result<Service, StartError> {
+    let (base, _) = app::upstream_base(&config.upstream)?;
     let cookie = config.upstream.cookie.as_ref().map(|line| line.expose_secret());
     let session = Arc::new(Session::new(&base, cookie));
     let upstream = Upstream::new(base, &config.upstream, session);
-    let store = Store::in_memory();
-    if thread.is_some() {
-        match store.open(&question.owner, None).await {
-            Ok(turn) => {
-                question.conversation = Some(turn.id);
-                store.commit(turn, Conversation { thread, ..Conversation::default() });
-            }
-            Err(error) => return fail(1, described(&error)),
-        }
+    let store = Arc::new(app::open_store(&config.store).await?);
+    Ok(Service::new(upstream, Arc::new(Shared::new(store)), config.upstream.clone()))
+}
+
+/// `key new NAME`, `key list` and `key revoke NAME`: on the store itself, whether the service runs
+/// or not. A running service follows within seconds.
+fn key(config: Config, matches: &ArgMatches) -> ExitCode {
+    telemetry::start(&config::Log { filter: "error".into(), ..config.log.clone() });
+    if matches!(config.store.location, Location::Memory) {
+        return fail(
+            78,
+            "error: this store forgets everything when the process ends\n  hint: set DATA_DIR or DATABASE_URL as the service has them",
+        );
     }
-    let service = Service::new(upstream, Arc::new(Shared::new(store)), config.upstream.clone());
-    let outcome = async {
-        let mut running = service.start(question).await?;
-        let mut written = String::new();
-        while let Some(event) = running.next().await {
-            let news = match event? {
-                Event::Text(text) => text,
-                // What the upstream settled may go on where the pieces ended.
-                Event::WholeText(text) => match text.strip_prefix(&written) {
-                    Some(rest) => rest.to_string(),
-                    None => format!("\n{text}"),
-                },
-                _ => continue,
-            };
-            print!("{news}");
-            let _ = std::io::stdout().flush();
-            written.push_str(&news);
-        }
-        println!();
-        Ok(service.finish(running))
-    };
-    match outcome.await {
-        Ok(reply) => {
-            if std::io::stderr().is_terminal() {
-                let tokens = reply
-                    .answer
-                    .usage
-                    .map(|usage| format!("{} tokens", usage.total_tokens))
-                    .unwrap_or_default();
-                eprintln!("[{} {tokens}]", reply.answer.model.unwrap_or_default());
+    let outcome = actix_web::rt::System::new().block_on(async {
+        let store = Store::new(config.store.location.clone())?;
+        match matches.subcommand() {
+            Some(("new", inner)) => new_key(&store, inner).await,
+            Some(("revoke", inner)) => {
+                let name = inner.get_one::<String>("name").cloned().unwrap_or_default();
+                store.remove_key(&name).await?;
+                println!("revoked {name}; running services follow within seconds");
+                Ok(())
             }
-            if let Some((conversation, response)) =
-                reply.answer.upstream_conversation.zip(reply.answer.response_id)
-            {
-                eprintln!("to go on: --conversation {conversation}/{response}");
-            }
-            ExitCode::SUCCESS
+            _ => list_keys(&store, &config).await,
         }
-        Err(crate::service::Failed { error, .. }) => fail(1, described(&error)),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(1, described(&error)),
     }
+}
+
+async fn new_key(store: &Store, matches: &ArgMatches) -> Result<(), Error> {
+    let name = matches.get_one::<String>("name").cloned().unwrap_or_default();
+    if !keys::is_name(&name) {
+        return Err(Error::new(
+            Kind::InvalidRequest,
+            "a key's name has up to 40 letters, digits, `-`, `_` and `.`",
+        )
+        .hinted("mirrorgate key new my-dify"));
+    }
+    let text = keys::generate()?;
+    if !store.add_key(&name, &GatewayKey::new(&name, &text).digest()).await? {
+        return Err(Error::new(Kind::InvalidRequest, format!("there is a key `{name}` already"))
+            .hinted("choose another name, or revoke that key first"));
+    }
+    println!("{text}");
+    eprintln!("this is the key `{name}`, shown only now; running services accept it within seconds");
+    Ok(())
+}
+
+async fn list_keys(store: &Store, config: &Config) -> Result<(), Error> {
+    for key in &config.gateway.keys {
+        println!("{:<40} from GATEWAY_API_KEYS", key.name);
+    }
+    for key in store.keys().await? {
+        println!("{:<40} made {}", key.name, date(key.created_at));
+    }
+    Ok(())
+}
+
+/// The day of a time in milliseconds since 1970, by the civil calendar.
+fn date(milliseconds: i64) -> String {
+    let time = std::time::UNIX_EPOCH + Duration::from_millis(milliseconds.max(0) as u64);
+    actix_web::http::header::HttpDate::from(time).to_string()
 }
 
 fn described(error: &Error) -> String {

@@ -54,13 +54,13 @@ kinds! {
     KeyMissing {
         code: "gateway_key_missing",
         retryable: false,
-        hint: "send the gateway key as `Authorization: Bearer KEY` (in Dify: Authorization method, API Key, Bearer); it is one of `GATEWAY_API_KEYS`, or the key printed at the first start",
+        hint: "send the gateway key as `Authorization: Bearer KEY` (in Dify: Authorization type Header, called API Key in older versions, Auth Type Bearer); it is one of `GATEWAY_API_KEYS`, or the key printed at the first start",
     }
     /// A gateway key was presented and is not one of ours.
     KeyWrong {
         code: "gateway_key_wrong",
         retryable: false,
-        hint: "check the key against `GATEWAY_API_KEYS`, or against the key printed at the first start; a new one is printed when the key file in `DATA_DIR` is removed and the service restarted",
+        hint: "check the key against `GATEWAY_API_KEYS`, or against the key printed at the first start; `mirrorgate key new NAME` makes another",
     }
     /// Too many wrong gateway keys came from this address.
     KeyGuessing {
@@ -241,6 +241,24 @@ kinds! {
         code: "upstream_conversation_lost",
         retryable: false,
         hint: "start a new conversation by leaving `conversation_id` out: the mirror has deleted this one or the account in `UPSTREAM_COOKIE` has changed",
+    }
+    /// Another call went on with the conversation meanwhile.
+    ConversationBusy {
+        code: "conversation_busy",
+        retryable: true,
+        hint: "read the conversation back with GET /api/conversations/{id}, then ask again",
+    }
+    /// The store cannot be used now.
+    StorageUnavailable {
+        code: "storage_unavailable",
+        retryable: true,
+        hint: "look into the service's log and at `DATABASE_URL` or the disk under `DATA_DIR`; it goes on by itself when the store is back",
+    }
+    /// The store was changed by a newer program.
+    StorageNewer {
+        code: "storage_newer",
+        retryable: false,
+        hint: "run the newer version of mirrorgate again, or point `DATABASE_URL` or `DATA_DIR` to another place",
     }
     /// The gateway carries as much as it can.
     Overloaded {

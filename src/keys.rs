@@ -1,11 +1,7 @@
 //! Gateway keys: what callers must present.
 //!
-//! Only SHA-256 digests are held in memory, and digests are what is compared, in constant time.
-//! The key that is generated at the first start is kept as its digest in a file of mode 0600.
-
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+//! Only SHA-256 digests are held in memory and in the store, and digests are what is compared, in
+//! constant time.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,8 +11,8 @@ use subtle::{Choice, ConstantTimeEq};
 use crate::chat::Owner;
 use crate::error::Error;
 
-/// The file in the data directory that keeps the generated key's digest.
-const KEY_FILE: &str = "gateway-key.sha256";
+/// The name of the key that is generated at the first start.
+pub const GENERATED: &str = "generated";
 
 /// The fewest characters of a key that is accepted.
 const MIN_KEY_CHARS: usize = 16;
@@ -33,6 +29,16 @@ impl GatewayKey {
     /// A key of the given name.
     pub fn new(name: impl Into<String>, key: &str) -> Self {
         GatewayKey { name: name.into(), digest: Sha256::digest(key).into() }
+    }
+
+    /// A key by its digest in hexadecimal, as the store keeps it.
+    pub fn kept(name: impl Into<String>, digest: &str) -> Option<Self> {
+        Some(GatewayKey { name: name.into(), digest: unhex(digest)? })
+    }
+
+    /// The digest in hexadecimal.
+    pub fn digest(&self) -> String {
+        hex(&self.digest)
     }
 
     /// Who owns what is kept for this key. It follows the key and not the name, so that a new key
@@ -82,10 +88,6 @@ pub fn parse_list(text: &str) -> Result<Vec<GatewayKey>, Vec<String>> {
     let mut keys = Vec::new();
     let mut problems = Vec::new();
     for (index, entry) in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).enumerate() {
-        let is_name = |name: &str| {
-            (1..=40).contains(&name.len())
-                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-        };
         let (name, key) = match entry.split_once(':') {
             Some((name, key)) if is_name(name.trim()) => (name.trim().to_string(), key.trim()),
             _ => (format!("key-{}", index + 1), entry),
@@ -96,6 +98,12 @@ pub fn parse_list(text: &str) -> Result<Vec<GatewayKey>, Vec<String>> {
         }
     }
     if problems.is_empty() { Ok(keys) } else { Err(problems) }
+}
+
+/// Whether a text can name a key: up to 40 letters, digits, `-`, `_` and `.`.
+pub fn is_name(name: &str) -> bool {
+    (1..=40).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
 /// Why a key is refused.
@@ -152,67 +160,6 @@ fn weakness(key: &str) -> Option<String> {
 /// When the operating system gives no random bytes.
 pub fn generate() -> Result<String, Error> {
     Ok(format!("mg_{}", URL_SAFE_NO_PAD.encode(crate::random::bytes::<32>()?)))
-}
-
-/// What a look into the data directory for the generated key found.
-pub enum Generated {
-    /// A key of an earlier start.
-    Kept(GatewayKey),
-    /// A key made now; its clear text is to be shown once.
-    New(GatewayKey, String),
-}
-
-/// The key generated at the first start: read from the data directory, or made and kept there.
-///
-/// # Errors
-/// When the directory cannot be made, read or written, or the file holds something else.
-pub fn load_or_generate(directory: &Path, fresh: &str) -> io::Result<Generated> {
-    let path = key_file(directory);
-    let name = "generated";
-    loop {
-        match fs::read_to_string(&path) {
-            Ok(text) => {
-                let digest = unhex(text.trim()).ok_or_else(|| {
-                    io::Error::new(io::ErrorKind::InvalidData, "it does not hold a SHA-256 digest")
-                })?;
-                return Ok(Generated::Kept(GatewayKey { name: name.into(), digest }));
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        let key = GatewayKey::new(name, fresh);
-        match write_new(&path, &format!("{}\n", hex(&key.digest))) {
-            Ok(()) => return Ok(Generated::New(key, fresh.to_string())),
-            // Another process was faster: its key is the one.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// Where the generated key's digest is kept.
-pub fn key_file(directory: &Path) -> PathBuf {
-    directory.join(KEY_FILE)
-}
-
-/// Writes a file that must not exist yet; whoever sees it sees all of it.
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    let draft = path.with_extension(format!("draft-{}", std::process::id()));
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let written = options.open(&draft).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    });
-    // A hard link fails when the name is taken, which a rename would not.
-    let linked = written.and_then(|()| fs::hard_link(&draft, path));
-    let _ = fs::remove_file(&draft);
-    linked
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use crate::chat::{Answer, ConversationId, Event, Message, Model, Owner, Prompt, Role, Thread, Usage};
 use crate::config;
 use crate::error::{Error, Kind};
-use crate::store::{Conversation, Store, Turn};
+use crate::store::{Conversation, Exchange, Store, Transcript, Turn};
 use crate::upstream::session::State;
 use crate::upstream::{Events, Upstream};
 
@@ -22,6 +22,9 @@ const CACHE_TIME: Duration = Duration::from_secs(30);
 
 /// How long the public page waits for a health that is not at hand.
 const PAGE_TIME: Duration = Duration::from_secs(2);
+
+/// The most questions that are answered at once in a process.
+const MAX_QUESTIONS: usize = 1024;
 
 /// A question as a caller asks it.
 #[derive(Debug, Clone)]
@@ -112,15 +115,22 @@ pub struct Health {
 
 /// What all threads share: the store, and what was last learned of the upstream.
 pub struct Shared {
-    store: Store,
+    store: Arc<Store>,
+    /// One permit for each question that may be in flight.
+    room: Arc<Semaphore>,
     health: Mutex<Option<(Instant, Health)>>,
     first_model: Mutex<Option<(Instant, Option<String>)>>,
 }
 
 impl Shared {
     /// Shares a store.
-    pub fn new(store: Store) -> Self {
-        Shared { store, health: Mutex::default(), first_model: Mutex::default() }
+    pub fn new(store: Arc<Store>) -> Self {
+        Shared {
+            store,
+            room: Arc::new(Semaphore::new(MAX_QUESTIONS)),
+            health: Mutex::default(),
+            first_model: Mutex::default(),
+        }
     }
 }
 
@@ -138,6 +148,7 @@ pub struct Running {
     prompt: Prompt,
     turn: Turn,
     question: Question,
+    _room: OwnedSemaphorePermit,
 }
 
 impl Service {
@@ -172,17 +183,28 @@ impl Service {
     pub async fn ask(&self, question: Question) -> Result<Reply, Failed> {
         let mut running = self.start(question).await?;
         while let Some(event) = running.next().await {
-            event?;
+            if let Err(error) = event {
+                return Err(self.abandon(running, error).await);
+            }
         }
-        Ok(self.finish(running))
+        self.finish(running).await
     }
 
-    /// Asks; the answer is then read from [`Running`] and kept by [`Service::finish`].
+    /// Asks; the answer is then read from [`Running`] and kept by [`Service::finish`], or by
+    /// [`Service::abandon`] when it broke off.
     ///
     /// # Errors
     /// Why there will be no answer.
     pub async fn start(&self, question: Question) -> Result<Running, Failed> {
-        let turn = self.shared.store.open(&question.owner, question.conversation).await?;
+        let room = Arc::clone(&self.shared.room).try_acquire_owned().map_err(|_| {
+            Error::new(Kind::Overloaded, format!("{MAX_QUESTIONS} questions are being answered already"))
+                .retry_after(Some(Duration::from_secs(1)))
+        })?;
+        let turn = self
+            .shared
+            .store
+            .open(&question.owner, question.conversation, self.settings.history_max_messages + 2)
+            .await?;
         let known = || Reply { conversation_id: question.conversation, ..Default::default() };
         let failed = |error| Failed { error, partial: Box::new(known()) };
         let model = match &question.model {
@@ -192,35 +214,84 @@ impl Service {
         let prompt = self.prompt(&question, turn.conversation(), model);
         let events = self.upstream.ask(&prompt).await.map_err(failed)?;
         let answer = Answer { upstream_status: Some(events.status), ..Answer::default() };
-        Ok(Running { events, answer, prompt, turn, question })
+        Ok(Running { events, answer, prompt, turn, question, _room: room })
     }
 
     /// Keeps the turn of a complete answer and gives the reply.
-    pub fn finish(&self, running: Running) -> Reply {
+    ///
+    /// # Errors
+    /// When the turn cannot be kept; the answer is then in the partial reply, since it was paid for.
+    pub async fn finish(&self, running: Running) -> Result<Reply, Failed> {
+        let (reply, kept) = self.keep(running, false).await;
+        match kept {
+            Ok(()) => Ok(reply),
+            Err(error) => Err(Failed { error, partial: Box::new(Reply { conversation_id: None, ..reply }) }),
+        }
+    }
+
+    /// Keeps what came of an answer that broke off, as a partial one, and gives the failure. A
+    /// question without any answer leaves nothing behind.
+    pub async fn abandon(&self, mut running: Running, error: Error) -> Failed {
+        if running.answer.text.is_empty() {
+            let mut answer = std::mem::take(&mut running.answer);
+            answer.model = answer.model.or(running.prompt.model.take());
+            let partial = Reply { answer, conversation_id: running.question.conversation };
+            return Failed { error, partial: Box::new(partial) };
+        }
+        let asked_in = running.question.conversation;
+        let (mut reply, kept) = self.keep(running, true).await;
+        if let Err(trouble) = kept {
+            log::warn!(error = trouble.kind.code(); "a partial answer was not kept: {}", trouble.message);
+            reply.conversation_id = asked_in;
+        }
+        Failed { error, partial: Box::new(reply) }
+    }
+
+    async fn keep(&self, running: Running, partial: bool) -> (Reply, Result<(), Error>) {
         let Running { mut answer, prompt, turn, question, .. } = running;
         answer.model = answer.model.or(prompt.model);
         answer.usage = answer.usage.or_else(|| Some(Usage::estimate(&prompt.messages, &answer.text)));
-        let mut conversation = turn.conversation().clone();
-        if question.system.is_some() {
-            conversation.system = question.system;
-        }
-        if self.upstream.keeps_conversations() {
-            let upstream_id = answer
-                .upstream_conversation
-                .clone()
-                .or_else(|| prompt.thread.map(|thread| thread.conversation));
-            answer.upstream_conversation = upstream_id.clone();
-            conversation.thread = upstream_id
-                .zip(answer.response_id.clone())
-                .map(|(conversation, last_response)| Thread { conversation, last_response });
-        } else {
-            conversation.messages.push(Message { role: Role::User, text: question.message });
-            conversation.messages.push(Message { role: Role::Assistant, text: answer.text.clone() });
-            self.bound(&mut conversation.messages);
-        }
-        let conversation_id = Some(turn.id);
-        self.shared.store.commit(turn, conversation);
-        Reply { answer, conversation_id }
+        answer.upstream_conversation = answer
+            .upstream_conversation
+            .or_else(|| prompt.thread.as_ref().map(|thread| thread.conversation.clone()));
+        let thread = answer.upstream_conversation.clone().zip(answer.response_id.clone());
+        let thread = thread.filter(|_| self.upstream.keeps_conversations());
+        let exchange = Exchange {
+            system: question.system.or_else(|| turn.conversation().system.clone()),
+            thread: thread
+                .map(|(conversation, last_response)| Thread { conversation, last_response })
+                .or(prompt.thread),
+            question: question.message,
+            answer: answer.text.clone(),
+            partial,
+        };
+        let reply = Reply { answer, conversation_id: Some(turn.id) };
+        let kept = self.shared.store.commit(turn, exchange).await;
+        (reply, kept)
+    }
+
+    /// Reads a conversation back.
+    ///
+    /// # Errors
+    /// When the owner has none of this id, or the store cannot be used.
+    pub async fn transcript(&self, owner: &Owner, id: ConversationId) -> Result<Transcript, Error> {
+        self.shared.store.transcript(owner, id).await
+    }
+
+    /// Deletes a conversation.
+    ///
+    /// # Errors
+    /// As [`Service::transcript`].
+    pub async fn forget(&self, owner: &Owner, id: ConversationId) -> Result<(), Error> {
+        self.shared.store.delete(owner, id).await
+    }
+
+    /// Whether the store can be used.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn store_ready(&self) -> Result<(), Error> {
+        self.shared.store.prepare().await
     }
 
     /// The models that a caller can name.
@@ -340,7 +411,7 @@ impl Service {
             messages.extend(news.map(|system| of(Role::System, system)));
         } else {
             messages.extend(system.map(|system| of(Role::System, system)));
-            messages.extend(conversation.messages.iter().cloned());
+            messages.extend(self.bounded(&conversation.messages).iter().cloned());
         }
         messages.push(of(Role::User, &question.message));
         Prompt {
@@ -352,39 +423,34 @@ impl Service {
         }
     }
 
-    /// Drops the oldest pairs of question and answer beyond the bounds of a history.
-    fn bound(&self, messages: &mut Vec<Message>) {
+    /// The latest whole pairs of question and answer within the bounds of a history.
+    fn bounded<'a>(&self, messages: &'a [Message]) -> &'a [Message] {
         let mut bytes: usize = messages.iter().map(|message| message.text.len()).sum();
-        let mut drop = 0;
-        while drop < messages.len()
-            && (messages.len() - drop > self.settings.history_max_messages
-                || bytes > self.settings.history_max_bytes)
+        let mut rest = messages;
+        while let [question, answer, later @ ..] = rest
+            && (rest.len() > self.settings.history_max_messages || bytes > self.settings.history_max_bytes)
         {
-            bytes -= messages.iter().skip(drop).take(2).map(|message| message.text.len()).sum::<usize>();
-            drop = messages.len().min(drop + 2);
+            bytes -= question.text.len() + answer.text.len();
+            rest = later;
         }
-        if drop > 0 {
-            log::info!(messages = drop; "the oldest messages of a conversation were dropped: HISTORY_MAX_MESSAGES or HISTORY_MAX_BYTES");
-            messages.drain(..drop);
+        if rest.len() < messages.len() {
+            log::info!(messages = messages.len() - rest.len(); "the oldest messages of a conversation are not sent again: HISTORY_MAX_MESSAGES or HISTORY_MAX_BYTES");
         }
+        rest
     }
 }
 
 impl Running {
     /// The next event, or `None` when the answer is complete.
-    pub async fn next(&mut self) -> Option<Result<Event, Failed>> {
-        match self.events.next().await? {
-            Ok(event) => {
-                self.answer.apply(event.clone());
-                Some(Ok(event))
-            }
-            Err(error) => {
-                let mut answer = std::mem::take(&mut self.answer);
-                answer.model = answer.model.or(self.prompt.model.take());
-                let partial = Box::new(Reply { answer, conversation_id: self.question.conversation });
-                Some(Err(Failed { error, partial }))
-            }
+    ///
+    /// # Errors
+    /// Why the answer breaks off: see [`Service::abandon`].
+    pub async fn next(&mut self) -> Option<Result<Event, Error>> {
+        let event = self.events.next().await?;
+        if let Ok(event) = &event {
+            self.answer.apply(event.clone());
         }
+        Some(event)
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use actix_web::body::{EitherBody, MessageBody};
@@ -23,7 +24,7 @@ use super::base_url::Peers;
 use super::reply::Failure;
 use crate::chat::Owner;
 use crate::error::{Error, Kind};
-use crate::keys::KeyRing;
+use crate::keys::{GatewayKey, KeyRing};
 
 /// Wrong keys that an address may send a minute.
 const WRONG_KEYS_A_MINUTE: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
@@ -42,27 +43,42 @@ pub struct Caller {
 
 /// The keys, and how often each address was wrong.
 pub struct Guard {
-    keys: KeyRing,
+    /// Those of the environment, which need no store.
+    configured: Vec<GatewayKey>,
+    keys: RwLock<Arc<KeyRing>>,
     wrong: DefaultKeyedRateLimiter<IpAddr>,
 }
 
 impl Guard {
-    /// A guard over these keys; without any, everyone may call.
-    pub fn new(keys: KeyRing) -> Self {
-        Guard { keys, wrong: RateLimiter::dashmap(Quota::per_minute(WRONG_KEYS_A_MINUTE)) }
+    /// A guard over the keys of the environment; without any and before [`Guard::renew`], everyone
+    /// may call.
+    pub fn new(configured: Vec<GatewayKey>) -> Self {
+        let keys = RwLock::new(Arc::new(KeyRing::new(configured.clone())));
+        Guard { configured, keys, wrong: RateLimiter::dashmap(Quota::per_minute(WRONG_KEYS_A_MINUTE)) }
     }
 
     /// Whether callers must present a key.
     pub fn needs_key(&self) -> bool {
-        !self.keys.is_open()
+        !self.ring().is_open()
+    }
+
+    /// Replaces the keys of the store.
+    pub fn renew(&self, stored: Vec<GatewayKey>) {
+        let all = self.configured.iter().cloned().chain(stored).collect();
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(KeyRing::new(all));
+    }
+
+    fn ring(&self) -> Arc<KeyRing> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn admit(&self, request: &ServiceRequest, address: Option<IpAddr>) -> Result<Caller, Error> {
-        if self.keys.is_open() {
+        let keys = self.ring();
+        if keys.is_open() {
             return Ok(Caller { owner: Owner("anyone".into()), name: "anyone".into() });
         }
         let candidates = presented(request);
-        if let Some(key) = self.keys.find(candidates.iter().map(String::as_str)) {
+        if let Some(key) = keys.find(candidates.iter().map(String::as_str)) {
             return Ok(Caller { owner: key.owner(), name: key.name.clone() });
         }
         if candidates.is_empty() {

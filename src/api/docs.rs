@@ -16,7 +16,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::base_url::Peers;
 use super::reply::{Failure, FailureBody};
-use super::{home, live, tools};
+use super::{conversations, home, live, tools};
 use crate::error::{Error, Kind};
 
 /// Adds the documents to an application and to the full document.
@@ -39,6 +39,7 @@ pub fn pages(config: &mut actix_web::web::ServiceConfig) {
     ),
     tags(
         (name = "tools", description = "What an agent or a workflow calls"),
+        (name = "conversations", description = "What was said, read back and deleted"),
         (name = "documents", description = "What importers read"),
         (name = "operations", description = "What platforms and monitors read"),
     ),
@@ -88,6 +89,7 @@ impl Documents {
         };
         let full = document(|config| {
             tools::routes(config);
+            conversations::routes(config);
             home::routes(config);
             live::routes(config);
             routes(config);
@@ -116,8 +118,17 @@ impl Documents {
 
     /// The methods that the documents give for a path.
     pub fn methods(&self, path: &str) -> Vec<String> {
-        let methods = self.full["paths"].get(path).and_then(Value::as_object);
-        let methods = methods.into_iter().flat_map(Map::keys).map(|method| method.to_ascii_uppercase());
+        let fits = |template: &str| {
+            let (mut parts, mut segments) = (template.split('/'), path.split('/'));
+            parts
+                .by_ref()
+                .zip(segments.by_ref())
+                .all(|(part, segment)| part == segment || part.starts_with('{'))
+                && template.split('/').count() == path.split('/').count()
+        };
+        let items = self.full["paths"].as_object().into_iter().flatten();
+        let item = items.filter(|(template, _)| fits(template)).find_map(|(_, item)| item.as_object());
+        let methods = item.into_iter().flat_map(Map::keys).map(|method| method.to_ascii_uppercase());
         methods
             .flat_map(|method| if method == "GET" { vec![method, "HEAD".into()] } else { vec![method] })
             .collect()

@@ -11,6 +11,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access_log::Note;
 use super::reply;
+use crate::service::Service;
 
 /// Adds the operations to an application and to its document.
 pub fn routes(config: &mut ServiceConfig) {
@@ -43,7 +44,7 @@ pub struct ReadyResult {
     #[schema(example = "ok")]
     status: &'static str,
     /// Why not; empty when it is ready.
-    reasons: Vec<&'static str>,
+    reasons: Vec<String>,
 }
 
 /// Liveness
@@ -64,7 +65,7 @@ async fn live() -> HttpResponse {
 
 /// Readiness
 ///
-/// Answers 503 with reasons while the service cannot take requests: it is stopping.
+/// Answers 503 with reasons while the service cannot take requests: its store cannot be used, or it is stopping.
 #[utoipa::path(
     tag = "operations",
     responses(
@@ -75,14 +76,15 @@ async fn live() -> HttpResponse {
     security(()),
 )]
 #[get("/ready")]
-async fn ready(draining: Data<Draining>) -> HttpResponse {
-    let (status, body) = if draining.0.load(Ordering::Relaxed) {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            ReadyResult { status: "unavailable", reasons: vec!["the service is stopping"] },
-        )
-    } else {
-        (StatusCode::OK, ReadyResult { status: "ok", reasons: Vec::new() })
+async fn ready(draining: Data<Draining>, service: Data<Service>) -> HttpResponse {
+    let mut reasons = Vec::new();
+    if draining.0.load(Ordering::Relaxed) {
+        reasons.push("the service is stopping".to_string());
+    }
+    reasons.extend(service.store_ready().await.err().map(|error| error.message));
+    let (status, word) = match reasons.is_empty() {
+        true => (StatusCode::OK, "ok"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
     };
-    reply::json(status, &body, Note::default())
+    reply::json(status, &ReadyResult { status: word, reasons }, Note::default())
 }

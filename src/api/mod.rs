@@ -4,6 +4,7 @@ pub mod access_log;
 pub mod auth;
 pub mod base_url;
 pub mod body;
+pub mod conversations;
 pub mod docs;
 pub mod home;
 pub mod live;
@@ -53,6 +54,9 @@ pub fn tool_status(kind: Kind) -> StatusCode {
         | Kind::UpstreamInvalid
         | Kind::UpstreamTooLarge
         | Kind::UpstreamConversationLost
+        | Kind::ConversationBusy
+        | Kind::StorageUnavailable
+        | Kind::StorageNewer
         | Kind::Overloaded
         | Kind::Internal => StatusCode::FAILED_DEPENDENCY,
     }

@@ -35,8 +35,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// Who may call.
     pub gateway: Gateway,
-    /// Where small files are kept; `None` when this machine names no such place.
-    pub data_dir: Option<PathBuf>,
+    /// What is kept, and where.
+    pub store: Store,
     /// What is accepted from callers.
     pub limits: Limits,
     /// How it logs.
@@ -131,6 +131,42 @@ pub struct Gateway {
     pub keys: Vec<GatewayKey>,
     /// Whether a key is needed: `GATEWAY_AUTH`.
     pub auth: bool,
+}
+
+/// What is kept, and where.
+#[derive(Clone)]
+pub struct Store {
+    /// `DATABASE_URL`, else a file in `DATA_DIR`.
+    pub location: Location,
+    /// Whether `DATABASE_URL` names the location: then there is no other.
+    pub explicit: bool,
+    /// `CONVERSATION_TTL_DAYS`; `None` keeps conversations for ever.
+    pub conversation_ttl: Option<Duration>,
+}
+
+/// Where the store is.
+#[derive(Clone)]
+pub enum Location {
+    /// A SQLite file.
+    File(PathBuf),
+    /// A PostgreSQL server, by its URL.
+    Postgres(SecretString),
+    /// This process's memory.
+    Memory,
+}
+
+impl Location {
+    /// The location for a person, without credentials.
+    pub fn describe(&self) -> String {
+        match self {
+            Location::File(path) => path.display().to_string(),
+            Location::Postgres(url) => Url::parse(url.expose_secret()).map_or_else(
+                |_| "PostgreSQL".into(),
+                |url| format!("PostgreSQL at {}", url.host_str().unwrap_or("localhost")),
+            ),
+            Location::Memory => "memory: forgotten when the process ends".into(),
+        }
+    }
 }
 
 /// What is accepted from callers.
@@ -231,7 +267,7 @@ impl Config {
             },
             upstream: reader.upstream(),
             gateway: Gateway { keys: reader.gateway_keys(), auth },
-            data_dir: reader.data_dir(platform),
+            store: reader.store(platform),
             limits: Limits { body_bytes: reader.number("MAX_BODY_BYTES", 2 << 20, 1024, 1 << 30) as usize },
             log: Log {
                 json: reader.choice("LOG_FORMAT", &[("text", Some(false)), ("json", Some(true))], None),
@@ -527,6 +563,38 @@ impl Reader<'_> {
             }
             Vec::new()
         })
+    }
+
+    fn store(&mut self, platform: Option<Platform>) -> Store {
+        let url = self.get("DATABASE_URL");
+        let location = match url.as_deref().map(|url| url.split_once(':').unwrap_or((url, ""))) {
+            None => self
+                .data_dir(platform)
+                .map_or(Location::Memory, |folder| Location::File(folder.join("mirrorgate.db"))),
+            Some(("memory", _)) => Location::Memory,
+            Some(("sqlite", rest)) if !rest.trim_start_matches("//").is_empty() => {
+                let path = rest.strip_prefix("//").unwrap_or(rest);
+                Location::File(path.split('?').next().unwrap_or(path).into())
+            }
+            Some(("postgres" | "postgresql", _)) => {
+                Location::Postgres(url.clone().unwrap_or_default().into())
+            }
+            Some(_) => {
+                // The value may hold a password.
+                self.problem(
+                    "DATABASE_URL",
+                    "is not understood",
+                    "give sqlite://PATH, postgres://USER:PASSWORD@HOST/NAME, or memory:",
+                );
+                Location::Memory
+            }
+        };
+        let days = self.number("CONVERSATION_TTL_DAYS", 30, 0, 36_500);
+        Store {
+            location,
+            explicit: url.is_some(),
+            conversation_ttl: (days > 0).then(|| Duration::from_secs(days * 86_400)),
+        }
     }
 
     fn data_dir(&self, platform: Option<Platform>) -> Option<PathBuf> {

@@ -90,10 +90,22 @@ pub const SETTINGS: &[Setting] = &[
     row("HOST", "ADDRESS", "127.0.0.1; 0.0.0.0 on a recognised platform", "Address to listen on"),
     row("PORT", "NUMBER", "8080", "Port to listen on; 0 takes a free one"),
     row(
+        "DATABASE_URL",
+        "URL",
+        "a SQLite file in DATA_DIR",
+        "Where conversations and keys are kept: sqlite://PATH, postgres://…, or memory:",
+    ),
+    row(
+        "CONVERSATION_TTL_DAYS",
+        "DAYS",
+        "30",
+        "Days after its last turn when a conversation is deleted; 0 keeps it",
+    ),
+    row(
         "DATA_DIR",
         "PATH",
         "the platform's volume, else the user's data directory",
-        "Where the generated gateway key is kept, as a hash",
+        "Folder of the SQLite file",
     ),
     row(
         "CORS_ALLOWED_ORIGINS",

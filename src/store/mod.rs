@@ -1,88 +1,104 @@
-//! What the gateway keeps between calls: conversations, each owned by the key that started it.
+//! What the gateway keeps between calls: conversations, each owned by the key that started it, and
+//! the gateway keys themselves.
 //!
-//! A turn is opened before the upstream is asked and committed when its answer is complete. While
-//! it is open, other turns of the same conversation wait, so that they are answered in order.
+//! One set of SQL texts serves three places: a SQLite file, PostgreSQL, and SQLite in memory. Every
+//! operation runs on a thread of the store's own and to its end, also when its caller has left.
 
-mod memory;
+mod conversations;
+mod database;
+mod keys;
 
-use tokio::sync::OwnedMutexGuard;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::chat::{ConversationId, Message, Owner, Thread};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+
+use conversations::TurnLocks;
+pub use conversations::{Conversation, Exchange, Transcript, Turn};
+use database::Database;
+pub use keys::StoredKey;
+
+use crate::config::Location;
 use crate::error::{Error, Kind};
-use memory::Memory;
 
-/// Where conversations are kept.
-pub enum Store {
-    /// In this process, until it ends.
-    Memory(Memory),
-}
+/// How long an operation may take before the store counts as unavailable.
+const OPERATION_TIME: Duration = Duration::from_secs(5);
 
-/// A conversation as far as it has come.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Conversation {
-    /// The instructions for the model.
-    pub system: Option<String>,
-    /// Questions and answers in turn, the oldest first.
-    pub messages: Vec<Message>,
-    /// Where an upstream that keeps conversations itself goes on.
-    pub thread: Option<Thread>,
-}
-
-impl Conversation {
-    fn bytes(&self) -> usize {
-        self.system.as_ref().map_or(0, String::len)
-            + self.messages.iter().map(|message| message.text.len() + 32).sum::<usize>()
-            + 256
-    }
-}
-
-/// One turn of a conversation, from before the question to after the answer.
-pub struct Turn {
-    /// The conversation's id.
-    pub id: ConversationId,
-    owner: Owner,
-    guard: OwnedMutexGuard<Conversation>,
-}
-
-impl Turn {
-    /// The conversation before this turn.
-    pub fn conversation(&self) -> &Conversation {
-        &self.guard
-    }
+/// The store.
+pub struct Store {
+    database: Arc<Database>,
+    locks: Arc<TurnLocks>,
+    /// `None` once it is being dropped, which may not happen within another runtime.
+    runtime: Option<Runtime>,
 }
 
 impl Store {
-    /// A store that forgets everything when the process ends.
-    pub fn in_memory() -> Self {
-        Store::Memory(Memory::default())
-    }
-
-    /// Opens a turn: of the conversation with this id, or of a new one.
+    /// A store at a location. Nothing is connected to yet: see [`Store::prepare`].
     ///
     /// # Errors
-    /// [`Kind::ConversationNotFound`] when the owner has no conversation with this id, whether or
-    /// not another has.
-    pub async fn open(&self, owner: &Owner, id: Option<ConversationId>) -> Result<Turn, Error> {
-        let (id, shared) = match (self, id) {
-            (Store::Memory(memory), Some(id)) => {
-                let found = memory.find(owner, id).ok_or_else(|| {
-                    Error::new(
-                        Kind::ConversationNotFound,
-                        "there is no such conversation, or it was forgotten",
-                    )
-                })?;
-                (id, found)
-            }
-            (Store::Memory(_), None) => (ConversationId::random()?, Default::default()),
+    /// When the store's thread cannot start, or the location is not understood.
+    pub fn new(location: Location) -> Result<Self, Error> {
+        let runtime =
+            Builder::new_multi_thread().worker_threads(1).thread_name("store").enable_all().build().map_err(
+                |error| Error::new(Kind::Internal, format!("the store's thread does not start: {error}")),
+            )?;
+        let database = {
+            let _inside = runtime.enter();
+            Arc::new(Database::new(location)?)
         };
-        Ok(Turn { id, owner: owner.clone(), guard: shared.lock_owned().await })
+        Ok(Store { database, locks: Arc::default(), runtime: Some(runtime) })
     }
 
-    /// Keeps what a turn made of its conversation.
-    pub fn commit(&self, mut turn: Turn, conversation: Conversation) {
-        *turn.guard = conversation;
-        match self {
-            Store::Memory(memory) => memory.keep(turn),
+    /// Connects, and brings the schema up to date.
+    ///
+    /// # Errors
+    /// [`Kind::StorageUnavailable`] when the database cannot be reached or written now, which heals
+    /// by itself; [`Kind::StorageNewer`] when a newer program has changed its schema.
+    pub async fn prepare(&self) -> Result<(), Error> {
+        self.run(|database| async move { database.probe().await }).await
+    }
+
+    /// Whether what it keeps outlives the process.
+    pub fn lasts(&self) -> bool {
+        !matches!(self.database.location(), Location::Memory)
+    }
+
+    /// Runs an operation to its end on the store's thread.
+    async fn run<T, F>(&self, operation: impl FnOnce(Arc<Database>) -> F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let database = Arc::clone(&self.database);
+        let operation = operation(Arc::clone(&database));
+        let task = self.runtime().spawn(async move {
+            let work = async {
+                database.ensure().await?;
+                operation.await
+            };
+            timeout(OPERATION_TIME, work)
+                .await
+                .unwrap_or_else(|_| Err(unavailable("it does not answer in time")))
+        });
+        task.await.unwrap_or_else(|_| Err(unavailable("its thread has stopped")))
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("the runtime is there until the store is dropped")
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
+}
+
+/// The error for a store that cannot be used now.
+fn unavailable(why: impl std::fmt::Display) -> Error {
+    Error::new(Kind::StorageUnavailable, format!("the store cannot be used: {why}"))
+        .retry_after(Some(Duration::from_secs(5)))
 }

@@ -78,6 +78,11 @@ impl Session {
         }
     }
 
+    /// The values of all cookies.
+    pub fn values(&self) -> Vec<String> {
+        self.lock().cookies.iter_any().map(|cookie| cookie.value().to_string()).collect()
+    }
+
     /// How the upstream last took the credentials.
     pub fn state(&self) -> State {
         self.lock().state

@@ -54,8 +54,6 @@ pub struct Transport {
     base: Url,
     settings: Rc<config::Upstream>,
     session: Arc<Session>,
-    /// Texts that no error may carry.
-    secrets: Vec<String>,
 }
 
 /// One request.
@@ -97,8 +95,7 @@ impl Transport {
             .disable_redirects()
             .no_default_headers()
             .finish();
-        let secrets = secrets(&settings);
-        Transport { client, base, settings, session, secrets }
+        Transport { client, base, settings, session }
     }
 
     /// Scheme, host and port of the upstream.
@@ -139,7 +136,20 @@ impl Transport {
     }
 
     fn words(&self, reason: &Reason) -> Option<String> {
-        reason.message.as_deref().and_then(|message| failure::clean(message, &self.secrets))
+        reason.message.as_deref().and_then(|message| failure::clean(message, &self.secrets()))
+    }
+
+    /// The texts that must not reach a caller, even when the upstream quotes them. Short ones are
+    /// left out: they are no secrets, and replacing them would garble the words around.
+    fn secrets(&self) -> Vec<String> {
+        let settings = &self.settings;
+        let configured = settings.api_key.iter().chain(settings.headers.iter().map(|(_, value)| value));
+        let configured = configured.map(|secret| secret.expose_secret().to_string());
+        let mut secrets: Vec<String> =
+            configured.chain(self.session.values()).filter(|secret| secret.len() >= 8).collect();
+        // The longest first, so that none leaves a part of another behind.
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        secrets
     }
 
     async fn exchange(&self, call: &Call<'_>, place: Place) -> Result<Body, Error> {
@@ -364,28 +374,6 @@ where
         bytes.extend_from_slice(&chunk);
     }
     bytes
-}
-
-/// The texts that must not reach a caller, even when the upstream quotes them. Short ones are
-/// left out: they are no secrets, and replacing them would garble the words around.
-fn secrets(settings: &config::Upstream) -> Vec<String> {
-    let cookie_values = settings.cookie.iter().flat_map(|line| {
-        let pairs = line.expose_secret().split(';');
-        pairs
-            .filter_map(|pair| pair.split_once('=').map(|(_, value)| value.trim().to_string()))
-            .collect::<Vec<_>>()
-    });
-    let mut secrets: Vec<String> = settings
-        .api_key
-        .iter()
-        .chain(settings.headers.iter().map(|(_, value)| value))
-        .map(|secret| secret.expose_secret().to_string())
-        .chain(cookie_values)
-        .filter(|secret| secret.len() >= 8)
-        .collect();
-    // The longest first, so that none leaves a part of another behind.
-    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-    secrets
 }
 
 /// TLS with the Mozilla roots that are compiled in: a container may hold no CA files.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::helpers::{OTHER_KEY, spawn_before};
+use crate::helpers::{KEY, OTHER_KEY, spawn_before, temporary_folder};
 use crate::upstream::{Fake, Request, Step, chunked, response, send};
 
 /// Answers with the number of messages that came.
@@ -144,4 +144,89 @@ async fn a_conversation_that_the_upstream_forgot_is_named() {
     let answer = app.chat(json!({"message": "two", "conversation_id": id})).await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (424, "upstream_conversation_lost"));
     assert!(answer.text.contains("conversation_id"));
+}
+
+#[actix_web::test]
+async fn a_conversation_outlives_the_process_and_is_read_back_and_deleted() {
+    let fake = Fake::start(counting).await;
+    let folder = temporary_folder();
+    let app = spawn_before(&fake.url, "openai", &[("DATA_DIR", &folder)]).await;
+    let id = app.chat(json!({"message": "one", "system": "S"})).await.json()["conversation_id"].clone();
+    drop(app);
+    let app = spawn_before(&fake.url, "openai", &[("DATA_DIR", &folder)]).await;
+    let again = app.chat(json!({"message": "two", "conversation_id": id})).await.json();
+    assert_eq!(again["answer"], "4");
+    let path = format!("/api/conversations/{}", id.as_str().expect("an id"));
+    let read = app.get(&path).await.json();
+    assert_eq!((&read["success"], &read["system"]), (&json!(true), &json!("S")));
+    let texts: Vec<_> =
+        read["messages"].as_array().expect("messages").iter().map(|message| &message["content"]).collect();
+    assert_eq!(texts, ["one", "2", "two", "4"]);
+    let theirs = [("authorization", format!("Bearer {OTHER_KEY}"))];
+    let theirs = theirs.each_ref().map(|(name, value)| (*name, value.as_str()));
+    for method in ["GET", "DELETE"] {
+        assert_eq!(app.call(method, &path, &theirs, None).await.code(), "conversation_not_found");
+    }
+    let mine = [("authorization", format!("Bearer {KEY}"))];
+    let mine = mine.each_ref().map(|(name, value)| (*name, value.as_str()));
+    assert_eq!(app.call("DELETE", &path, &mine, None).await.json()["success"], true);
+    assert_eq!(app.get(&path).await.code(), "conversation_not_found");
+    let answer = app.call("PUT", &path, &mine, None).await;
+    assert_eq!((answer.status.as_u16(), answer.header("allow")), (405, Some("GET, HEAD, DELETE")));
+}
+
+#[actix_web::test]
+async fn a_partial_answer_is_kept_as_partial() {
+    let fake = Fake::start(|request| {
+        match request.json()["messages"]
+            .as_array()
+            .and_then(|messages| messages.last())
+            .is_some_and(|message| message["content"] == "break")
+        {
+            true => send(chunked(
+                "text/event-stream",
+                "data: {\"choices\":[{\"delta\":{\"content\":\"half\"}}]}\n\n",
+            )),
+            false => counting(request),
+        }
+    })
+    .await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    let failed = app.chat(json!({"message": "break"})).await;
+    assert_eq!((failed.code().as_str(), &failed.json()["answer"]), ("upstream_truncated", &json!("half")));
+    let id = failed.json()["conversation_id"].as_str().expect("an id").to_string();
+    let read = app.get(&format!("/api/conversations/{id}")).await.json();
+    assert_eq!(read["messages"][1], json!({"role": "assistant", "content": "half", "partial": true}));
+    let next = app.chat(json!({"message": "go on", "conversation_id": id})).await.json();
+    assert_eq!(next["answer"], "3");
+}
+
+#[actix_web::test]
+async fn no_question_is_asked_whose_turn_cannot_be_kept() {
+    let fake = Fake::start(|request| match request.line.starts_with("GET") {
+        true => send(response("200 OK", "application/json", "{\"data\":[]}")),
+        false => counting(request),
+    })
+    .await;
+    let folder = temporary_folder();
+    let app = spawn_before(&fake.url, "openai", &[("DATA_DIR", &folder)]).await;
+    let id = app.chat(json!({"message": "one"})).await.json()["conversation_id"].clone();
+    std::fs::remove_file(format!("{folder}/mirrorgate.db")).expect("the store's file");
+    for body in [json!({"message": "two"}), json!({"message": "two", "conversation_id": id})] {
+        let answer = app.chat(body).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.code().as_str()),
+            (424, "storage_unavailable"),
+            "{}",
+            answer.text
+        );
+        assert!(answer.header("retry-after").is_some());
+    }
+    assert_eq!(fake.requests().len(), 1);
+    assert_eq!(
+        (app.get("/health").await.status.as_u16(), app.get("/ready").await.status.as_u16()),
+        (200, 503)
+    );
+    let health = app.get("/api/health").await;
+    assert_eq!((health.status.as_u16(), fake.requests().len()), (200, 2), "what needs no store goes on");
 }

@@ -69,7 +69,7 @@ pub async fn spawn(settings: &[(&str, &str)]) -> TestApp {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         actix_web::rt::System::new().block_on(async move {
-            let application = Application::start(config).expect("the service starts");
+            let application = Application::start(config).await.expect("the service starts");
             sender.send((application.address, application.handle())).expect("the test waits");
             application.run().await.expect("the service serves");
         });

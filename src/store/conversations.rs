@@ -1,0 +1,562 @@
+//! Conversations, turn by turn.
+//!
+//! A turn is opened before the upstream is asked and committed when its answer is there. While it
+//! is open, other turns of the same conversation wait: in this process behind a lock, in other
+//! processes on the same database behind a lease that is renewed as long as this one lives.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use sqlx::Row;
+use sqlx::any::AnyRow;
+use tokio::sync::{Mutex as TurnMutex, OwnedMutexGuard};
+use tokio::task::AbortHandle;
+use tokio::time::sleep;
+
+use super::Store;
+use super::database::{Database, failed};
+use crate::chat::{ConversationId, Message, Owner, Role, Thread};
+use crate::error::{Error, Kind};
+
+/// How long a lease lasts, how often it is renewed, and how often a waiting process looks again.
+const LEASE: Duration = Duration::from_secs(10);
+const RENEWAL: Duration = Duration::from_secs(3);
+const LOOK_AGAIN: Duration = Duration::from_millis(150);
+
+/// The most turns that are read back at once.
+const MAX_TURNS_READ: usize = 10_000;
+
+/// A conversation as far as it has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Conversation {
+    /// The instructions for the model.
+    pub system: Option<String>,
+    /// The latest questions and answers in turn, the oldest first.
+    pub messages: Vec<Message>,
+    /// Where an upstream that keeps conversations itself goes on.
+    pub thread: Option<Thread>,
+}
+
+/// What a turn adds to its conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exchange {
+    /// The instructions from now on.
+    pub system: Option<String>,
+    /// Where the upstream goes on from now on.
+    pub thread: Option<Thread>,
+    /// What was asked.
+    pub question: String,
+    /// What was answered.
+    pub answer: String,
+    /// Whether the answer broke off.
+    pub partial: bool,
+}
+
+/// A whole conversation, to be read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transcript {
+    /// The instructions for the model.
+    pub system: Option<String>,
+    /// Questions and answers, the oldest first, each with whether the answer broke off.
+    pub turns: Vec<(String, String, bool)>,
+    /// When it began, in milliseconds since 1970.
+    pub created_at: i64,
+    /// When it was last gone on with, in milliseconds since 1970.
+    pub used_at: i64,
+}
+
+/// One turn of a conversation, from before the question to after the answer.
+pub struct Turn {
+    /// The conversation's id.
+    pub id: ConversationId,
+    owner: Owner,
+    conversation: Conversation,
+    /// The number of turns before this one.
+    before: i64,
+    _lease: Option<Lease>,
+    _lock: Option<OwnedMutexGuard<()>>,
+}
+
+impl Turn {
+    /// The conversation before this turn.
+    pub fn conversation(&self) -> &Conversation {
+        &self.conversation
+    }
+}
+
+type Key = (Owner, ConversationId);
+
+/// The open turns of this process, one lock a conversation.
+#[derive(Default)]
+pub struct TurnLocks(Mutex<HashMap<Key, Weak<TurnMutex<()>>>>);
+
+impl TurnLocks {
+    async fn lock(&self, key: Key) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if locks.len() > 1024 {
+                locks.retain(|_, lock| lock.strong_count() > 0);
+            }
+            let lock = locks.get(&key).and_then(Weak::upgrade).unwrap_or_default();
+            locks.insert(key, Arc::downgrade(&lock));
+            lock
+        };
+        lock.lock_owned().await
+    }
+}
+
+impl Store {
+    /// Opens a turn: of the conversation with this id, or of a new one. `history` bounds the
+    /// messages that are read.
+    ///
+    /// # Errors
+    /// [`Kind::ConversationNotFound`] when the owner has no conversation with this id, whether or
+    /// not another has; [`Kind::StorageUnavailable`] when a turn could not be kept now.
+    pub async fn open(
+        &self,
+        owner: &Owner,
+        id: Option<ConversationId>,
+        history: usize,
+    ) -> Result<Turn, Error> {
+        let owner = owner.clone();
+        let Some(id) = id else {
+            if self.database.is_shared() {
+                self.prepare().await?;
+            } else {
+                self.run(|_| async { Ok(()) }).await?;
+            }
+            let id = ConversationId::random()?;
+            return Ok(Turn {
+                id,
+                owner,
+                conversation: Conversation::default(),
+                before: 0,
+                _lease: None,
+                _lock: None,
+            });
+        };
+        let lock = self.locks.lock((owner.clone(), id)).await;
+        let lease = if self.database.is_shared() { Some(self.lease(&owner, id).await?) } else { None };
+        let of = owner.clone();
+        let (conversation, before) = self.run(|database| load(database, of, id, history)).await?;
+        Ok(Turn { id, owner, conversation, before, _lease: lease, _lock: Some(lock) })
+    }
+
+    /// Keeps what a turn adds to its conversation; when this returns, it is durable.
+    ///
+    /// # Errors
+    /// [`Kind::StorageUnavailable`]; [`Kind::ConversationBusy`] when another process went on with
+    /// the conversation because this one seemed to have died.
+    pub async fn commit(&self, turn: Turn, exchange: Exchange) -> Result<(), Error> {
+        self.run(|database| async move {
+            let committed = commit(&database, &turn, exchange).await;
+            // The lease and the lock are let go after the commit, and on this thread.
+            drop(turn);
+            committed
+        })
+        .await
+    }
+
+    /// Reads a conversation back.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub async fn transcript(&self, owner: &Owner, id: ConversationId) -> Result<Transcript, Error> {
+        let owner = owner.clone();
+        self.run(|database| transcript(database, owner, id)).await
+    }
+
+    /// Deletes a conversation.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub async fn delete(&self, owner: &Owner, id: ConversationId) -> Result<(), Error> {
+        let owner = owner.clone();
+        self.run(|database| async move {
+            let mut transaction = database.pool().begin().await.map_err(failed)?;
+            let deleted = sqlx::query("DELETE FROM conversations WHERE owner = $1 AND id = $2")
+                .bind(&owner.0)
+                .bind(id.to_string())
+                .execute(&mut *transaction)
+                .await
+                .map_err(failed)?;
+            if deleted.rows_affected() == 0 {
+                return Err(not_found());
+            }
+            sqlx::query("DELETE FROM turns WHERE owner = $1 AND id = $2")
+                .bind(&owner.0)
+                .bind(id.to_string())
+                .execute(&mut *transaction)
+                .await
+                .map_err(failed)?;
+            transaction.commit().await.map_err(failed)
+        })
+        .await
+    }
+
+    /// Deletes the conversations that nobody went on with for this long; says how many.
+    ///
+    /// # Errors
+    /// [`Kind::StorageUnavailable`]
+    pub async fn expire(&self, after: Duration) -> Result<u64, Error> {
+        self.run(|database| async move {
+            let limit = format!("{} - $1", database.now());
+            let age = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
+            let mut transaction = database.pool().begin().await.map_err(failed)?;
+            let expired = format!("SELECT 1 FROM conversations c WHERE c.owner = turns.owner AND c.id = turns.id AND c.used_at < {limit}");
+            sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM turns WHERE EXISTS ({expired})")))
+                .bind(age)
+                .execute(&mut *transaction)
+                .await
+                .map_err(failed)?;
+            let deleted = sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM conversations WHERE used_at < {limit}")))
+                .bind(age)
+                .execute(&mut *transaction)
+                .await
+                .map_err(failed)?;
+            transaction.commit().await.map_err(failed)?;
+            Ok(deleted.rows_affected())
+        })
+        .await
+    }
+
+    /// The database's clock, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`Kind::StorageUnavailable`]
+    pub async fn clock(&self) -> Result<i64, Error> {
+        self.run(|database| async move {
+            let text = format!("SELECT {}", database.now());
+            let row =
+                sqlx::query(sqlx::AssertSqlSafe(text)).fetch_one(database.pool()).await.map_err(failed)?;
+            row.try_get(0).map_err(failed)
+        })
+        .await
+    }
+
+    /// Waits until no other process has the conversation, and takes it.
+    async fn lease(&self, owner: &Owner, id: ConversationId) -> Result<Lease, Error> {
+        let holder = ConversationId::random()?.to_string();
+        loop {
+            let (owner, holder) = (owner.clone(), holder.clone());
+            let taken = self.run(|database| take_lease(database, owner, id, holder)).await?;
+            if taken {
+                break;
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        let claim = Claim { database: Arc::clone(&self.database), owner: owner.clone(), id, holder };
+        let renewing = claim.clone();
+        let renewal = self.runtime().spawn(async move {
+            loop {
+                sleep(RENEWAL).await;
+                if let Err(error) = renewing.extend(LEASE).await {
+                    log::warn!(error = error.kind.code(); "a conversation's lease could not be renewed: {}", error.message);
+                }
+            }
+        });
+        Ok(Lease { claim, renewal: renewal.abort_handle(), runtime: self.runtime().handle().clone() })
+    }
+}
+
+/// A conversation that this process has taken; let go when it is dropped.
+struct Lease {
+    claim: Claim,
+    renewal: AbortHandle,
+    runtime: tokio::runtime::Handle,
+}
+
+#[derive(Clone)]
+struct Claim {
+    database: Arc<Database>,
+    owner: Owner,
+    id: ConversationId,
+    holder: String,
+}
+
+impl Claim {
+    async fn extend(&self, time: Duration) -> Result<(), Error> {
+        let text = format!(
+            "UPDATE conversations SET lease_until = {} + $1 WHERE owner = $2 AND id = $3 AND lease = $4",
+            self.database.now()
+        );
+        sqlx::query(sqlx::AssertSqlSafe(text))
+            .bind(time.as_millis() as i64)
+            .bind(&self.owner.0)
+            .bind(self.id.to_string())
+            .bind(&self.holder)
+            .execute(self.database.pool())
+            .await
+            .map(drop)
+            .map_err(failed)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.renewal.abort();
+        let claim = self.claim.clone();
+        self.runtime.spawn(async move {
+            // If this fails, the lease runs out by itself.
+            let _ = claim.extend(Duration::ZERO).await;
+        });
+    }
+}
+
+async fn take_lease(
+    database: Arc<Database>,
+    owner: Owner,
+    id: ConversationId,
+    holder: String,
+) -> Result<bool, Error> {
+    let now = database.now();
+    let text = format!(
+        "UPDATE conversations SET lease = $1, lease_until = {now} + $2 WHERE owner = $3 AND id = $4 AND lease_until <= {now}"
+    );
+    let taken = sqlx::query(sqlx::AssertSqlSafe(text))
+        .bind(holder)
+        .bind(LEASE.as_millis() as i64)
+        .bind(&owner.0)
+        .bind(id.to_string())
+        .execute(database.pool())
+        .await
+        .map_err(failed)?;
+    if taken.rows_affected() > 0 {
+        return Ok(true);
+    }
+    head(&database, &owner, id).await.map(|_| false)
+}
+
+/// The conversation's own row.
+async fn head(database: &Database, owner: &Owner, id: ConversationId) -> Result<AnyRow, Error> {
+    sqlx::query(
+        "SELECT system, upstream_conversation, upstream_response, turns, created_at, used_at FROM conversations WHERE owner = $1 AND id = $2",
+    )
+    .bind(&owner.0)
+    .bind(id.to_string())
+    .fetch_optional(database.pool())
+    .await
+    .map_err(failed)?
+    .ok_or_else(not_found)
+}
+
+/// The latest turns, the oldest of them first.
+async fn turns(
+    database: &Database,
+    owner: &Owner,
+    id: ConversationId,
+    most: usize,
+) -> Result<Vec<(String, String, bool)>, Error> {
+    let rows = sqlx::query("SELECT question, answer, partial FROM turns WHERE owner = $1 AND id = $2 ORDER BY number DESC LIMIT $3")
+        .bind(&owner.0)
+        .bind(id.to_string())
+        .bind(most as i64)
+        .fetch_all(database.pool())
+        .await
+        .map_err(failed)?;
+    let turn = |row: &AnyRow| -> Result<(String, String, bool), sqlx::Error> {
+        Ok((row.try_get(0)?, row.try_get(1)?, row.try_get::<i64, _>(2)? != 0))
+    };
+    rows.iter().rev().map(turn).collect::<Result<_, _>>().map_err(failed)
+}
+
+async fn load(
+    database: Arc<Database>,
+    owner: Owner,
+    id: ConversationId,
+    history: usize,
+) -> Result<(Conversation, i64), Error> {
+    let row = head(&database, &owner, id).await?;
+    let pairs = turns(&database, &owner, id, history.div_ceil(2)).await?;
+    let read = || -> Result<(Conversation, i64), sqlx::Error> {
+        let upstream: Option<String> = row.try_get(1)?;
+        let thread = upstream.zip(row.try_get::<Option<String>, _>(2)?);
+        let thread = thread.map(|(conversation, last_response)| Thread { conversation, last_response });
+        let messages = pairs.into_iter().flat_map(|(question, answer, _)| {
+            [Message { role: Role::User, text: question }, Message { role: Role::Assistant, text: answer }]
+        });
+        let conversation = Conversation { system: row.try_get(0)?, messages: messages.collect(), thread };
+        Ok((conversation, row.try_get(3)?))
+    };
+    read().map_err(failed)
+}
+
+async fn commit(database: &Database, turn: &Turn, exchange: Exchange) -> Result<(), Error> {
+    let now = database.now();
+    let (upstream, response) =
+        exchange.thread.map(|thread| (thread.conversation, thread.last_response)).unzip();
+    let id = turn.id.to_string();
+    let mut transaction = database.pool().begin().await.map_err(failed)?;
+    // The number of turns is compared, so that no process writes over another's turn, whatever
+    // became of its lease.
+    let text = format!(
+        "INSERT INTO conversations (owner, id, system, upstream_conversation, upstream_response, turns, created_at, used_at) \
+         VALUES ($1, $2, $3, $4, $5, 1, {now}, {now}) \
+         ON CONFLICT (owner, id) DO UPDATE SET system = excluded.system, \
+         upstream_conversation = excluded.upstream_conversation, upstream_response = excluded.upstream_response, \
+         turns = conversations.turns + 1, used_at = excluded.used_at \
+         WHERE conversations.turns = $6"
+    );
+    let written = sqlx::query(sqlx::AssertSqlSafe(text))
+        .bind(&turn.owner.0)
+        .bind(&id)
+        .bind(exchange.system.map(storable))
+        .bind(upstream.map(storable))
+        .bind(response.map(storable))
+        .bind(turn.before)
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed)?;
+    if written.rows_affected() == 0 {
+        return Err(Error::new(
+            Kind::ConversationBusy,
+            "another call went on with this conversation meanwhile",
+        ));
+    }
+    let text = format!(
+        "INSERT INTO turns (owner, id, number, question, answer, partial, created_at) VALUES ($1, $2, $3, $4, $5, $6, {now})"
+    );
+    sqlx::query(sqlx::AssertSqlSafe(text))
+        .bind(&turn.owner.0)
+        .bind(&id)
+        .bind(turn.before + 1)
+        .bind(storable(exchange.question))
+        .bind(storable(exchange.answer))
+        .bind(i64::from(exchange.partial))
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed)?;
+    transaction.commit().await.map_err(failed)
+}
+
+async fn transcript(database: Arc<Database>, owner: Owner, id: ConversationId) -> Result<Transcript, Error> {
+    let row = head(&database, &owner, id).await?;
+    let turns = turns(&database, &owner, id, MAX_TURNS_READ).await?;
+    let read = || -> Result<Transcript, sqlx::Error> {
+        Ok(Transcript {
+            system: row.try_get(0)?,
+            turns,
+            created_at: row.try_get(4)?,
+            used_at: row.try_get(5)?,
+        })
+    };
+    read().map_err(failed)
+}
+
+/// PostgreSQL takes every character but NUL.
+fn storable(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
+}
+
+fn not_found() -> Error {
+    Error::new(Kind::ConversationNotFound, "there is no such conversation, or it was forgotten")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Location;
+
+    /// The same cases run in memory, in a file, and in PostgreSQL where the environment names one.
+    fn stores() -> Vec<Store> {
+        let folder = std::env::temp_dir().join(format!("mirrorgate-store-{}", std::process::id()));
+        let name = ConversationId::random().expect("random bytes").to_string();
+        let mut locations = vec![Location::Memory, Location::File(folder.join(name).join("test %?.db"))];
+        locations.extend(std::env::var("TEST_POSTGRES_URL").ok().map(|url| Location::Postgres(url.into())));
+        locations.into_iter().map(|location| Store::new(location).expect("a store")).collect()
+    }
+
+    fn exchange(question: &str) -> Exchange {
+        Exchange {
+            system: Some("S".into()),
+            thread: Some(Thread { conversation: "c".into(), last_response: question.into() }),
+            question: question.into(),
+            answer: format!("{question}!\0"),
+            partial: question.is_empty(),
+        }
+    }
+
+    fn owner() -> Owner {
+        Owner(ConversationId::random().expect("random bytes").to_string())
+    }
+
+    #[tokio::test]
+    async fn a_conversation_is_kept_and_found_by_its_owner_alone() {
+        for store in stores() {
+            let (ann, bob) = (owner(), owner());
+            let turn = store.open(&ann, None, 10).await.expect("a turn");
+            let id = turn.id;
+            assert!(store.open(&ann, Some(id), 10).await.is_err(), "nothing is kept before the commit");
+            store.commit(turn, exchange("one")).await.expect("kept");
+            for question in ["two", "three"] {
+                let turn = store.open(&ann, Some(id), 10).await.expect("a turn");
+                store.commit(turn, exchange(question)).await.expect("kept");
+            }
+            let turn = store.open(&ann, Some(id), 4).await.expect("a turn");
+            let conversation = turn.conversation().clone();
+            let texts: Vec<_> = conversation.messages.iter().map(|message| message.text.as_str()).collect();
+            assert_eq!(texts, ["two", "two!\u{fffd}", "three", "three!\u{fffd}"]);
+            assert_eq!(conversation.thread.map(|thread| thread.last_response).as_deref(), Some("three"));
+            drop(turn);
+            for kind in [
+                store.open(&bob, Some(id), 10).await.err().map(|error| error.kind),
+                store.transcript(&bob, id).await.err().map(|error| error.kind),
+                store.delete(&bob, id).await.err().map(|error| error.kind),
+            ] {
+                assert_eq!(kind, Some(Kind::ConversationNotFound));
+            }
+            assert_eq!(store.transcript(&ann, id).await.expect("a transcript").turns.len(), 3);
+            store.delete(&ann, id).await.expect("deleted");
+            assert!(store.transcript(&ann, id).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn parallel_turns_wait_for_each_other_and_none_is_lost() {
+        for store in stores().into_iter().map(Arc::new) {
+            let owner = owner();
+            let turn = store.open(&owner, None, 2).await.expect("a turn");
+            let id = turn.id;
+            store.commit(turn, exchange("0")).await.expect("kept");
+            let turns = (1..20).map(|number| {
+                let (store, owner) = (Arc::clone(&store), owner.clone());
+                async move {
+                    let turn = store.open(&owner, Some(id), 2).await.expect("a turn");
+                    tokio::task::yield_now().await;
+                    store.commit(turn, exchange(&number.to_string())).await.expect("kept");
+                }
+            });
+            futures_util::future::join_all(turns).await;
+            assert_eq!(store.transcript(&owner, id).await.expect("a transcript").turns.len(), 20);
+        }
+    }
+
+    #[tokio::test]
+    async fn only_what_is_old_enough_expires() {
+        for store in stores() {
+            let owner = owner();
+            let turn = store.open(&owner, None, 2).await.expect("a turn");
+            let id = turn.id;
+            store.commit(turn, exchange("0")).await.expect("kept");
+            store.expire(Duration::from_secs(60)).await.expect("swept");
+            assert!(store.transcript(&owner, id).await.is_ok());
+            sleep(Duration::from_millis(20)).await;
+            store.expire(Duration::from_millis(10)).await.expect("swept");
+            assert!(store.transcript(&owner, id).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_has_a_name_of_its_own() {
+        for store in stores() {
+            let name = owner().0;
+            assert!(store.add_key(&name, "d1").await.expect("kept"));
+            assert!(!store.add_key(&name, "d2").await.expect("asked"));
+            let keys = store.keys().await.expect("keys");
+            assert!(keys.iter().any(|key| key.name == name && key.digest == "d1"));
+            store.remove_key(&name).await.expect("removed");
+            assert!(store.remove_key(&name).await.is_err());
+        }
+    }
+}

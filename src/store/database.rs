@@ -1,0 +1,174 @@
+//! The database under the store: where it is, how it is opened, and whether it can be written.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::{AnyPool, Executor};
+use tokio::sync::Mutex;
+
+use super::unavailable;
+use crate::config::Location;
+use crate::error::{Error, Kind};
+
+static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// Connections to PostgreSQL, and to a SQLite file; a SQLite connection is a thread.
+const POSTGRES_CONNECTIONS: u32 = 16;
+const SQLITE_CONNECTIONS: u32 = 4;
+
+/// How long a free connection is waited for.
+const ACQUIRE_TIME: Duration = Duration::from_secs(3);
+
+/// The free space without which a SQLite file counts as full: a turn is refused before it is paid
+/// for rather than lost after.
+const MIN_FREE_BYTES: u64 = 512 << 10;
+
+/// The database, connected to when it is first used.
+pub struct Database {
+    location: Location,
+    pool: AnyPool,
+    migrated: AtomicBool,
+    migrating: Mutex<()>,
+}
+
+impl Database {
+    pub fn new(location: Location) -> Result<Self, Error> {
+        sqlx::any::install_default_drivers();
+        let (url, connections) = match &location {
+            Location::File(path) => (format!("sqlite://{}?mode=rwc", in_url(path)), SQLITE_CONNECTIONS),
+            Location::Postgres(url) => (url.expose_secret().to_string(), POSTGRES_CONNECTIONS),
+            // A database in memory is its one connection's.
+            Location::Memory => ("sqlite::memory:".to_string(), 1),
+        };
+        let options: AnyConnectOptions = url
+            .parse()
+            // The text may quote the URL with its password.
+            .map_err(|_| Error::new(Kind::StorageUnavailable, "DATABASE_URL is not understood"))?;
+        let in_memory = matches!(location, Location::Memory);
+        let is_sqlite = !matches!(location, Location::Postgres(_));
+        let pool = AnyPoolOptions::new()
+            .max_connections(connections)
+            .min_connections(u32::from(in_memory))
+            .acquire_timeout(ACQUIRE_TIME)
+            .idle_timeout((!in_memory).then_some(Duration::from_secs(60)))
+            .max_lifetime((!in_memory).then_some(Duration::from_secs(1800)))
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    if is_sqlite {
+                        // FULL: in WAL mode NORMAL loses acknowledged turns when the power fails.
+                        connection
+                            .execute("PRAGMA busy_timeout = 4000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
+                            .await?;
+                    }
+                    Ok(())
+                })
+            })
+            .connect_lazy_with(options);
+        Ok(Database { location, pool, migrated: AtomicBool::new(false), migrating: Mutex::new(()) })
+    }
+
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
+    pub fn pool(&self) -> &AnyPool {
+        &self.pool
+    }
+
+    /// Whether several processes may share it, so that turns must be ordered in it.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.location, Location::Postgres(_))
+    }
+
+    /// The database's own clock, in SQL: milliseconds since 1970. Replicas' clocks differ.
+    pub fn now(&self) -> &'static str {
+        match self.location {
+            Location::Postgres(_) => "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
+            Location::File(_) | Location::Memory => "CAST(unixepoch('subsec') * 1000 AS BIGINT)",
+        }
+    }
+
+    /// Creates the file and brings the schema up to date, unless that was done before.
+    pub async fn ensure(&self) -> Result<(), Error> {
+        if let Location::File(path) = &self.location {
+            check_file(path, self.migrated.load(Ordering::Acquire))?;
+        }
+        if self.migrated.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _one_at_a_time = self.migrating.lock().await;
+        if !self.migrated.load(Ordering::Acquire) {
+            MIGRATIONS.run(&self.pool).await.map_err(migration_failed)?;
+            self.migrated.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Asks the database something.
+    pub async fn probe(&self) -> Result<(), Error> {
+        sqlx::query("SELECT 1").execute(&self.pool).await.map(drop).map_err(failed)
+    }
+}
+
+/// The error for a failed statement. What a driver says may quote values, so only its kind is told.
+pub fn failed(error: sqlx::Error) -> Error {
+    match error {
+        sqlx::Error::PoolTimedOut => unavailable("no connection to it is free, or it is down"),
+        sqlx::Error::Io(error) => unavailable(format_args!("the connection to it failed ({})", error.kind())),
+        sqlx::Error::Tls(_) => unavailable("TLS with it failed"),
+        sqlx::Error::Database(error) => unavailable(format_args!(
+            "it reports an error (code {})",
+            error.code().unwrap_or_else(|| "unknown".into())
+        )),
+        _ => unavailable("a statement failed"),
+    }
+}
+
+fn migration_failed(error: MigrateError) -> Error {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => failed(error),
+        MigrateError::VersionMissing(version) => Error::new(
+            Kind::StorageNewer,
+            format!("the store's schema is newer than this program: it holds version {version}"),
+        ),
+        error => unavailable(format_args!("its schema cannot be brought up to date ({error})")),
+    }
+}
+
+/// Sees that the file can be written: creates it for its owner alone, and refuses a full disk and a
+/// file that was taken away under an open connection, which would swallow what is written.
+fn check_file(path: &Path, opened: bool) -> Result<(), Error> {
+    let trouble =
+        |what: &str, error: std::io::Error| unavailable(format_args!("{what} {}: {error}", path.display()));
+    if !path.exists() {
+        if opened {
+            return Err(unavailable(format_args!(
+                "the file {} is gone; restart the service",
+                path.display()
+            )));
+        }
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(|error| trouble("no folder for", error))?;
+        }
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(false);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options.open(path).map_err(|error| trouble("cannot create", error))?;
+    }
+    match fs4::available_space(path) {
+        Ok(free) if free < MIN_FREE_BYTES => Err(unavailable("the disk is full")),
+        Ok(_) => Ok(()),
+        Err(error) => Err(trouble("cannot look at", error)),
+    }
+}
+
+/// A path as a URL holds it.
+fn in_url(path: &Path) -> String {
+    path.to_string_lossy().replace('%', "%25").replace('?', "%3F").replace('#', "%23")
+}
