@@ -12,7 +12,8 @@ use actix_web::middleware::from_fn;
 use actix_web::rt::net::TcpStream;
 use actix_web::web::{self, Data};
 use actix_web::{App, HttpServer};
-use secrecy::ExposeSecret;
+use secrecy::SecretString;
+use tokio::time::timeout;
 use url::Url;
 use utoipa_actix_web::AppExt;
 
@@ -21,21 +22,25 @@ use crate::api::auth::{self, Guard};
 use crate::api::base_url::{LocalAddress, Peers};
 use crate::api::docs::{self, Documents};
 use crate::api::live::{self, Draining};
-use crate::api::{conversations, home, tools};
+use crate::api::{conversations, home, session, tools};
 use crate::config::{self, Config, Location};
 use crate::demo::{self, Demo};
 use crate::error::{Error, Kind};
 use crate::keys::{self, GatewayKey};
 use crate::service::{Service, Shared};
 use crate::store::{Store, StoredKey};
-use crate::upstream::Upstream;
 use crate::upstream::session::Session;
+use crate::upstream::{Upstream, webhook};
+use crate::vault::Vault;
 
 /// Longer than proxies keep a connection, which would else use one that is just being closed.
 const KEEP_ALIVE: Duration = Duration::from_secs(80);
 
 /// How long a caller may take for the head of its request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
+
+/// How often the kept session is looked at.
+const SESSION_RENEWAL: Duration = Duration::from_secs(2);
 
 /// How often the store's keys are read again.
 const KEY_RENEWAL: Duration = Duration::from_secs(2);
@@ -117,8 +122,7 @@ impl Application {
         let guard = Data::new(Guard::new(config.gateway.keys.clone()));
         let new_key = if config.gateway.auth { first_key(&config, &store, &guard).await? } else { None };
         let (base, demo) = upstream_base(&config.upstream)?;
-        let cookie = config.upstream.cookie.as_ref().map(|line| line.expose_secret());
-        let session = Arc::new(Session::new(&base, cookie));
+        let session = Arc::new(Session::new(&base, &config.upstream));
         let shared = Arc::new(Shared::new(Arc::clone(&store)));
         let documents = Data::new(Documents::collect());
         let draining = Data::new(Draining::default());
@@ -138,6 +142,17 @@ impl Application {
         if let Some(ttl) = config.store.conversation_ttl {
             tokio::task::spawn_local(sweep(Arc::clone(&store), ttl));
         }
+        if config.upstream.url.is_some() {
+            let vault = Vault::new(config.store.secret_key.as_ref());
+            Keeper::new(Arc::clone(&store), Arc::clone(&session), vault).start().await;
+            if let Some(url) = config.upstream.session_webhook.clone() {
+                tokio::task::spawn_local(tell_expiry(
+                    Arc::clone(&session),
+                    url,
+                    base.origin().ascii_serialization(),
+                ));
+            }
+        }
         let draining_flag = draining.clone();
         let server = HttpServer::new(move || {
             let upstream = Upstream::new(base.clone(), &config.upstream, Arc::clone(&session));
@@ -152,6 +167,7 @@ impl Application {
                 .app_data(limits.clone())
                 .configure(tools::routes)
                 .configure(conversations::routes)
+                .configure(session::routes)
                 .configure(home::routes)
                 .configure(live::routes)
                 .configure(docs::routes)
@@ -317,6 +333,81 @@ fn gateway_keys(stored: Vec<StoredKey>) -> Vec<GatewayKey> {
     stored.into_iter().filter_map(|key| GatewayKey::kept(key.name, &key.digest)).collect()
 }
 
+/// Keeps the upstream's session in the store, and follows what other replicas and the command line
+/// make of it.
+pub struct Keeper {
+    store: Arc<Store>,
+    session: Arc<Session>,
+    vault: Vault,
+    /// The version in the store that the session was last equal to.
+    version: i64,
+}
+
+impl Keeper {
+    /// A keeper of a session that has not been read yet.
+    pub fn new(store: Arc<Store>, session: Arc<Session>, vault: Vault) -> Self {
+        Keeper { store, session, vault, version: 0 }
+    }
+
+    /// Takes the kept session over, and follows it from then on.
+    async fn start(mut self) {
+        // A store that is down now is read as soon as it is back.
+        let _ = self.follow().await;
+        tokio::task::spawn_local(async move {
+            loop {
+                let changed = timeout(SESSION_RENEWAL, self.session.changed()).await.is_ok();
+                let outcome = if changed { self.keep().await } else { self.follow().await };
+                if let Err(error) = outcome {
+                    log::warn!(error = error.kind.code(); "the upstream's session is not kept now: {}", error.message);
+                    if changed {
+                        // Tried again with the next round.
+                        tokio::time::sleep(SESSION_RENEWAL).await;
+                        self.session.mark_changed();
+                    }
+                }
+            }
+        });
+    }
+
+    /// Writes the session to the store.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn keep(&mut self) -> Result<(), Error> {
+        self.version = self.store.keep_session(self.vault.seal(&self.session.snapshot())?).await?;
+        Ok(())
+    }
+
+    /// Takes over what is newer in the store.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn follow(&mut self) -> Result<(), Error> {
+        if self.store.session_version().await? == self.version {
+            return Ok(());
+        }
+        let Some((version, sealed)) = self.store.session().await? else { return Ok(()) };
+        self.version = version;
+        match self.vault.open(&sealed) {
+            Some(text) if self.session.restore(&text) => {
+                log::info!("the upstream's session was taken over from the store")
+            }
+            Some(_) => log::info!("the upstream's settings have changed: the kept session is not used"),
+            None => log::warn!("the kept session does not open under this SECRET_KEY: the settings hold"),
+        }
+        Ok(())
+    }
+}
+
+/// Tells the webhook whenever the session expires.
+async fn tell_expiry(session: Arc<Session>, url: SecretString, upstream: String) {
+    loop {
+        session.expired().await;
+        log::warn!("the upstream does not accept the session any more");
+        webhook::session_expired(&url, &upstream).await;
+    }
+}
+
 /// Follows the store's keys, which other replicas and the command line change. While the store
 /// cannot be asked, the last known ones hold.
 async fn renew_keys(store: Arc<Store>, guard: Data<Guard>) {
@@ -355,7 +446,7 @@ async fn sweep(store: Arc<Store>, ttl: Duration) {
 
 fn cors(origins: Option<&[String]>) -> Cors {
     let cors = Cors::default()
-        .allowed_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
+        .allowed_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
         .allow_any_header()
         .expose_headers([header::HeaderName::from_static("x-request-id"), header::RETRY_AFTER])
         .max_age(3600);

@@ -8,13 +8,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Arg, ArgMatches, Command};
-use secrecy::ExposeSecret;
+use clap::{Arg, ArgGroup, ArgMatches, Command};
 use tokio::task::LocalSet;
 
 use crate::api::base_url::Unreachable;
 use crate::api::docs::{self, Document, Documents};
-use crate::app::{self, Application, StartError};
+use crate::app::{self, Application, Keeper, StartError};
 use crate::chat::{Event, Owner};
 use crate::config::{self, Config, Location, SETTINGS};
 use crate::error::{Error, Kind};
@@ -23,7 +22,8 @@ use crate::service::{Question, Service, Shared};
 use crate::store::Store;
 use crate::telemetry;
 use crate::upstream::Upstream;
-use crate::upstream::session::Session;
+use crate::upstream::session::{Credentials, Session};
+use crate::vault::Vault;
 
 /// Runs one command and gives the process's exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -33,6 +33,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("openapi", matches)) => openapi(matches),
         Some(("healthcheck", matches)) => with_config(matches, healthcheck),
         Some(("key", inner)) => with_config(inner, |config| key(config, inner)),
+        Some(("session", inner)) => with_config(inner, |config| session(config, inner)),
         Some(("chat", inner)) => with_config(inner, |config| chat(config, inner)),
         Some((_, inner)) => with_config(inner, serve),
         None => with_config(&matches, serve),
@@ -76,6 +77,15 @@ fn command() -> Command {
                 .subcommand(Command::new("new").about("Make a key and print it once").arg(name()))
                 .subcommand(Command::new("list").about("List the keys by name"))
                 .subcommand(Command::new("revoke").about("Revoke a key").arg(name())),
+        )
+        .subcommand(
+            Command::new("session").about("Change the login at the upstream without a restart").subcommand_required(true).subcommand(
+                Command::new("set")
+                    .about("Try new credentials at the upstream and hand them to running services")
+                    .arg(text("cookie", "A Cookie header line, as copied from the browser; `-` reads it from standard input").value_name("LINE"))
+                    .arg(text("key", "A bearer key; `-` reads it from standard input").value_name("KEY"))
+                    .group(ArgGroup::new("credentials").args(["cookie", "key"]).required(true)),
+            ),
         )
         .subcommand(
             Command::new("chat")
@@ -349,11 +359,84 @@ async fn ask(config: Config, question: Question) -> ExitCode {
 /// The use cases in this process, over the configured upstream and store.
 async fn service(config: &Config) -> Result<Service, StartError> {
     let (base, _) = app::upstream_base(&config.upstream)?;
-    let cookie = config.upstream.cookie.as_ref().map(|line| line.expose_secret());
-    let session = Arc::new(Session::new(&base, cookie));
-    let upstream = Upstream::new(base, &config.upstream, session);
+    let session = Arc::new(Session::new(&base, &config.upstream));
     let store = Arc::new(app::open_store(&config.store).await?);
+    let mut keeper = keeper(config, &store, &session);
+    // What the store keeps of the session is better than the settings; without it, those do.
+    let _ = keeper.follow().await;
+    let upstream = Upstream::new(base, &config.upstream, session);
     Ok(Service::new(upstream, Arc::new(Shared::new(store)), config.upstream.clone()))
+}
+
+fn keeper(config: &Config, store: &Arc<Store>, session: &Arc<Session>) -> Keeper {
+    Keeper::new(Arc::clone(store), Arc::clone(session), Vault::new(config.store.secret_key.as_ref()))
+}
+
+/// `session set`: new credentials for the upstream, tried first, then written to the store, where
+/// running services notice them.
+fn session(config: Config, matches: &ArgMatches) -> ExitCode {
+    telemetry::start(&config::Log { filter: "error".into(), ..config.log.clone() });
+    let Some(("set", matches)) = matches.subcommand() else { return ExitCode::from(2) };
+    if config.upstream.url.is_none() {
+        return fail(
+            2,
+            "error: there is no session without an upstream\n  hint: give this command UPSTREAM_URL as the service has it",
+        );
+    }
+    if matches!(config.store.location, Location::Memory) {
+        return fail(
+            78,
+            "error: this store forgets everything when the process ends\n  hint: set DATA_DIR or DATABASE_URL as the service has them",
+        );
+    }
+    let credentials = match credentials(matches) {
+        Ok(credentials) => credentials,
+        Err(text) => return fail(2, text),
+    };
+    let outcome =
+        actix_web::rt::System::new().block_on(LocalSet::new().run_until(set_session(&config, &credentials)));
+    match outcome {
+        Ok(()) => {
+            println!("the upstream accepts it; running services use it within seconds");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(1, described(&error)),
+    }
+}
+
+/// The credentials in the flags; a value of `-` is read from standard input, so that it stands in
+/// no list of processes.
+fn credentials(matches: &ArgMatches) -> Result<Credentials, String> {
+    let value = |name: &str| -> Result<Option<String>, String> {
+        match matches.get_one::<String>(name).map(String::as_str) {
+            Some("-") => {
+                let mut text = String::new();
+                std::io::stdin()
+                    .read_to_string(&mut text)
+                    .map_err(|error| format!("error: standard input cannot be read: {error}"))?;
+                Ok(Some(text))
+            }
+            value => Ok(value.map(String::from)),
+        }
+    };
+    let mistake = |(what, advice): (&str, &str)| format!("error: the value {what}\n  hint: {advice}");
+    let cookie =
+        value("cookie")?.map(|line| config::parse_cookie_line(&line)).transpose().map_err(mistake)?;
+    let api_key = value("key")?.map(|key| config::parse_api_key(&key)).transpose().map_err(mistake)?;
+    Ok(Credentials { cookie, api_key })
+}
+
+async fn set_session(config: &Config, credentials: &Credentials) -> Result<(), Error> {
+    let trouble = |error: StartError| Error::new(Kind::Internal, error.to_string());
+    let (base, _) = app::upstream_base(&config.upstream).map_err(trouble)?;
+    let session = Arc::new(Session::new(&base, &config.upstream));
+    let store = Arc::new(Store::new(config.store.location.clone())?);
+    let mut keeper = keeper(config, &store, &session);
+    keeper.follow().await?;
+    let upstream = Upstream::new(base, &config.upstream, Arc::clone(&session));
+    let service = Service::new(upstream, Arc::new(Shared::new(store)), config.upstream.clone());
+    service.swap(credentials).await?;
+    keeper.keep().await
 }
 
 /// `key new NAME`, `key list` and `key revoke NAME`: on the store itself, whether the service runs

@@ -17,4 +17,5 @@ pub mod chat;
 pub mod error;
 pub mod config;
 pub mod keys;
+pub mod vault;
 pub mod random;

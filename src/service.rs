@@ -10,6 +10,7 @@ use crate::chat::{Answer, ConversationId, Event, Message, Model, Owner, Prompt, 
 use crate::config;
 use crate::error::{Error, Kind};
 use crate::store::{Conversation, Exchange, Store, Transcript, Turn};
+pub use crate::upstream::session::Credentials;
 use crate::upstream::session::State;
 use crate::upstream::{Events, Upstream};
 
@@ -286,6 +287,21 @@ impl Service {
         self.shared.store.delete(owner, id).await
     }
 
+    /// Replaces the upstream's credentials by others, once the upstream accepts those.
+    ///
+    /// # Errors
+    /// What the upstream says to them; then the old ones stay.
+    pub async fn swap(&self, credentials: &Credentials) -> Result<State, Error> {
+        let trial = Arc::new(self.upstream.session().with(credentials));
+        match timeout(PROBE_TIME, self.upstream.with_session(Arc::clone(&trial)).probe()).await {
+            Ok(outcome) => outcome?,
+            Err(_) => return Err(no_answer()),
+        }
+        self.upstream.session().replace(&trial);
+        *self.shared.health.lock().await = None;
+        Ok(self.upstream.session().state())
+    }
+
     /// Whether the store can be used.
     ///
     /// # Errors
@@ -322,12 +338,9 @@ impl Service {
         let start = Instant::now();
         let outcome = match timeout(PROBE_TIME, self.upstream.probe()).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Error::new(
-                Kind::UpstreamTimeout,
-                format!("the upstream did not answer within {} seconds", PROBE_TIME.as_secs()),
-            )),
+            Err(_) => Err(no_answer()),
         };
-        let session = self.upstream.session_state();
+        let session = self.upstream.session().state();
         // A probe can succeed where the login is not needed: what a question met says more.
         let outcome = outcome.and_then(|()| match session {
             State::Expired => Err(Error::new(
@@ -337,7 +350,7 @@ impl Service {
             State::Refused => {
                 Err(Error::new(Kind::UpstreamRefused, "the upstream refused when it was last asked"))
             }
-            State::Ok | State::Unknown => Ok(()),
+            State::Ok | State::Unknown | State::Expiring => Ok(()),
         });
         let health = Health {
             status: outcome.as_ref().map_or_else(|error| status_after(error.kind), |()| Status::Ok),
@@ -452,6 +465,13 @@ impl Running {
         }
         Some(event)
     }
+}
+
+fn no_answer() -> Error {
+    Error::new(
+        Kind::UpstreamTimeout,
+        format!("the upstream did not answer within {} seconds", PROBE_TIME.as_secs()),
+    )
 }
 
 fn named(id: String) -> Model {

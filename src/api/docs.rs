@@ -16,7 +16,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::base_url::Peers;
 use super::reply::{Failure, FailureBody};
-use super::{conversations, home, live, tools};
+use super::{conversations, home, live, session, tools};
 use crate::error::{Error, Kind};
 
 /// Adds the documents to an application and to the full document.
@@ -40,6 +40,7 @@ pub fn pages(config: &mut actix_web::web::ServiceConfig) {
     tags(
         (name = "tools", description = "What an agent or a workflow calls"),
         (name = "conversations", description = "What was said, read back and deleted"),
+        (name = "session", description = "The gateway's login at the upstream"),
         (name = "documents", description = "What importers read"),
         (name = "operations", description = "What platforms and monitors read"),
     ),
@@ -90,6 +91,7 @@ impl Documents {
         let full = document(|config| {
             tools::routes(config);
             conversations::routes(config);
+            session::routes(config);
             home::routes(config);
             live::routes(config);
             routes(config);

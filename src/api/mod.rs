@@ -10,6 +10,7 @@ pub mod home;
 pub mod live;
 mod python_json;
 pub mod reply;
+pub mod session;
 pub mod tools;
 
 use std::time::Duration;

@@ -109,6 +109,8 @@ pub struct Upstream {
     pub history_max_bytes: usize,
     /// How long to wait for it.
     pub timeouts: Timeouts,
+    /// `SESSION_WEBHOOK_URL`
+    pub session_webhook: Option<SecretString>,
 }
 
 /// How long to wait for the upstream.
@@ -142,6 +144,8 @@ pub struct Store {
     pub explicit: bool,
     /// `CONVERSATION_TTL_DAYS`; `None` keeps conversations for ever.
     pub conversation_ttl: Option<Duration>,
+    /// `SECRET_KEY`
+    pub secret_key: Option<SecretString>,
 }
 
 /// Where the store is.
@@ -452,35 +456,18 @@ impl Reader<'_> {
             history_max_messages: self.number("HISTORY_MAX_MESSAGES", 100, 1, 100_000) as usize,
             history_max_bytes: self.number("HISTORY_MAX_BYTES", 256 << 10, 1024, 64 << 20) as usize,
             timeouts,
+            session_webhook: self.webhook(),
         }
     }
 
     fn api_key(&mut self) -> Option<SecretString> {
-        let key = self.get("UPSTREAM_API_KEY")?;
-        let key = strip_word(&key, "bearer ").to_string();
-        if !is_header_value(&key) {
-            self.problem(
-                "UPSTREAM_API_KEY",
-                "holds a line break or a control character",
-                "paste the key again, alone on one line",
-            );
-        }
-        Some(SecretString::from(key))
+        let text = self.get("UPSTREAM_API_KEY")?;
+        parse_api_key(&text).map_err(|(what, advice)| self.problem("UPSTREAM_API_KEY", what, advice)).ok()
     }
 
     fn cookie(&mut self) -> Option<SecretString> {
-        let secret = self.secret("UPSTREAM_COOKIE")?;
-        let line = strip_word(secret.expose_secret(), "cookie:").to_string();
-        let advice = "copy the value of the Cookie request header from the browser's developer tools (Network), such as `sso=abc; cf=def`, on one line";
-        if !is_header_value(&line) {
-            self.problem("UPSTREAM_COOKIE", "holds a line break or a control character", advice);
-        } else if !line
-            .split(';')
-            .any(|pair| pair.trim().split_once('=').is_some_and(|(name, _)| !name.is_empty()))
-        {
-            self.problem("UPSTREAM_COOKIE", "holds no `name=value`", advice);
-        }
-        Some(SecretString::from(line))
+        let text = self.get("UPSTREAM_COOKIE")?;
+        parse_cookie_line(&text).map_err(|(what, advice)| self.problem("UPSTREAM_COOKIE", what, advice)).ok()
     }
 
     fn headers(&mut self) -> Vec<(String, SecretString)> {
@@ -593,8 +580,33 @@ impl Reader<'_> {
         Store {
             location,
             explicit: url.is_some(),
+            secret_key: self.secret_key(),
             conversation_ttl: (days > 0).then(|| Duration::from_secs(days * 86_400)),
         }
+    }
+
+    fn secret_key(&mut self) -> Option<SecretString> {
+        let key = self.secret("SECRET_KEY")?;
+        if key.expose_secret().chars().count() < 32 {
+            self.problem(
+                "SECRET_KEY",
+                "has fewer than 32 characters",
+                "use a long random text, such as the output of `openssl rand -base64 32`",
+            );
+        }
+        Some(key)
+    }
+
+    fn webhook(&mut self) -> Option<SecretString> {
+        let url = self.secret("SESSION_WEBHOOK_URL")?;
+        if !Url::parse(url.expose_secret()).is_ok_and(|url| matches!(url.scheme(), "http" | "https")) {
+            self.problem(
+                "SESSION_WEBHOOK_URL",
+                "is not an http or https URL",
+                "give the whole address that takes the POST",
+            );
+        }
+        Some(url)
     }
 
     fn data_dir(&self, platform: Option<Platform>) -> Option<PathBuf> {
@@ -614,6 +626,43 @@ impl Reader<'_> {
                 }
                 .map(|base| base.join("mirrorgate"))
             })
+    }
+}
+
+/// What is wrong with a value, and what to do.
+type Mistake = (&'static str, &'static str);
+
+/// A bearer key as people paste it.
+///
+/// # Errors
+/// What is wrong, and what to do.
+pub fn parse_api_key(text: &str) -> Result<SecretString, Mistake> {
+    let key = strip_word(text.trim(), "bearer ");
+    if is_header_value(key) && !key.is_empty() {
+        Ok(SecretString::from(key))
+    } else {
+        Err((
+            "holds a line break or a control character, or nothing",
+            "paste the key again, alone on one line",
+        ))
+    }
+}
+
+/// A Cookie header line as people copy it from the browser.
+///
+/// # Errors
+/// What is wrong, and what to do.
+pub fn parse_cookie_line(text: &str) -> Result<SecretString, Mistake> {
+    let advice = "copy the value of the Cookie request header from the browser's developer tools (Network), such as `sso=abc; cf=def`, on one line";
+    let line = strip_word(text.trim(), "cookie:");
+    if !is_header_value(line) {
+        return Err(("holds a line break or a control character", advice));
+    }
+    let is_pair = |pair: &str| pair.trim().split_once('=').is_some_and(|(name, _)| !name.is_empty());
+    if line.split(';').any(is_pair) {
+        Ok(SecretString::from(line))
+    } else {
+        Err(("holds no `name=value`", advice))
     }
 }
 

@@ -108,6 +108,18 @@ pub const SETTINGS: &[Setting] = &[
         "Folder of the SQLite file",
     ),
     row(
+        "SECRET_KEY",
+        "TEXT",
+        "none: kept in clear",
+        "Long random text that seals the upstream's cookies and key in the store",
+    ),
+    row(
+        "SESSION_WEBHOOK_URL",
+        "URL",
+        "none",
+        "Address that is told, by a POST, when the upstream's session expires",
+    ),
+    row(
         "CORS_ALLOWED_ORIGINS",
         "ORIGINS",
         "*",

@@ -458,6 +458,9 @@ mod tests {
     use super::*;
     use crate::config::Location;
 
+    /// Cases that share a PostgreSQL database take turns: one of them deletes what is old.
+    static ONE_AT_A_TIME: TurnMutex<()> = TurnMutex::const_new(());
+
     /// The same cases run in memory, in a file, and in PostgreSQL where the environment names one.
     fn stores() -> Vec<Store> {
         let folder = std::env::temp_dir().join(format!("mirrorgate-store-{}", std::process::id()));
@@ -483,6 +486,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_conversation_is_kept_and_found_by_its_owner_alone() {
+        let _alone = ONE_AT_A_TIME.lock().await;
         for store in stores() {
             let (ann, bob) = (owner(), owner());
             let turn = store.open(&ann, None, 10).await.expect("a turn");
@@ -514,6 +518,7 @@ mod tests {
 
     #[tokio::test]
     async fn parallel_turns_wait_for_each_other_and_none_is_lost() {
+        let _alone = ONE_AT_A_TIME.lock().await;
         for store in stores().into_iter().map(Arc::new) {
             let owner = owner();
             let turn = store.open(&owner, None, 2).await.expect("a turn");
@@ -534,6 +539,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_is_old_enough_expires() {
+        let _alone = ONE_AT_A_TIME.lock().await;
         for store in stores() {
             let owner = owner();
             let turn = store.open(&owner, None, 2).await.expect("a turn");
@@ -549,6 +555,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_has_a_name_of_its_own() {
+        let _alone = ONE_AT_A_TIME.lock().await;
         for store in stores() {
             let name = owner().0;
             assert!(store.add_key(&name, "d1").await.expect("kept"));

@@ -7,6 +7,7 @@
 mod conversations;
 mod database;
 mod keys;
+mod sessions;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -10,6 +10,7 @@ pub mod openai;
 pub mod session;
 mod transport;
 pub mod web_chat;
+pub mod webhook;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -25,7 +26,7 @@ use url::Url;
 use crate::chat::{Event, Model, Prompt};
 use crate::config::{self, Protocol};
 use crate::error::{Error, Kind};
-use session::{Session, State};
+use session::Session;
 use transport::{Body, Transport};
 
 /// How long an answer that is complete in itself is listened to for what may still belong to it.
@@ -62,6 +63,12 @@ impl Upstream {
             Protocol::OpenAi => Upstream::OpenAi(openai::Mirror::new(transport)),
             Protocol::WebChat => Upstream::WebChat(web_chat::Mirror::new(transport, settings.body.clone())),
         }
+    }
+
+    /// The same upstream with connections and a session of their own.
+    pub fn with_session(&self, session: Arc<Session>) -> Self {
+        let transport = self.transport();
+        Upstream::new(transport.base().clone(), transport.settings(), session)
     }
 
     /// Asks and gives the answer's events as they come.
@@ -107,9 +114,9 @@ impl Upstream {
         self.transport().origin()
     }
 
-    /// How the upstream last took the credentials.
-    pub fn session_state(&self) -> State {
-        self.transport().session().state()
+    /// The upstream's session.
+    pub fn session(&self) -> &Arc<Session> {
+        self.transport().session()
     }
 
     fn transport(&self) -> &Transport {

@@ -1,14 +1,28 @@
-//! The upstream's session: the cookies that stand for the login.
+//! The upstream's session: the cookies and the key that stand for the login.
 //!
-//! Seeded from the Cookie line that the user copied, kept up to date from each answer's
-//! `Set-Cookie`, and shared by all workers. It also remembers how the upstream last took it.
+//! Seeded from the settings, kept up to date from each answer's `Set-Cookie`, swapped without a
+//! restart, and shared by all workers. It also remembers how the upstream last took it. Keeping it
+//! beyond the process is not done here: it only tells when it has changed.
 
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use cookie_store::{CookieStore, RawCookie};
+use cookie_store::{CookieExpiration, CookieStore, RawCookie};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
 use url::Url;
 
+use crate::config;
 use crate::error::Kind;
+
+/// A login that ends sooner than this is told of beforehand.
+const EXPIRING: Duration = Duration::from_secs(24 * 3600);
+
+/// Cookies of protection services, which live for minutes and say nothing about a login.
+const ROLLING: [&str; 2] = ["__cf_bm", "_cfuvid"];
 
 /// How the upstream last took the credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,9 +31,11 @@ pub enum State {
     Unknown,
     /// Accepted.
     Ok,
+    /// Accepted, and about to end by the cookies' own dates.
+    Expiring,
     /// Not accepted: log in again.
     Expired,
-    /// Accepted, and refused what was asked.
+    /// Accepted, and refused what was asked, by plan or rate.
     Refused,
 }
 
@@ -29,36 +45,103 @@ impl State {
         match self {
             State::Unknown => "unknown",
             State::Ok => "ok",
+            State::Expiring => "expiring",
             State::Expired => "expired",
             State::Refused => "refused",
         }
     }
 }
 
-/// Cookies and state of one upstream.
-pub struct Session(Mutex<Inner>);
+/// New credentials, as a person gives them. What is not given stays as it is.
+#[derive(Clone, Default)]
+pub struct Credentials {
+    /// A Cookie header line.
+    pub cookie: Option<SecretString>,
+    /// A bearer key.
+    pub api_key: Option<SecretString>,
+}
 
+/// Cookies, key and state of one upstream.
+pub struct Session {
+    base: Url,
+    /// A digest of the settings that seeded it: when they change, what was kept is void.
+    seed: String,
+    inner: Mutex<Inner>,
+    changed: Notify,
+    expired: Notify,
+}
+
+#[derive(Clone)]
 struct Inner {
     cookies: CookieStore,
+    /// The names in the cookie line that a person gave: the login is among them.
+    given: HashSet<String>,
+    api_key: Option<SecretString>,
     state: State,
 }
 
+/// The session as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Snapshot {
+    seed: String,
+    cookies: String,
+    given: HashSet<String>,
+    api_key: Option<String>,
+}
+
 impl Session {
-    /// A session that starts with the cookies of a Cookie header line for `base`.
-    pub fn new(base: &Url, line: Option<&str>) -> Self {
-        let mut cookies = CookieStore::default();
-        let secure = base.scheme() == "https";
-        for pair in line.unwrap_or_default().split(';') {
-            if let Some((name, value)) = pair.trim().split_once('=') {
-                let cookie = RawCookie::build((name.trim().to_string(), value.trim().to_string()))
-                    .path("/")
-                    .secure(secure)
-                    .build();
-                // A cookie that the store refuses would be refused by a browser as well.
-                let _ = cookies.insert_raw(&cookie, base);
-            }
+    /// The session that the settings begin with, for an upstream at `base`.
+    pub fn new(base: &Url, settings: &config::Upstream) -> Self {
+        let mut seed = Sha256::new();
+        for part in [&settings.cookie, &settings.api_key].into_iter().flatten() {
+            seed.update(part.expose_secret());
+            seed.update([0]);
         }
-        Session(Mutex::new(Inner { cookies, state: State::Unknown }))
+        seed.update(base.origin().ascii_serialization());
+        let mut inner = Inner {
+            cookies: CookieStore::default(),
+            given: HashSet::new(),
+            api_key: settings.api_key.clone(),
+            state: State::Unknown,
+        };
+        if let Some(line) = &settings.cookie {
+            inner.seed(base, line.expose_secret());
+        }
+        Session {
+            base: base.clone(),
+            seed: seed.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+            inner: Mutex::new(inner),
+            changed: Notify::new(),
+            expired: Notify::new(),
+        }
+    }
+
+    /// A copy of this session with other credentials, to try them.
+    pub fn with(&self, credentials: &Credentials) -> Self {
+        let mut inner = self.lock().clone();
+        inner.state = State::Unknown;
+        if let Some(line) = &credentials.cookie {
+            inner.cookies = CookieStore::default();
+            inner.given.clear();
+            inner.seed(&self.base, line.expose_secret());
+        }
+        if let Some(key) = &credentials.api_key {
+            inner.api_key = Some(key.clone());
+        }
+        Session {
+            base: self.base.clone(),
+            seed: self.seed.clone(),
+            inner: Mutex::new(inner),
+            changed: Notify::new(),
+            expired: Notify::new(),
+        }
+    }
+
+    /// Takes over what another session has become.
+    pub fn replace(&self, other: &Session) {
+        let inner = other.lock().clone();
+        *self.lock() = inner;
+        self.changed.notify_one();
     }
 
     /// The Cookie header's value for a request to `url`.
@@ -69,23 +152,35 @@ impl Session {
         (!pairs.is_empty()).then(|| pairs.join("; "))
     }
 
+    /// The bearer key.
+    pub fn api_key(&self) -> Option<SecretString> {
+        self.lock().api_key.clone()
+    }
+
+    /// All that must not be shown: the values of the cookies, and the key.
+    pub fn secrets(&self) -> Vec<String> {
+        let inner = self.lock();
+        let cookies = inner.cookies.iter_any().map(|cookie| cookie.value().to_string());
+        cookies.chain(inner.api_key.iter().map(|key| key.expose_secret().to_string())).collect()
+    }
+
     /// Takes in the `Set-Cookie` lines of an answer from `url`.
     pub fn adopt<'a>(&self, url: &Url, lines: impl Iterator<Item = &'a str>) {
         let cookies = lines.filter_map(|line| RawCookie::parse(line).ok().map(RawCookie::into_owned));
         let mut cookies = cookies.peekable();
         if cookies.peek().is_some() {
             self.lock().cookies.store_response_cookies(cookies, url);
+            self.changed.notify_one();
         }
-    }
-
-    /// The values of all cookies.
-    pub fn values(&self) -> Vec<String> {
-        self.lock().cookies.iter_any().map(|cookie| cookie.value().to_string()).collect()
     }
 
     /// How the upstream last took the credentials.
     pub fn state(&self) -> State {
-        self.lock().state
+        let inner = self.lock();
+        match inner.state {
+            State::Ok | State::Unknown if inner.is_expiring() => State::Expiring,
+            state => state,
+        }
     }
 
     /// Learns from how an exchange ended.
@@ -93,14 +188,97 @@ impl Session {
         let state = match outcome {
             Ok(()) => State::Ok,
             Err(Kind::UpstreamAuthExpired) => State::Expired,
-            Err(Kind::UpstreamRefused | Kind::UpstreamChallenge) => State::Refused,
+            Err(Kind::UpstreamRefused | Kind::UpstreamChallenge | Kind::UpstreamRateLimited) => {
+                State::Refused
+            }
             Err(_) => return,
         };
-        self.lock().state = state;
+        let before = std::mem::replace(&mut self.lock().state, state);
+        if state == State::Expired && before != State::Expired {
+            self.expired.notify_one();
+        }
+    }
+
+    /// Says again that the session has changed, when that could not be kept.
+    pub fn mark_changed(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Waits until the session has changed.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Waits until the upstream stops accepting the session.
+    pub async fn expired(&self) {
+        self.expired.notified().await;
+    }
+
+    /// The session as a text to be kept.
+    pub fn snapshot(&self) -> String {
+        let inner = self.lock();
+        let mut cookies = Vec::new();
+        // Writing to memory does not fail; what cannot be written is left out.
+        let _ = cookie_store::serde::json::save_incl_expired_and_nonpersistent(&inner.cookies, &mut cookies);
+        let snapshot = Snapshot {
+            seed: self.seed.clone(),
+            cookies: String::from_utf8_lossy(&cookies).into_owned(),
+            given: inner.given.clone(),
+            api_key: inner.api_key.as_ref().map(|key| key.expose_secret().to_string()),
+        };
+        serde_json::to_string(&snapshot).unwrap_or_default()
+    }
+
+    /// Takes over a kept text, unless the settings have changed since: then those hold. Says
+    /// whether it did.
+    pub fn restore(&self, text: &str) -> bool {
+        let Ok(snapshot) = serde_json::from_str::<Snapshot>(text) else { return false };
+        let Ok(cookies) = cookie_store::serde::json::load_all(snapshot.cookies.as_bytes()) else {
+            return false;
+        };
+        if snapshot.seed != self.seed {
+            return false;
+        }
+        *self.lock() = Inner {
+            cookies,
+            given: snapshot.given,
+            api_key: snapshot.api_key.map(SecretString::from),
+            state: State::Unknown,
+        };
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Takes in a Cookie header line.
+    fn seed(&mut self, base: &Url, line: &str) {
+        let secure = base.scheme() == "https";
+        for pair in line.split(';') {
+            if let Some((name, value)) = pair.trim().split_once('=') {
+                let (name, value) = (name.trim().to_string(), value.trim().to_string());
+                let cookie = RawCookie::build((name.clone(), value)).path("/").secure(secure).build();
+                // A cookie that the store refuses would be refused by a browser as well.
+                if self.cookies.insert_raw(&cookie, base).is_ok() {
+                    self.given.insert(name);
+                }
+            }
+        }
+    }
+
+    /// Whether one of the given cookies ends soon by its own date.
+    fn is_expiring(&self) -> bool {
+        let soon = SystemTime::now() + EXPIRING;
+        self.cookies.iter_any().any(|cookie| {
+            let ends = match cookie.expires {
+                CookieExpiration::AtUtc(time) => SystemTime::from(time),
+                CookieExpiration::SessionEnd => return false,
+            };
+            self.given.contains(cookie.name()) && !ROLLING.contains(&cookie.name()) && ends < soon
+        })
     }
 }
 
@@ -108,25 +286,61 @@ impl Session {
 mod tests {
     use super::*;
 
+    fn session(url: &str, line: &str) -> Session {
+        let variables = [("UPSTREAM_URL", url), ("UPSTREAM_PROTOCOL", "web-chat"), ("UPSTREAM_COOKIE", line)];
+        let lookup =
+            |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
+        let config = config::Config::load(&lookup, std::iter::empty()).expect("good settings");
+        Session::new(&Url::parse(url).expect("a URL"), &config.upstream)
+    }
+
+    fn sorted(session: &Session, url: &Url) -> String {
+        let line = session.cookie_header(url).unwrap_or_default();
+        let mut pairs: Vec<&str> = line.split("; ").collect();
+        pairs.sort_unstable();
+        pairs.join("; ")
+    }
+
     #[test]
     fn cookies_are_seeded_adopted_replaced_and_kept_to_their_host() {
-        let base = Url::parse("https://mirror.example.com/x").expect("url");
-        let session = Session::new(&base, Some("sso=old; theme=dark=1; ; broken"));
+        let session = session("https://mirror.example.com/x", "sso=old; theme=dark=1; ; broken");
         let url = Url::parse("https://mirror.example.com/rest/app-chat/conversations/new").expect("url");
-        let sorted = |session: &Session, url: &Url| {
-            let mut pairs: Vec<String> =
-                session.cookie_header(url).unwrap_or_default().split("; ").map(String::from).collect();
-            pairs.sort();
-            pairs.join("; ")
-        };
         assert_eq!(sorted(&session, &url), "sso=old; theme=dark=1");
-        session.adopt(
-            &url,
-            ["sso=new; Path=/; Secure; HttpOnly", "theme=; Max-Age=0; Path=/", "evil=1; Domain=example.org"]
-                .into_iter(),
-        );
+        let lines =
+            ["sso=new; Path=/; Secure; HttpOnly", "theme=; Max-Age=0; Path=/", "evil=1; Domain=example.org"];
+        session.adopt(&url, lines.into_iter());
         assert_eq!(sorted(&session, &url), "sso=new");
         assert_eq!(session.cookie_header(&Url::parse("https://other.example.com/").expect("url")), None);
         assert_eq!(session.cookie_header(&Url::parse("http://mirror.example.com/").expect("url")), None);
+    }
+
+    #[test]
+    fn a_kept_session_returns_until_the_settings_change() {
+        let (address, url) = ("https://m.example.com", Url::parse("https://m.example.com/").expect("url"));
+        let first = session(address, "sso=old");
+        first.adopt(&url, ["sso=new; Path=/; Max-Age=99999999"].into_iter());
+        let kept = first.snapshot();
+        let second = session(address, "sso=old");
+        assert!(second.restore(&kept));
+        assert_eq!(sorted(&second, &url), "sso=new");
+        let third = session(address, "sso=fresh");
+        assert!(!third.restore(&kept) && !third.restore("nonsense"));
+        assert_eq!(sorted(&third, &url), "sso=fresh");
+    }
+
+    #[test]
+    fn the_end_of_a_login_is_seen_coming() {
+        let url = Url::parse("https://m.example.com/").expect("url");
+        let session = session("https://m.example.com", "sso=a; __cf_bm=b");
+        session.learn(Ok(()));
+        session.adopt(
+            &url,
+            ["__cf_bm=c; Max-Age=1800", "other=1; Max-Age=60", "sso=b; Max-Age=9999999"].into_iter(),
+        );
+        assert_eq!(session.state(), State::Ok);
+        session.adopt(&url, ["sso=c; Max-Age=3600"].into_iter());
+        assert_eq!(session.state(), State::Expiring);
+        session.learn(Err(Kind::UpstreamAuthExpired));
+        assert_eq!(session.state(), State::Expired);
     }
 }

@@ -103,8 +103,18 @@ impl Transport {
         self.base.origin().ascii_serialization()
     }
 
+    /// Where the protocol's paths begin.
+    pub fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// How the upstream is configured.
+    pub fn settings(&self) -> &config::Upstream {
+        &self.settings
+    }
+
     /// The upstream's session.
-    pub fn session(&self) -> &Session {
+    pub fn session(&self) -> &Arc<Session> {
         &self.session
     }
 
@@ -142,11 +152,9 @@ impl Transport {
     /// The texts that must not reach a caller, even when the upstream quotes them. Short ones are
     /// left out: they are no secrets, and replacing them would garble the words around.
     fn secrets(&self) -> Vec<String> {
-        let settings = &self.settings;
-        let configured = settings.api_key.iter().chain(settings.headers.iter().map(|(_, value)| value));
-        let configured = configured.map(|secret| secret.expose_secret().to_string());
+        let headers = self.settings.headers.iter().map(|(_, value)| value.expose_secret().to_string());
         let mut secrets: Vec<String> =
-            configured.chain(self.session.values()).filter(|secret| secret.len() >= 8).collect();
+            headers.chain(self.session.secrets()).filter(|secret| secret.len() >= 8).collect();
         // The longest first, so that none leaves a part of another behind.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         secrets
@@ -219,7 +227,7 @@ impl Transport {
         if call.body.is_some() {
             request = request.insert_header((header::CONTENT_TYPE, "application/json"));
         }
-        if let Some(key) = &self.settings.api_key {
+        if let Some(key) = self.session.api_key() {
             request =
                 request.insert_header((header::AUTHORIZATION, format!("Bearer {}", key.expose_secret())));
         }
@@ -377,7 +385,7 @@ where
 }
 
 /// TLS with the Mozilla roots that are compiled in: a container may hold no CA files.
-fn tls() -> Arc<rustls::ClientConfig> {
+pub fn tls() -> Arc<rustls::ClientConfig> {
     let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)

@@ -10,4 +10,5 @@ mod faults;
 mod home;
 mod layering;
 mod operations;
+mod session;
 mod tools;

@@ -1,0 +1,92 @@
+//! Swapping the upstream's credentials without a restart: for its owner, not among the importers'
+//! tools.
+
+use actix_web::http::StatusCode;
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse, put};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_actix_web::service_config::ServiceConfig;
+
+use super::access_log::Note;
+use super::body::JsonBody;
+use super::reply::{self, ErrorBody, Failure, FailureBody};
+use crate::config;
+use crate::error::{Error, Kind};
+use crate::service::{Credentials, Service};
+
+/// Adds the operation to an application and to its document.
+pub fn routes(config: &mut ServiceConfig) {
+    config.service(set_session);
+}
+
+/// New credentials for the upstream. What is left out stays as it is.
+#[derive(Deserialize, ToSchema)]
+pub struct SessionRequest {
+    /// A Cookie header line, as copied from the browser's developer tools.
+    #[schema(example = "sso=abc; theme=dark")]
+    cookie: Option<String>,
+    /// A bearer key.
+    #[schema(example = "sk-new-key")]
+    api_key: Option<String>,
+}
+
+impl SessionRequest {
+    fn credentials(self) -> Result<Credentials, Error> {
+        let given = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
+        let invalid = |(what, advice): (&str, &str), name: &str| {
+            Error::new(Kind::InvalidRequest, format!("`{name}` {what}")).hinted(advice)
+        };
+        let cookie = given(self.cookie).map(|line| config::parse_cookie_line(&line)).transpose();
+        let api_key = given(self.api_key).map(|key| config::parse_api_key(&key)).transpose();
+        let credentials = Credentials {
+            cookie: cookie.map_err(|mistake| invalid(mistake, "cookie"))?,
+            api_key: api_key.map_err(|mistake| invalid(mistake, "api_key"))?,
+        };
+        if credentials.cookie.is_none() && credentials.api_key.is_none() {
+            return Err(Error::new(Kind::InvalidRequest, "neither `cookie` nor `api_key` is given")
+                .hinted("send the new Cookie line in `cookie`, or the new key in `api_key`"));
+        }
+        Ok(credentials)
+    }
+}
+
+/// The credentials were accepted.
+#[derive(Serialize, ToSchema)]
+pub struct SessionResult {
+    /// Always true.
+    #[schema(example = true)]
+    success: bool,
+    /// How the upstream took them: `ok`, `expiring` or `unknown`.
+    #[schema(example = "ok")]
+    session: &'static str,
+    /// Always null.
+    #[schema(required = true)]
+    error: Option<ErrorBody>,
+}
+
+/// Swap the upstream's credentials
+///
+/// Replaces the cookies or the key with which the gateway speaks to the upstream. They are tried
+/// first: when the upstream does not accept them, the old ones stay. Replicas follow in seconds.
+#[utoipa::path(
+    tag = "session",
+    request_body(content = SessionRequest, description = "The new credentials"),
+    responses(
+        (status = 200, description = "They are in use", body = SessionResult),
+        (status = "4XX", description = "A failure with what to do about it", body = FailureBody),
+    ),
+    security(("bearer" = [])),
+)]
+#[put("/api/session")]
+async fn set_session(
+    request: HttpRequest,
+    service: Data<Service>,
+    body: JsonBody<SessionRequest>,
+) -> Result<HttpResponse, Failure> {
+    let fail = |error| Failure::new(&request, error);
+    let credentials = body.0.credentials().map_err(fail)?;
+    let state = service.swap(&credentials).await.map_err(fail)?;
+    let body = SessionResult { success: true, session: state.name(), error: None };
+    Ok(reply::json(StatusCode::OK, &body, Note::of("set_session")))
+}

@@ -1,0 +1,178 @@
+//! The upstream's session: kept, sealed, swapped, followed by replicas, told when it ends.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::helpers::{KEY, TestApp, spawn, spawn_before, temporary_folder};
+use crate::upstream::{Fake, Request, Step, chunked, response, send};
+
+const LINES: &str = "{\"result\":{\"conversation\":{\"conversationId\":\"c1\"}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hi\",\"responseId\":\"r1\"}}}}\n";
+
+/// A web chat that accepts `sso=good` and whatever it renewed that to.
+fn guarded(request: &Request) -> Vec<Step> {
+    let cookie = request.header("cookie").unwrap_or_default();
+    if !cookie.contains("sso=good") && !cookie.contains("sso=renewed") {
+        return send(response("401 Unauthorized", "application/json", "{}"));
+    }
+    if request.line.starts_with("GET") {
+        return send(response("200 OK", "application/json", "{}"));
+    }
+    send(chunked("application/x-ndjson", LINES).replacen(
+        "\r\n",
+        "\r\nSet-Cookie: sso=renewed-secret; Path=/\r\n",
+        1,
+    ))
+}
+
+async fn ask(app: &TestApp) -> String {
+    app.chat(json!({"message": "Hello"})).await.code()
+}
+
+async fn swap(app: &TestApp, body: serde_json::Value) -> crate::helpers::Answer {
+    let headers =
+        [("authorization", format!("Bearer {KEY}")), ("content-type", "application/json".to_string())];
+    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+    app.call("PUT", "/api/session", &headers, Some(body.to_string().into_bytes())).await
+}
+
+/// Waits until the condition holds, for as long as replicas may take to follow.
+async fn within_five_seconds(mut holds: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !holds().await {
+        assert!(start.elapsed() < Duration::from_secs(5), "it takes too long");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn file_holds(folder: &str, text: &str) -> bool {
+    let files = std::fs::read_dir(folder).expect("the folder").filter_map(Result::ok);
+    files
+        .filter_map(|file| std::fs::read(file.path()).ok())
+        .any(|bytes| bytes.windows(text.len()).any(|window| window == text.as_bytes()))
+}
+
+#[actix_web::test]
+async fn a_renewed_cookie_outlives_the_process_until_the_setting_changes() {
+    let fake = Fake::start(guarded).await;
+    let folder = temporary_folder();
+    let settings =
+        |cookie: &'static str| [("DATA_DIR", folder.clone()), ("UPSTREAM_COOKIE", cookie.to_string())];
+    let start = async |cookie: &'static str| {
+        let settings = settings(cookie);
+        let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
+        spawn_before(&fake.url, "web-chat", &settings).await
+    };
+    let app = start("sso=good").await;
+    assert_eq!(ask(&app).await, "");
+    within_five_seconds(async || file_holds(&folder, "renewed-secret")).await;
+    drop(app);
+    let app = start("sso=good").await;
+    assert_eq!(ask(&app).await, "");
+    assert_eq!(fake.requests().last().expect("a request").header("cookie"), Some("sso=renewed-secret"));
+    drop(app);
+    let app = start("sso=other").await;
+    assert_eq!(ask(&app).await, "upstream_auth_expired");
+}
+
+#[actix_web::test]
+async fn with_a_secret_key_no_cookie_is_kept_in_clear() {
+    let fake = Fake::start(guarded).await;
+    let folder = temporary_folder();
+    let settings = [
+        ("DATA_DIR", folder.as_str()),
+        ("UPSTREAM_COOKIE", "sso=good"),
+        ("SECRET_KEY", "0123456789abcdefghijklmnopqrstuvwxyz"),
+    ];
+    let app = spawn_before(&fake.url, "web-chat", &settings).await;
+    assert_eq!(ask(&app).await, "");
+    within_five_seconds(async || file_holds(&folder, "chacha20poly1305:")).await;
+    drop(app);
+    assert!(!file_holds(&folder, "renewed-secret") && !file_holds(&folder, "sso"));
+    let app = spawn_before(&fake.url, "web-chat", &settings).await;
+    assert_eq!(ask(&app).await, "");
+    assert_eq!(fake.requests().last().expect("a request").header("cookie"), Some("sso=renewed-secret"));
+}
+
+#[actix_web::test]
+async fn credentials_are_swapped_once_the_upstream_accepts_them_and_replicas_follow() {
+    let fake = Fake::start(guarded).await;
+    let folder = temporary_folder();
+    let settings = [("DATA_DIR", folder.as_str()), ("UPSTREAM_COOKIE", "sso=old")];
+    let app = spawn_before(&fake.url, "web-chat", &settings).await;
+    let replica = spawn_before(&fake.url, "web-chat", &settings).await;
+    assert_eq!(ask(&app).await, "upstream_auth_expired");
+    assert_eq!(ask(&replica).await, "upstream_auth_expired");
+    assert_eq!(app.get("/api/health").await.json()["session"], "expired");
+
+    let refused = swap(&app, json!({"cookie": "sso=bad"})).await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (424, "upstream_auth_expired"));
+    assert_eq!(fake.requests().last().expect("a request").header("cookie"), Some("sso=bad"), "it was tried");
+    for (body, status) in
+        [(json!({}), 422), (json!({"cookie": "nonsense"}), 422), (json!({"cookie": "a=b\r\nX: y"}), 422)]
+    {
+        assert_eq!(swap(&app, body).await.status, status);
+    }
+    let accepted = swap(&app, json!({"cookie": "Cookie: sso=good"})).await;
+    assert_eq!(accepted.json(), json!({"success": true, "session": "ok", "error": null}));
+    assert_eq!(ask(&app).await, "");
+    within_five_seconds(async || ask(&replica).await.is_empty()).await;
+    assert_eq!(replica.get("/api/health").await.json()["session"], "ok");
+}
+
+#[actix_web::test]
+async fn a_key_is_swapped_as_well() {
+    let fake = Fake::start(|request| match request.header("authorization") {
+        Some("Bearer sk-new") => send(response("200 OK", "application/json", "{\"data\":[]}")),
+        _ => send(response("401 Unauthorized", "application/json", "{}")),
+    })
+    .await;
+    let app = spawn_before(&fake.url, "openai", &[("UPSTREAM_API_KEY", "sk-old")]).await;
+    assert_eq!(swap(&app, json!({"api_key": "sk-wrong"})).await.code(), "upstream_auth_expired");
+    assert_eq!(swap(&app, json!({"api_key": "Bearer sk-new"})).await.status, 200);
+    assert_eq!(app.get("/api/models").await.status, 200);
+}
+
+#[actix_web::test]
+async fn refusals_are_told_apart_from_an_expired_session() {
+    for (status, body, expected) in [
+        ("401 Unauthorized", "{}", "expired"),
+        ("403 Forbidden", "{\"error\":{\"message\":\"upgrade your plan\"}}", "refused"),
+        ("429 Too Many Requests", "{}", "refused"),
+    ] {
+        let fake = Fake::start(move |_| send(response(status, "application/json", body))).await;
+        let app = spawn_before(&fake.url, "web-chat", &[("UPSTREAM_COOKIE", "sso=1")]).await;
+        let health = app.get("/api/health").await.json();
+        assert_eq!(
+            (&health["session"], &health["status"]),
+            (&json!(expected), &json!("degraded")),
+            "{health}"
+        );
+    }
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nSet-Cookie: sso=2; Max-Age=3600; Path=/\r\nContent-Length: 2\r\n\r\n{}";
+    let fake = Fake::start(move |_| send(head)).await;
+    let app = spawn_before(&fake.url, "web-chat", &[("UPSTREAM_COOKIE", "sso=1")]).await;
+    let health = app.get("/api/health").await.json();
+    assert_eq!((&health["session"], &health["status"]), (&json!("expiring"), &json!("ok")), "{health}");
+}
+
+#[actix_web::test]
+async fn one_address_is_told_when_the_session_expires() {
+    let fake = Fake::start(guarded).await;
+    let hook = Fake::start(|_| send("HTTP/1.1 204 No Content\r\n\r\n")).await;
+    let address = format!("{}/hook?token=1", hook.url);
+    let app = spawn(&[
+        ("UPSTREAM_URL", &fake.url),
+        ("UPSTREAM_PROTOCOL", "web-chat"),
+        ("UPSTREAM_COOKIE", "sso=bad-cookie"),
+        ("SESSION_WEBHOOK_URL", &address),
+    ])
+    .await;
+    assert_eq!(ask(&app).await, "upstream_auth_expired");
+    assert_eq!(ask(&app).await, "upstream_auth_expired");
+    within_five_seconds(async || !hook.requests().is_empty()).await;
+    let requests = hook.requests();
+    assert_eq!(requests[0].line, "POST /hook?token=1 HTTP/1.1");
+    assert_eq!((requests[0].json()["event"].as_str(), requests.len()), (Some("session_expired"), 1));
+    assert!(!requests[0].body.contains("bad-cookie"));
+}
