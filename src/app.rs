@@ -21,6 +21,7 @@ use crate::api::access_log;
 use crate::api::auth::{self, Guard};
 use crate::api::base_url::{LocalAddress, Peers};
 use crate::api::docs::{self, Documents};
+use crate::api::late::Heartbeat;
 use crate::api::live::{self, Draining};
 use crate::api::{conversations, home, session, tools};
 use crate::config::{self, Config, Location};
@@ -127,6 +128,10 @@ impl Application {
         let documents = Data::new(Documents::collect());
         let draining = Data::new(Draining::default());
         let limits = Data::new(config.limits.clone());
+        let heartbeat = Data::new(Heartbeat {
+            after: config.limits.heartbeat_after,
+            every: config.limits.heartbeat_every,
+        });
 
         let wanted = SocketAddr::new(config.listen.host, config.listen.port);
         let listener =
@@ -165,6 +170,7 @@ impl Application {
                 .app_data(documents.clone())
                 .app_data(draining_flag.clone())
                 .app_data(limits.clone())
+                .app_data(heartbeat.clone())
                 .configure(tools::routes)
                 .configure(conversations::routes)
                 .configure(session::routes)

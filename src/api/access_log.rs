@@ -78,6 +78,21 @@ impl Note {
     }
 }
 
+impl Note {
+    /// Logs how an answer ended whose head was sent before.
+    pub fn log_late(&self, request_id: &str) {
+        let level = if self.error.is_some() { Level::Warn } else { Level::Info };
+        let message = self.error.as_ref().map_or("answered late", |(_, message)| message);
+        log::log!(target: "mirrorgate::access", level,
+            request_id,
+            operation = self.operation,
+            model = self.model.as_deref(),
+            upstream_status = self.upstream_status,
+            error = self.error.as_ref().map(|(kind, _)| kind.code());
+            "{message}");
+    }
+}
+
 /// The name of the gateway key that a request presented, for the log.
 #[derive(Clone)]
 pub struct KeyName(pub String);

@@ -7,6 +7,7 @@ pub mod body;
 pub mod conversations;
 pub mod docs;
 pub mod home;
+pub mod late;
 pub mod live;
 mod python_json;
 pub mod reply;

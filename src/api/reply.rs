@@ -55,6 +55,35 @@ pub struct FailureBody {
     pub error: ErrorBody,
 }
 
+/// A result or a failure, ready to be sent.
+pub struct Prepared<B> {
+    /// The envelope.
+    pub body: B,
+    /// What the access log is told.
+    pub note: Note,
+    failure: Option<Error>,
+}
+
+impl<B: Serialize> Prepared<B> {
+    /// A result.
+    pub fn result(body: B, note: Note) -> Self {
+        Prepared { body, note, failure: None }
+    }
+
+    /// A failure, with an envelope that says what is known beside it.
+    pub fn failure(error: Error, body: B, note: Note) -> Self {
+        Prepared { body, note: note.failed(&error), failure: Some(error) }
+    }
+
+    /// The response, with the status of the failure if it is one.
+    pub fn response(self) -> HttpResponse {
+        match self.failure {
+            None => json(StatusCode::OK, &self.body, self.note),
+            Some(error) => failure(&error, &self.body, self.note),
+        }
+    }
+}
+
 /// A response with a body written for Dify.
 pub fn json(status: StatusCode, body: &impl Serialize, note: Note) -> HttpResponse {
     let mut response = HttpResponse::build(status)
@@ -65,13 +94,12 @@ pub fn json(status: StatusCode, body: &impl Serialize, note: Note) -> HttpRespon
     response
 }
 
-/// The response of a failure, with an envelope that says what is known beside it.
-pub fn failure(status: StatusCode, error: &Error, body: &impl Serialize, note: Note) -> HttpResponse {
-    let mut response = json(status, body, note.failed(error));
+fn failure(error: &Error, body: &impl Serialize, note: Note) -> HttpResponse {
+    let mut response = json(tool_status(error.kind), body, note);
     if let Some(after) = error.retry_after {
         response.headers_mut().insert(header::RETRY_AFTER, retry_after_seconds(after).into());
     }
-    if error.kind == Kind::KeyMissing || error.kind == Kind::KeyWrong || error.kind == Kind::KeyGuessing {
+    if matches!(error.kind, Kind::KeyMissing | Kind::KeyWrong | Kind::KeyGuessing) {
         // RFC 9110, section 11.6.1: a 401 names the scheme.
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
@@ -116,7 +144,7 @@ impl ResponseError for Failure {
     }
 
     fn error_response(&self) -> HttpResponse {
-        let mut response = failure(self.status_code(), &self.error, &self.body, Note::default());
+        let mut response = failure(&self.error, &self.body, Note::default().failed(&self.error));
         if let Some(allow) = self.allow.as_ref().and_then(|allow| HeaderValue::from_str(allow).ok()) {
             response.headers_mut().insert(header::ALLOW, allow);
         }

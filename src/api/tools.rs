@@ -14,8 +14,8 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use super::access_log::Note;
 use super::auth::Caller;
 use super::body::JsonBody;
-use super::reply::{self, ErrorBody, Failure};
-use super::tool_status;
+use super::late::{self, Heartbeat};
+use super::reply::{self, ErrorBody, Failure, Prepared};
 use crate::chat::Usage;
 use crate::error::{Error, Kind};
 use crate::service::{Failed, Health, Models, Question, Reply, Service};
@@ -213,23 +213,29 @@ async fn chat(
     request: HttpRequest,
     caller: ReqData<Caller>,
     service: Data<Service>,
+    heartbeat: Data<Heartbeat>,
     body: JsonBody<ChatRequest>,
 ) -> HttpResponse {
-    let outcome = match body.0.question(&caller) {
-        Ok(question) => service.ask(question).await,
-        Err(error) => Err(Failed::from(error)),
+    let question = body.0.question(&caller);
+    let asked = request.clone();
+    let work = async move {
+        let outcome = match question {
+            Ok(question) => service.ask(question).await,
+            Err(error) => Err(Failed::from(error)),
+        };
+        match outcome {
+            Ok(reply) => {
+                let note = Note::of("chat").answered(&reply.answer);
+                Prepared::result(ChatResult::new(reply, None), note)
+            }
+            Err(Failed { error, partial }) => {
+                let note = Note::of("chat").answered(&partial.answer);
+                let body = ChatResult::new(*partial, Some(ErrorBody::new(&error, &asked)));
+                Prepared::failure(error, body, note)
+            }
+        }
     };
-    match outcome {
-        Ok(reply) => {
-            let note = Note::of("chat").answered(&reply.answer);
-            reply::json(StatusCode::OK, &ChatResult::new(reply, None), note)
-        }
-        Err(Failed { error, partial }) => {
-            let note = Note::of("chat").answered(&partial.answer);
-            let body = ChatResult::new(*partial, Some(ErrorBody::new(&error, &request)));
-            reply::failure(tool_status(error.kind), &error, &body, note)
-        }
-    }
+    late::respond(&request, **heartbeat, Box::pin(work)).await
 }
 
 /// A model that can be named.
@@ -289,7 +295,7 @@ async fn list_models(request: HttpRequest, service: Data<Service>) -> HttpRespon
                 default_model: None,
                 error: Some(ErrorBody::new(&error, &request)),
             };
-            reply::failure(tool_status(error.kind), &error, &body, note)
+            Prepared::failure(error, body, note).response()
         }
     }
 }

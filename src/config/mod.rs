@@ -178,6 +178,10 @@ impl Location {
 pub struct Limits {
     /// `MAX_BODY_BYTES`
     pub body_bytes: usize,
+    /// `HEARTBEAT_AFTER_SECONDS`; `None` sends no blanks.
+    pub heartbeat_after: Option<Duration>,
+    /// `HEARTBEAT_SECONDS`
+    pub heartbeat_every: Duration,
 }
 
 /// How it logs.
@@ -272,7 +276,11 @@ impl Config {
             upstream: reader.upstream(),
             gateway: Gateway { keys: reader.gateway_keys(), auth },
             store: reader.store(platform),
-            limits: Limits { body_bytes: reader.number("MAX_BODY_BYTES", 2 << 20, 1024, 1 << 30) as usize },
+            limits: Limits {
+                body_bytes: reader.number("MAX_BODY_BYTES", 2 << 20, 1024, 1 << 30) as usize,
+                heartbeat_after: reader.seconds_or_off("HEARTBEAT_AFTER_SECONDS", 45.0),
+                heartbeat_every: reader.seconds("HEARTBEAT_SECONDS", 15.0),
+            },
             log: Log {
                 json: reader.choice("LOG_FORMAT", &[("text", Some(false)), ("json", Some(true))], None),
                 filter: lookup("RUST_LOG").unwrap_or_else(|| "info,actix_server=warn".into()),
@@ -338,6 +346,13 @@ impl Reader<'_> {
             f64::from_str(text).ok().filter(|seconds| (0.001..=86_400.0).contains(seconds))
         });
         Duration::from_secs_f64(seconds)
+    }
+
+    fn seconds_or_off(&mut self, name: &str, default: f64) -> Option<Duration> {
+        match self.get(name) {
+            Some(text) if text.parse() == Ok(0.0) => None,
+            _ => Some(self.seconds(name, default)),
+        }
     }
 
     fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)], default: T) -> T {

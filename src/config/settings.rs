@@ -139,6 +139,13 @@ pub const SETTINGS: &[Setting] = &[
         "Towards the upstream: the longest silence within an answer",
     ),
     row("REQUEST_TIMEOUT_SECONDS", "SECONDS", "290", "Towards the upstream: the whole answer"),
+    row(
+        "HEARTBEAT_AFTER_SECONDS",
+        "SECONDS",
+        "45",
+        "Towards callers: when the first blank announces a late answer of /api/chat; 0 switches it off",
+    ),
+    row("HEARTBEAT_SECONDS", "SECONDS", "15", "Towards callers: from one such blank to the next"),
     row("MAX_BODY_BYTES", "BYTES", "2097152", "Largest request body of /api/*"),
     row(
         "HISTORY_MAX_MESSAGES",

@@ -172,3 +172,53 @@ fn check_file(path: &Path, opened: bool) -> Result<(), Error> {
 fn in_url(path: &Path) -> String {
     path.to_string_lossy().replace('%', "%25").replace('?', "%3F").replace('#', "%23")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::ConversationId;
+    use std::borrow::Cow;
+    use std::path::PathBuf;
+
+    fn file() -> PathBuf {
+        let name = ConversationId::random().expect("random bytes").to_string();
+        std::env::temp_dir().join(format!("mirrorgate-schema-{}", std::process::id())).join(name)
+    }
+
+    #[tokio::test]
+    async fn every_earlier_schema_is_brought_up_to_date() {
+        for count in 0..MIGRATIONS.migrations.len() {
+            let database = Database::new(Location::File(file())).expect("a database");
+            let earlier = Migrator {
+                migrations: Cow::Owned(MIGRATIONS.migrations[..count].to_vec()),
+                ..Migrator::DEFAULT
+            };
+            if let Location::File(path) = database.location() {
+                check_file(path, false).expect("a file");
+            }
+            earlier.run(database.pool()).await.expect("the earlier schema");
+            database.ensure().await.expect("today's schema");
+            for table in ["conversations", "turns", "gateway_keys", "upstream_sessions"] {
+                let query = sqlx::AssertSqlSafe(format!("SELECT COUNT(*) FROM {table}"));
+                sqlx::query(query)
+                    .execute(database.pool())
+                    .await
+                    .unwrap_or_else(|error| panic!("{table}: {error}"));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_newer_schema_is_refused() {
+        let path = file();
+        let database = Database::new(Location::File(path.clone())).expect("a database");
+        database.ensure().await.expect("today's schema");
+        sqlx::query("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'x', 1, x'00', 0)")
+            .execute(database.pool())
+            .await
+            .expect("a row");
+        let older = Database::new(Location::File(path)).expect("a database");
+        let error = older.ensure().await.expect_err("newer");
+        assert_eq!(error.kind, Kind::StorageNewer);
+    }
+}

@@ -270,3 +270,28 @@ async fn the_demo_answers_when_no_upstream_is_set() {
     assert_eq!(app.get("/api/models").await.json()["default_model"], "demo");
     assert_eq!(app.chat(json!({"message": "x", "model": "other"})).await.code(), "model_not_found");
 }
+
+#[actix_web::test]
+async fn a_late_answer_is_announced_by_blanks_and_a_late_failure_is_a_200() {
+    use crate::upstream::Step;
+    use std::time::Duration;
+    for (body, success) in [(COMPLETION, true), ("garbage", false)] {
+        let fake = Fake::start(move |_| {
+            vec![
+                Step::Pause(Duration::from_millis(700)),
+                Step::Send(response("200 OK", "application/json", body).into()),
+            ]
+        })
+        .await;
+        let settings = [("HEARTBEAT_AFTER_SECONDS", "0.2"), ("HEARTBEAT_SECONDS", "0.1")];
+        let app = spawn_before(&fake.url, "openai", &settings).await;
+        let answer = app.chat(json!({"message": "Hello"})).await;
+        let blanks = answer.text.len() - answer.text.trim_start().len();
+        assert!((3..=6).contains(&blanks), "{blanks} blanks: {}", answer.text);
+        assert_eq!((answer.status.as_u16(), answer.json()["success"].as_bool()), (200, Some(success)));
+        assert_eq!(answer.json()["error"].is_null(), success);
+        let app = spawn_before(&fake.url, "openai", &[("HEARTBEAT_AFTER_SECONDS", "0")]).await;
+        let answer = app.chat(json!({"message": "Hello"})).await;
+        assert_eq!((answer.status.as_u16() == 200, answer.text.starts_with('{')), (success, true));
+    }
+}
