@@ -10,20 +10,18 @@ use actix_web::dev::{Server, ServerHandle, Service as _};
 use actix_web::http::{Method, header};
 use actix_web::middleware::from_fn;
 use actix_web::rt::net::TcpStream;
-use actix_web::web::{self, Data};
+use actix_web::web::Data;
 use actix_web::{App, HttpServer};
 use secrecy::SecretString;
 use tokio::time::timeout;
 use url::Url;
 use utoipa_actix_web::AppExt;
 
-use crate::api::access_log;
 use crate::api::auth::{self, Guard};
 use crate::api::base_url::{LocalAddress, Peers};
-use crate::api::docs::{self, Documents};
 use crate::api::late::Heartbeat;
-use crate::api::live::{self, Draining};
-use crate::api::{conversations, home, session, tools};
+use crate::api::live::Draining;
+use crate::api::{self, access_log};
 use crate::config::{self, Config, Location};
 use crate::demo::{self, Demo};
 use crate::error::{Error, Kind};
@@ -125,7 +123,7 @@ impl Application {
         let (base, demo) = upstream_base(&config.upstream)?;
         let session = Arc::new(Session::new(&base, &config.upstream));
         let shared = Arc::new(Shared::new(Arc::clone(&store)));
-        let documents = Data::new(Documents::collect());
+        let documents = Data::new(api::documents());
         let draining = Data::new(Draining::default());
         let limits = Data::new(config.limits.clone());
         let heartbeat = Data::new(Heartbeat {
@@ -171,16 +169,9 @@ impl Application {
                 .app_data(draining_flag.clone())
                 .app_data(limits.clone())
                 .app_data(heartbeat.clone())
-                .configure(tools::routes)
-                .configure(conversations::routes)
-                .configure(session::routes)
-                .configure(home::routes)
-                .configure(live::routes)
-                .configure(docs::routes)
+                .configure(api::routes)
                 .split_for_parts();
-            app.configure(docs::pages)
-                .configure(home::assets)
-                .default_service(web::to(tools::not_found))
+            app.configure(api::pages)
                 .wrap(from_fn(auth::check))
                 .wrap(cors(config.public.cors_origins.as_deref()))
                 .wrap_fn(|mut request, next| {

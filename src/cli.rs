@@ -11,8 +11,9 @@ use std::time::Duration;
 use clap::{Arg, ArgGroup, ArgMatches, Command};
 use tokio::task::LocalSet;
 
+use crate::api;
 use crate::api::base_url::Unreachable;
-use crate::api::docs::{self, Document, Documents};
+use crate::api::docs::{self, Document};
 use crate::app::{self, Application, Keeper, StartError};
 use crate::chat::{Event, Owner};
 use crate::config::{self, Config, Location, SETTINGS};
@@ -230,7 +231,7 @@ fn welcome(config: &Config, application: &Application) {
 fn openapi(matches: &ArgMatches) -> ExitCode {
     let value = |name: &str| matches.get_one::<String>(name).map(String::as_str).unwrap_or_default();
     let document = if value("document") == "full" { Document::Full } else { Document::Tools };
-    let document = Documents::collect().at(document, value("server"));
+    let document = api::documents().at(document, value("server"));
     let text = if value("format") == "yaml" { docs::yaml(&document) } else { docs::pretty(&document) };
     match std::io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,95 +7,17 @@ use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use actix_web::body::{BodySize, MessageBody};
-use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage, HttpResponse};
 use futures_util::FutureExt;
 use log::Level;
 
+use super::note::{KeyName, Note, REQUEST_ID, RequestId};
 use super::reply::{ErrorBody, FailureBody};
-use crate::chat::Answer;
 use crate::error::{Error, Kind};
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// The id of a request: the caller's own when it is a plain one, else random.
-#[derive(Clone)]
-pub struct RequestId(String);
-
-impl RequestId {
-    fn new(request: &ServiceRequest) -> Self {
-        let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
-        let is_plain = |id: &&str| {
-            (1..=64).contains(&id.len())
-                && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-        };
-        RequestId(given.filter(is_plain).map_or_else(
-            || {
-                crate::random::bytes::<8>()
-                    .map(u64::from_be_bytes)
-                    .map_or_else(|_| "-".into(), |id| format!("{id:016x}"))
-            },
-            String::from,
-        ))
-    }
-
-    /// The id that the middleware gave the request with these extensions.
-    pub fn of(extensions: impl std::ops::Deref<Target = Extensions>) -> String {
-        extensions.get::<RequestId>().map_or_else(|| "-".into(), |id| id.0.clone())
-    }
-}
-
-/// What a handler tells the access log about a request.
-#[derive(Debug, Clone, Default)]
-pub struct Note {
-    operation: Option<&'static str>,
-    model: Option<String>,
-    upstream_status: Option<u16>,
-    error: Option<(Kind, String)>,
-}
-
-impl Note {
-    /// A note about an operation.
-    pub fn of(operation: &'static str) -> Self {
-        Note { operation: Some(operation), ..Note::default() }
-    }
-
-    /// Adds the model that answered, and the status with which the upstream did.
-    pub fn answered(mut self, answer: &Answer) -> Self {
-        self.model = answer.model.clone();
-        self.upstream_status = answer.upstream_status;
-        self
-    }
-
-    /// Adds the failure. Its detail stays out: an upstream may quote the prompt.
-    pub fn failed(mut self, error: &Error) -> Self {
-        self.upstream_status = error.upstream_status.or(self.upstream_status);
-        self.error = Some((error.kind, error.message.clone()));
-        self
-    }
-}
-
-impl Note {
-    /// Logs how an answer ended whose head was sent before.
-    pub fn log_late(&self, request_id: &str) {
-        let level = if self.error.is_some() { Level::Warn } else { Level::Info };
-        let message = self.error.as_ref().map_or("answered late", |(_, message)| message);
-        log::log!(target: "mirrorgate::access", level,
-            request_id,
-            operation = self.operation,
-            model = self.model.as_deref(),
-            upstream_status = self.upstream_status,
-            error = self.error.as_ref().map(|(kind, _)| kind.code());
-            "{message}");
-    }
-}
-
-/// The name of the gateway key that a request presented, for the log.
-#[derive(Clone)]
-pub struct KeyName(pub String);
 
 /// The middleware: gives each request its id, logs it, and answers where a handler panics.
 ///
@@ -140,6 +62,19 @@ pub async fn track(
             Err(actix_web::error::InternalError::from_response(error, response).into())
         }
     }
+}
+
+/// Logs how an answer ended whose head, and with it its line, was sent before.
+pub fn late(request_id: &str, note: &Note) {
+    let level = if note.error.is_some() { Level::Warn } else { Level::Info };
+    let message = note.error.as_ref().map_or("answered late", |(_, message)| message);
+    log::log!(target: "mirrorgate::access", level,
+        request_id,
+        operation = note.operation,
+        model = note.model.as_deref(),
+        upstream_status = note.upstream_status,
+        error = note.error.as_ref().map(|(kind, _)| kind.code());
+        "{message}");
 }
 
 fn panicked(line: &Line, error: &Error, id: HeaderValue) -> HttpResponse {

@@ -19,8 +19,8 @@ use base64::engine::general_purpose::STANDARD;
 use governor::clock::Clock;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
-use super::access_log::KeyName;
 use super::base_url::Peers;
+use super::note::KeyName;
 use super::reply::Failure;
 use crate::chat::Owner;
 use crate::error::{Error, Kind};

@@ -7,8 +7,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::access_log::Note;
 use super::auth::Caller;
+use super::note::Note;
 use super::reply::{self, ErrorBody, Failure};
 use crate::chat::ConversationId;
 use crate::error::{Error, Kind};

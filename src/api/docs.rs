@@ -16,7 +16,6 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::base_url::Peers;
 use super::reply::{Failure, FailureBody};
-use super::{conversations, home, live, session, tools};
 use crate::error::{Error, Kind};
 
 /// Adds the documents to an application and to the full document.
@@ -78,8 +77,8 @@ pub struct Documents {
 }
 
 impl Documents {
-    /// Collects the documents from the handlers.
-    pub fn collect() -> Self {
+    /// Collects the documents from the handlers that these add: the tools, and everything.
+    pub fn collect(tools: fn(&mut ServiceConfig), all: fn(&mut ServiceConfig)) -> Self {
         let document = |routes: fn(&mut ServiceConfig)| {
             let (_, document) =
                 App::new().into_utoipa_app().openapi(Base::openapi()).configure(routes).split_for_parts();
@@ -88,15 +87,7 @@ impl Documents {
             unwrap_lines(&mut document);
             document
         };
-        let full = document(|config| {
-            tools::routes(config);
-            conversations::routes(config);
-            session::routes(config);
-            home::routes(config);
-            live::routes(config);
-            routes(config);
-        });
-        Documents { tools: for_importers(document(tools::routes)), full }
+        Documents { tools: for_importers(document(tools)), full: document(all) }
     }
 
     /// A document for a service at `server`, an absolute URL without a trailing slash.

@@ -14,10 +14,10 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::access_log::Note;
 use super::auth::Guard;
 use super::base_url::{Peers, Unreachable};
 use super::docs::{Document, Documents};
+use super::note::Note;
 use super::reply;
 use crate::service::{Health, Service};
 

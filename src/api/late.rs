@@ -14,9 +14,9 @@ use futures_util::future::LocalBoxFuture;
 use futures_util::stream;
 use tokio::time::timeout;
 
-use super::access_log::RequestId;
-use super::python_json;
+use super::note::RequestId;
 use super::reply::Prepared;
+use super::{access_log, python_json};
 
 /// When the blanks begin, and how far apart they are; `None` switches them off.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +53,7 @@ fn blanks_before<B: serde::Serialize + 'static>(
         let (mut work, request_id, wait) = state?;
         match timeout(wait, &mut work).await {
             Ok(prepared) => {
-                prepared.note.log_late(&request_id);
+                access_log::late(&request_id, &prepared.note);
                 Some((Ok(Bytes::from(python_json::to_vec(&prepared.body))), None))
             }
             Err(_) => Some((Ok(Bytes::from_static(b" ")), Some((work, request_id, heartbeat.every)))),

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::access_log::Note;
+use super::note::Note;
 use super::reply;
 use crate::service::Service;
 

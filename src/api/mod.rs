@@ -9,6 +9,7 @@ pub mod docs;
 pub mod home;
 pub mod late;
 pub mod live;
+pub mod note;
 mod python_json;
 pub mod reply;
 pub mod session;
@@ -17,8 +18,46 @@ pub mod tools;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
+use actix_web::web::{self, Data};
+use actix_web::{HttpRequest, HttpResponse};
+use utoipa_actix_web::service_config::ServiceConfig;
 
-use crate::error::Kind;
+use crate::error::{Error, Kind};
+use docs::Documents;
+use reply::Failure;
+
+/// Every operation, served and documented.
+pub fn routes(config: &mut ServiceConfig) {
+    tools::routes(config);
+    conversations::routes(config);
+    session::routes(config);
+    home::routes(config);
+    live::routes(config);
+    docs::routes(config);
+}
+
+/// What is served beside the operations: the files of the page, Swagger UI, and the answer where
+/// nothing else does.
+pub fn pages(config: &mut web::ServiceConfig) {
+    docs::pages(config);
+    home::assets(config);
+    config.default_service(web::to(not_found));
+}
+
+/// The documents of [`routes`].
+pub fn documents() -> Documents {
+    Documents::collect(tools::routes, routes)
+}
+
+/// 405 where another method would be answered, else 404.
+async fn not_found(request: HttpRequest, documents: Data<Documents>) -> Result<HttpResponse, Failure> {
+    let allowed = documents.methods(request.path());
+    Err(if allowed.is_empty() {
+        Failure::new(&request, Error::new(Kind::NotFound, "there is nothing at this path"))
+    } else {
+        Failure::method(&request, allowed.join(", "))
+    })
+}
 
 /// The status of a failure on `/api/*` and on every path without a face of its own.
 ///

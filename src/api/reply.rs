@@ -9,7 +9,7 @@ use actix_web::{HttpMessage, HttpRequest, HttpResponse, ResponseError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::access_log::{Note, RequestId};
+use super::note::{Note, RequestId};
 use super::{python_json, retry_after_seconds, tool_status};
 use crate::error::{Error, Kind};
 

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::access_log::Note;
 use super::body::JsonBody;
+use super::note::Note;
 use super::reply::{self, ErrorBody, Failure, FailureBody};
 use crate::config;
 use crate::error::{Error, Kind};

@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::access_log::Note;
 use super::auth::Caller;
 use super::body::JsonBody;
 use super::late::{self, Heartbeat};
-use super::reply::{self, ErrorBody, Failure, Prepared};
+use super::note::Note;
+use super::reply::{self, ErrorBody, Prepared};
 use crate::chat::Usage;
 use crate::error::{Error, Kind};
 use crate::service::{Failed, Health, Models, Question, Reply, Service};
@@ -352,19 +352,6 @@ async fn health(request: HttpRequest, service: Data<Service>) -> HttpResponse {
         error: error.map(|error| ErrorBody::new(&error, &request)),
     };
     reply::json(StatusCode::OK, &body, note)
-}
-
-/// What answers where nothing else does: 405 where another method would, else 404.
-pub async fn not_found(
-    request: HttpRequest,
-    documents: Data<super::docs::Documents>,
-) -> Result<HttpResponse, Failure> {
-    let allowed = documents.methods(request.path());
-    Err(if allowed.is_empty() {
-        Failure::new(&request, Error::new(Kind::NotFound, "there is nothing at this path"))
-    } else {
-        Failure::method(&request, allowed.join(", "))
-    })
 }
 
 #[cfg(test)]

@@ -6,19 +6,25 @@
 //! such head is an error, and every wait has a timer. Redirects are never followed and no
 //! connection uses HTTP/2.
 
+use std::cell::Cell;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use awc::error::PayloadError;
+use actix_http::error::ParseError;
+use actix_service::ServiceExt;
+use actix_tls::connect::Connection;
+use awc::error::{ConnectError, PayloadError, SendRequestError};
 use awc::http::header::{self, HeaderMap};
-use awc::http::{Method, StatusCode, Version};
+use awc::http::{Method, StatusCode, Uri, Version};
 use awc::{Client, ClientResponse, Connector};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use secrecy::ExposeSecret;
 use serde_json::Value;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
@@ -50,6 +56,8 @@ const MAX_CONNECTIONS: usize = 16_384;
 /// Sends requests to one upstream.
 pub struct Transport {
     client: Client,
+    /// Never uses a connection twice.
+    fresh: Client,
     /// Where the protocol's paths begin.
     base: Url,
     settings: Rc<config::Upstream>,
@@ -82,20 +90,13 @@ pub struct Body {
 impl Transport {
     /// A transport with connections of its own; it stays on the thread that made it.
     pub fn new(base: Url, settings: Rc<config::Upstream>, session: Arc<Session>) -> Self {
-        let connector = Connector::new()
-            .rustls_0_23(tls())
-            .timeout(settings.timeouts.connect)
-            .handshake_timeout(settings.timeouts.connect)
-            .conn_keep_alive(KEEP_ALIVE)
-            .conn_lifetime(CONNECTION_LIFETIME)
-            .limit(MAX_CONNECTIONS);
-        let client = Client::builder()
-            .connector(connector)
-            .disable_timeout()
-            .disable_redirects()
-            .no_default_headers()
-            .finish();
-        Transport { client, base, settings, session }
+        Transport {
+            client: client(&settings.timeouts, KEEP_ALIVE),
+            fresh: client(&settings.timeouts, Duration::ZERO),
+            base,
+            settings,
+            session,
+        }
     }
 
     /// Scheme, host and port of the upstream.
@@ -203,23 +204,25 @@ impl Transport {
         Err(failure::from_status(place, status, &headers, reason.as_ref()).detail(words))
     }
 
-    /// Sends the request; a GET that got no byte of an answer is sent once more, since the
-    /// connection it took up may just have been closed.
-    async fn send(&self, url: &Url, call: &Call<'_>) -> Result<ClientResponse, awc::error::SendRequestError> {
-        match &call.body {
-            Some(body) => self.request(Method::POST, url, call).send_body(body.clone()).await,
-            None => match self.request(Method::GET, url, call).send().await {
-                Err(awc::error::SendRequestError::Connect(awc::error::ConnectError::Disconnected)) => {
-                    self.request(Method::GET, url, call).send().await
-                }
-                outcome => outcome,
-            },
+    /// Sends the request. When it took up a connection of an earlier request and that breaks before
+    /// any byte of an answer, the upstream had most likely closed it already, so the request is sent
+    /// once more on a connection of its own. On a new connection it is never sent twice.
+    async fn send(&self, url: &Url, call: &Call<'_>) -> Result<ClientResponse, SendRequestError> {
+        let attempt = async {
+            let outcome = send(self.request(&self.client, url, call), call).await;
+            (outcome, CONNECTED.with(Cell::get))
+        };
+        match CONNECTED.scope(Cell::new(false), attempt).await {
+            (Err(error), false) if is_broken_connection(&error) => {
+                send(self.request(&self.fresh, url, call), call).await
+            }
+            (outcome, _) => outcome,
         }
     }
 
-    fn request(&self, method: Method, url: &Url, call: &Call<'_>) -> awc::ClientRequest {
-        let mut request = self
-            .client
+    fn request(&self, client: &Client, url: &Url, call: &Call<'_>) -> awc::ClientRequest {
+        let method = if call.body.is_some() { Method::POST } else { Method::GET };
+        let mut request = client
             .request(method, url.as_str())
             .insert_header((header::ACCEPT, call.accept))
             .insert_header((header::ACCEPT_ENCODING, "identity"))
@@ -244,6 +247,48 @@ impl Transport {
             request = request.insert_header((name.as_str(), value));
         }
         request
+    }
+}
+
+tokio::task_local! {
+    /// Whether the request of this task has opened a connection.
+    static CONNECTED: Cell<bool>;
+}
+
+/// A client that keeps an idle connection for this long.
+fn client(timeouts: &config::Timeouts, keep_alive: Duration) -> Client {
+    let connect =
+        actix_tls::connect::Connector::default().service().map(|connection: Connection<Uri, TcpStream>| {
+            // The pool opens connections within the request that needs one, outside of it in none.
+            let _ = CONNECTED.try_with(|connected| connected.set(true));
+            // Nagle's algorithm and delayed acknowledgements together would hold small requests back.
+            let _ = connection.io_ref().set_nodelay(true);
+            connection
+        });
+    let connector = Connector::new()
+        .connector(connect)
+        .rustls_0_23(tls())
+        .timeout(timeouts.connect)
+        .handshake_timeout(timeouts.connect)
+        .conn_keep_alive(keep_alive)
+        .conn_lifetime(CONNECTION_LIFETIME)
+        .limit(MAX_CONNECTIONS);
+    Client::builder().connector(connector).disable_timeout().disable_redirects().no_default_headers().finish()
+}
+
+async fn send(request: awc::ClientRequest, call: &Call<'_>) -> Result<ClientResponse, SendRequestError> {
+    match &call.body {
+        Some(body) => request.send_body(body.clone()).await,
+        None => request.send().await,
+    }
+}
+
+/// Whether a connection broke before the head of an answer.
+fn is_broken_connection(error: &SendRequestError) -> bool {
+    match error {
+        SendRequestError::Connect(ConnectError::Disconnected) | SendRequestError::Send(_) => true,
+        SendRequestError::Response(ParseError::Io(error)) => error.kind() == io::ErrorKind::ConnectionReset,
+        _ => false,
     }
 }
 

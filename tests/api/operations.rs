@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::helpers::{KEY, spawn, spawn_before};
-use crate::upstream::{Fake, Step};
+use crate::upstream::{Fake, Step, response};
 
 #[actix_web::test]
 async fn liveness_and_readiness_never_ask_the_upstream() {
@@ -64,4 +64,22 @@ async fn a_request_that_breaks_http_is_refused() {
         read.expect("an answer in time").expect("an answer");
         assert_eq!(&head, b"HTTP/1.1 400", "{}", String::from_utf8_lossy(bytes));
     }
+}
+
+#[actix_web::test]
+async fn a_connection_that_the_upstream_has_closed_meanwhile_costs_no_answer() {
+    // The fake closes a connection with the second request on its way.
+    let body = r#"{"choices":[{"message":{"content":"Hi"},"finish_reason":"stop"}]}"#;
+    let fake = Fake::start(move |request| match request.earlier {
+        0 => vec![Step::Send(response("200 OK", "application/json", body).into())],
+        _ => vec![Step::Close],
+    })
+    .await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    for _ in 0..6 {
+        let answer = app.chat(json!({"message": "Hello"})).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+    let reused = fake.requests().iter().filter(|request| request.earlier > 0).count();
+    assert!(reused > 0, "no connection was used twice, so nothing was shown");
 }

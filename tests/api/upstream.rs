@@ -14,6 +14,8 @@ pub struct Request {
     pub line: String,
     pub headers: Vec<(String, String)>,
     pub body: String,
+    /// How many requests came before on the same connection.
+    pub earlier: usize,
 }
 
 impl Request {
@@ -98,7 +100,10 @@ async fn serve(
     gone: Arc<Notify>,
 ) {
     let mut buffer = Vec::new();
-    while let Some(request) = read(&mut stream, &mut buffer).await {
+    let mut earlier = 0;
+    while let Some(mut request) = read(&mut stream, &mut buffer).await {
+        request.earlier = earlier;
+        earlier += 1;
         seen.lock().expect("no test panics with the lock").push(request.clone());
         let steps = script(&request);
         for step in steps {
@@ -136,7 +141,7 @@ async fn read(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Request> {
             if buffer.len() >= end + 4 + length {
                 let body = String::from_utf8_lossy(&buffer[end + 4..end + 4 + length]).into_owned();
                 buffer.drain(..end + 4 + length);
-                return Some(Request { line, headers, body });
+                return Some(Request { line, headers, body, earlier: 0 });
             }
         }
         let mut chunk = [0; 4096];
