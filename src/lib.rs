@@ -7,6 +7,7 @@
 
 pub mod cli;
 pub mod app;
+pub mod upkeep;
 pub mod api;
 pub mod service;
 pub mod upstream;

@@ -4,25 +4,18 @@
 //! is open, other turns of the same conversation wait: in this process behind a lock, in other
 //! processes on the same database behind a lease that is renewed as long as this one lives.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Row;
 use sqlx::any::AnyRow;
-use tokio::sync::{Mutex as TurnMutex, OwnedMutexGuard};
-use tokio::task::AbortHandle;
-use tokio::time::sleep;
+use tokio::sync::OwnedMutexGuard;
 
-use super::Store;
 use super::database::{Database, failed};
+use super::lease::Lease;
+use super::{Store, not_found};
 use crate::chat::{ConversationId, Message, Owner, Role, Thread};
 use crate::error::{Error, Kind};
-
-/// How long a lease lasts, how often it is renewed, and how often a waiting process looks again.
-const LEASE: Duration = Duration::from_secs(10);
-const RENEWAL: Duration = Duration::from_secs(3);
-const LOOK_AGAIN: Duration = Duration::from_millis(150);
 
 /// The most turns that are read back at once.
 const MAX_TURNS_READ: usize = 10_000;
@@ -82,27 +75,6 @@ impl Turn {
     /// The conversation before this turn.
     pub fn conversation(&self) -> &Conversation {
         &self.conversation
-    }
-}
-
-type Key = (Owner, ConversationId);
-
-/// The open turns of this process, one lock a conversation.
-#[derive(Default)]
-pub struct TurnLocks(Mutex<HashMap<Key, Weak<TurnMutex<()>>>>);
-
-impl TurnLocks {
-    async fn lock(&self, key: Key) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if locks.len() > 1024 {
-                locks.retain(|_, lock| lock.strong_count() > 0);
-            }
-            let lock = locks.get(&key).and_then(Weak::upgrade).unwrap_or_default();
-            locks.insert(key, Arc::downgrade(&lock));
-            lock
-        };
-        lock.lock_owned().await
     }
 }
 
@@ -234,98 +206,6 @@ impl Store {
         })
         .await
     }
-
-    /// Waits until no other process has the conversation, and takes it.
-    async fn lease(&self, owner: &Owner, id: ConversationId) -> Result<Lease, Error> {
-        let holder = ConversationId::random()?.to_string();
-        loop {
-            let (owner, holder) = (owner.clone(), holder.clone());
-            let taken = self.run(|database| take_lease(database, owner, id, holder)).await?;
-            if taken {
-                break;
-            }
-            sleep(LOOK_AGAIN).await;
-        }
-        let claim = Claim { database: Arc::clone(&self.database), owner: owner.clone(), id, holder };
-        let renewing = claim.clone();
-        let renewal = self.runtime().spawn(async move {
-            loop {
-                sleep(RENEWAL).await;
-                if let Err(error) = renewing.extend(LEASE).await {
-                    log::warn!(error = error.kind.code(); "a conversation's lease could not be renewed: {}", error.message);
-                }
-            }
-        });
-        Ok(Lease { claim, renewal: renewal.abort_handle(), runtime: self.runtime().handle().clone() })
-    }
-}
-
-/// A conversation that this process has taken; let go when it is dropped.
-struct Lease {
-    claim: Claim,
-    renewal: AbortHandle,
-    runtime: tokio::runtime::Handle,
-}
-
-#[derive(Clone)]
-struct Claim {
-    database: Arc<Database>,
-    owner: Owner,
-    id: ConversationId,
-    holder: String,
-}
-
-impl Claim {
-    async fn extend(&self, time: Duration) -> Result<(), Error> {
-        let text = format!(
-            "UPDATE conversations SET lease_until = {} + $1 WHERE owner = $2 AND id = $3 AND lease = $4",
-            self.database.now()
-        );
-        sqlx::query(sqlx::AssertSqlSafe(text))
-            .bind(time.as_millis() as i64)
-            .bind(&self.owner.0)
-            .bind(self.id.to_string())
-            .bind(&self.holder)
-            .execute(self.database.pool())
-            .await
-            .map(drop)
-            .map_err(failed)
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.renewal.abort();
-        let claim = self.claim.clone();
-        self.runtime.spawn(async move {
-            // If this fails, the lease runs out by itself.
-            let _ = claim.extend(Duration::ZERO).await;
-        });
-    }
-}
-
-async fn take_lease(
-    database: Arc<Database>,
-    owner: Owner,
-    id: ConversationId,
-    holder: String,
-) -> Result<bool, Error> {
-    let now = database.now();
-    let text = format!(
-        "UPDATE conversations SET lease = $1, lease_until = {now} + $2 WHERE owner = $3 AND id = $4 AND lease_until <= {now}"
-    );
-    let taken = sqlx::query(sqlx::AssertSqlSafe(text))
-        .bind(holder)
-        .bind(LEASE.as_millis() as i64)
-        .bind(&owner.0)
-        .bind(id.to_string())
-        .execute(database.pool())
-        .await
-        .map_err(failed)?;
-    if taken.rows_affected() > 0 {
-        return Ok(true);
-    }
-    head(&database, &owner, id).await.map(|_| false)
 }
 
 /// The conversation's own row.
@@ -449,14 +329,12 @@ fn storable(text: String) -> String {
     if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }
 
-fn not_found() -> Error {
-    Error::new(Kind::ConversationNotFound, "there is no such conversation, or it was forgotten")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Location;
+    use tokio::sync::Mutex as TurnMutex;
+    use tokio::time::sleep;
 
     /// Cases that share a PostgreSQL database take turns: one of them deletes what is old.
     static ONE_AT_A_TIME: TurnMutex<()> = TurnMutex::const_new(());

@@ -7,6 +7,7 @@
 mod conversations;
 mod database;
 mod keys;
+mod lease;
 mod sessions;
 
 use std::sync::Arc;
@@ -15,10 +16,10 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use conversations::TurnLocks;
 pub use conversations::{Conversation, Exchange, Transcript, Turn};
 use database::Database;
 pub use keys::StoredKey;
+use lease::TurnLocks;
 
 use crate::config::Location;
 use crate::error::{Error, Kind};
@@ -102,4 +103,9 @@ impl Drop for Store {
 fn unavailable(why: impl std::fmt::Display) -> Error {
     Error::new(Kind::StorageUnavailable, format!("the store cannot be used: {why}"))
         .retry_after(Some(Duration::from_secs(5)))
+}
+
+/// The error for a conversation that the owner does not have, whoever else may.
+fn not_found() -> Error {
+    Error::new(Kind::ConversationNotFound, "there is no such conversation, or it was forgotten")
 }

@@ -1,9 +1,12 @@
 //! The mirrors that the gateway talks to: one file a protocol, one way in for the service.
 //!
 //! A protocol turns a prompt into a request and an answer's bytes into events; all else is shared:
-//! `transport` makes the exchange, `framing` cuts bytes into lines, `failure` names what went
+//! `client` holds the connections, `transport` makes the exchange, `body` reads the answer under
+//! its limits, `framing` cuts bytes into lines, `failure` names what went
 //! wrong, `session` keeps the login.
 
+mod body;
+mod client;
 pub mod failure;
 pub mod framing;
 pub mod openai;
@@ -26,8 +29,9 @@ use url::Url;
 use crate::chat::{Event, Model, Prompt};
 use crate::config::{self, Protocol};
 use crate::error::{Error, Kind};
+use body::Body;
 use session::Session;
-use transport::{Body, Transport};
+use transport::Transport;
 
 /// How long an answer that is complete in itself is listened to for what may still belong to it.
 const GRACE: Duration = Duration::from_secs(2);
@@ -227,7 +231,7 @@ async fn step(
     };
     let result = match chunk {
         Ok(Some(bytes)) => decoder.feed(&bytes, queue).map(|()| decoder.progress()).map_err(Stop::Fault),
-        Ok(None) if body.is_empty() => Err(Stop::Fault(transport::empty().into())),
+        Ok(None) if body.is_empty() => Err(Stop::Fault(body::empty().into())),
         Ok(None) => match decoder.finish(queue) {
             Ok(()) => Err(Stop::End),
             Err(fault) => Err(Stop::Fault(fault)),

@@ -55,7 +55,7 @@ impl Mirror {
             bytes.extend_from_slice(&chunk);
         }
         match first_byte(&bytes) {
-            None => return Err(super::transport::empty()),
+            None => return Err(super::body::empty()),
             Some(b'<') => return Err(self.transport.page(&body)),
             Some(_) => {}
         }
@@ -247,7 +247,7 @@ impl Decoder for Completion {
 
     fn finish(&mut self, events: &mut VecDeque<Event>) -> Result<(), Fault> {
         match std::mem::take(&mut self.form) {
-            Form::Unknown => Err(super::transport::empty().into()),
+            Form::Unknown => Err(super::body::empty().into()),
             Form::Json(bytes) => {
                 let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
                 let chunk = serde_json::from_slice(bytes).map_err(|error| not_json(&error))?;
@@ -291,7 +291,7 @@ impl Completion {
         }
         if data == b"[DONE]" {
             if !self.choices_seen {
-                return Err(super::transport::empty().into());
+                return Err(super::body::empty().into());
             }
             self.done = true;
             return Ok(());

@@ -8,50 +8,26 @@
 
 use std::cell::Cell;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_http::error::ParseError;
-use actix_service::ServiceExt;
-use actix_tls::connect::Connection;
-use awc::error::{ConnectError, PayloadError, SendRequestError};
+use awc::error::{ConnectError, SendRequestError};
 use awc::http::header::{self, HeaderMap};
-use awc::http::{Method, StatusCode, Uri, Version};
-use awc::{Client, ClientResponse, Connector};
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use awc::http::{Method, StatusCode, Version};
+use awc::{Client, ClientResponse};
 use secrecy::ExposeSecret;
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+use super::body::{self, Body};
+use super::client::{self, CONNECTED, KEEP_ALIVE};
 use super::failure::{self, Place, Reason};
 use super::session::Session;
 use crate::config;
 use crate::error::{Error, Kind};
-
-/// The largest answer that is read, in bytes.
-const MAX_ANSWER_BYTES: u64 = 16 << 20;
-
-/// The most that is read of an error's body, in bytes, and for how long.
-const MAX_ERROR_BYTES: usize = 64 << 10;
-const ERROR_BODY_TIME: Duration = Duration::from_secs(2);
-
-/// What is left of an answer after its end is drained up to here, so that the connection can be
-/// used again.
-const MAX_DRAIN_BYTES: usize = 64 << 10;
-const DRAIN_TIME: Duration = Duration::from_secs(2);
-
-/// How long an idle connection is kept. Short, because awc notices a connection that the upstream
-/// closed only when it takes it up again, and a request may lose that race.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-const CONNECTION_LIFETIME: Duration = Duration::from_secs(300);
-
-/// More than any number of streams that a process carries: awc fails those beyond its limit.
-const MAX_CONNECTIONS: usize = 16_384;
 
 /// Sends requests to one upstream.
 pub struct Transport {
@@ -76,23 +52,12 @@ pub struct Call<'a> {
     pub in_conversation: bool,
 }
 
-/// A good answer's body, read piece by piece.
-pub struct Body {
-    response: ClientResponse,
-    /// Where the answer came from, for the errors in it.
-    pub place: Place,
-    expected: Option<u64>,
-    received: u64,
-    idle: Duration,
-    deadline: Instant,
-}
-
 impl Transport {
     /// A transport with connections of its own; it stays on the thread that made it.
     pub fn new(base: Url, settings: Rc<config::Upstream>, session: Arc<Session>) -> Self {
         Transport {
-            client: client(&settings.timeouts, KEEP_ALIVE),
-            fresh: client(&settings.timeouts, Duration::ZERO),
+            client: client::client(&settings.timeouts, KEEP_ALIVE),
+            fresh: client::client(&settings.timeouts, Duration::ZERO),
             base,
             settings,
             session,
@@ -141,7 +106,7 @@ impl Transport {
 
     /// The error for an answer that turns out to be a web page.
     pub fn page(&self, body: &Body) -> Error {
-        let error = failure::from_html(body.place, body.response.status(), body.response.headers());
+        let error = failure::from_html(body.place, body.response().status(), body.response().headers());
         self.session.learn(Err(error.kind));
         error
     }
@@ -168,7 +133,7 @@ impl Transport {
         let url = config::under(&self.base, call.path);
         let first_byte = (start + timeouts.first_byte).min(deadline);
         let response = match timeout_at(first_byte, self.send(&url, call)).await {
-            Err(_) if first_byte == deadline => return Err(over_deadline()),
+            Err(_) if first_byte == deadline => return Err(body::over_deadline()),
             Err(_) => return Err(failure::from_silence()),
             Ok(Err(error)) => return Err(failure::from_send(&error, &self.origin())),
             Ok(Ok(response)) => response,
@@ -195,10 +160,10 @@ impl Transport {
             check_content(place, status, response.headers())?;
             let expected = content_length(response.headers());
             check_framing(&response, expected)?;
-            return Ok(Body { response, place, expected, received: 0, idle: timeouts.idle, deadline });
+            return Ok(Body::new(response, place, expected, timeouts.idle, deadline));
         }
         let headers = response.headers().clone();
-        let excerpt = excerpt(response, MAX_ERROR_BYTES, ERROR_BODY_TIME).await;
+        let excerpt = body::error_excerpt(response).await;
         let reason = serde_json::from_slice::<Value>(&excerpt).ok().as_ref().and_then(Reason::of);
         let words = reason.as_ref().and_then(|reason| self.words(reason));
         Err(failure::from_status(place, status, &headers, reason.as_ref()).detail(words))
@@ -250,32 +215,6 @@ impl Transport {
     }
 }
 
-tokio::task_local! {
-    /// Whether the request of this task has opened a connection.
-    static CONNECTED: Cell<bool>;
-}
-
-/// A client that keeps an idle connection for this long.
-fn client(timeouts: &config::Timeouts, keep_alive: Duration) -> Client {
-    let connect =
-        actix_tls::connect::Connector::default().service().map(|connection: Connection<Uri, TcpStream>| {
-            // The pool opens connections within the request that needs one, outside of it in none.
-            let _ = CONNECTED.try_with(|connected| connected.set(true));
-            // Nagle's algorithm and delayed acknowledgements together would hold small requests back.
-            let _ = connection.io_ref().set_nodelay(true);
-            connection
-        });
-    let connector = Connector::new()
-        .connector(connect)
-        .rustls_0_23(tls())
-        .timeout(timeouts.connect)
-        .handshake_timeout(timeouts.connect)
-        .conn_keep_alive(keep_alive)
-        .conn_lifetime(CONNECTION_LIFETIME)
-        .limit(MAX_CONNECTIONS);
-    Client::builder().connector(connector).disable_timeout().disable_redirects().no_default_headers().finish()
-}
-
 async fn send(request: awc::ClientRequest, call: &Call<'_>) -> Result<ClientResponse, SendRequestError> {
     match &call.body {
         Some(body) => request.send_body(body.clone()).await,
@@ -289,86 +228,6 @@ fn is_broken_connection(error: &SendRequestError) -> bool {
         SendRequestError::Connect(ConnectError::Disconnected) | SendRequestError::Send(_) => true,
         SendRequestError::Response(ParseError::Io(error)) => error.kind() == io::ErrorKind::ConnectionReset,
         _ => false,
-    }
-}
-
-impl Body {
-    /// The next bytes, or `None` at the end.
-    ///
-    /// # Errors
-    /// When the upstream falls silent, takes too long in all, sends too much, or ends too early.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        let idle = Instant::now() + self.idle;
-        let chunk = match timeout_at(idle.min(self.deadline), self.response.next()).await {
-            Err(_) if idle < self.deadline => {
-                return Err(Error::new(
-                    Kind::UpstreamStalled,
-                    format!(
-                        "the upstream fell silent in the middle of its answer, for {} seconds",
-                        self.idle.as_secs_f64()
-                    ),
-                ));
-            }
-            Err(_) => return Err(over_deadline()),
-            Ok(chunk) => chunk.transpose().map_err(|error| cut(&error))?,
-        };
-        match &chunk {
-            Some(bytes) => {
-                self.received += bytes.len() as u64;
-                if self.received > MAX_ANSWER_BYTES {
-                    return Err(Error::new(
-                        Kind::UpstreamTooLarge,
-                        format!("the upstream's answer is longer than {} MiB", MAX_ANSWER_BYTES >> 20),
-                    ));
-                }
-            }
-            None if self.expected.is_some_and(|expected| self.received < expected) => {
-                return Err(Error::new(
-                    Kind::UpstreamTruncated,
-                    "the upstream's answer ended before its announced length",
-                ));
-            }
-            None => {}
-        }
-        Ok(chunk)
-    }
-
-    /// The answer's HTTP status.
-    pub fn status(&self) -> u16 {
-        self.response.status().as_u16()
-    }
-
-    /// Whether nothing has come yet.
-    pub fn is_empty(&self) -> bool {
-        self.received == 0
-    }
-
-    /// Reads what is left in the background, so that the connection can be used again.
-    pub fn drain(self) {
-        tokio::task::spawn_local(async move {
-            excerpt(self.response, MAX_DRAIN_BYTES, DRAIN_TIME).await;
-        });
-    }
-}
-
-/// The error for an answer without a body.
-pub fn empty() -> Error {
-    Error::new(Kind::UpstreamEmpty, "the upstream's answer is empty")
-}
-
-fn over_deadline() -> Error {
-    Error::new(Kind::UpstreamDeadline, "the upstream's answer took longer than allowed")
-}
-
-fn cut(error: &PayloadError) -> Error {
-    match error {
-        PayloadError::EncodingCorrupted => {
-            Error::new(Kind::UpstreamInvalid, "the upstream's answer is framed wrongly")
-        }
-        _ => Error::new(
-            Kind::UpstreamTruncated,
-            "the connection to the upstream broke in the middle of its answer",
-        ),
     }
 }
 
@@ -397,7 +256,7 @@ fn check_framing(response: &ClientResponse, expected: Option<u64>) -> Result<(),
         && expected.is_none()
         && !response.headers().contains_key(header::TRANSFER_ENCODING);
     if expected == Some(0) || response.status() == StatusCode::NO_CONTENT {
-        Err(empty().upstream_status(response.status().as_u16()))
+        Err(body::empty().upstream_status(response.status().as_u16()))
     } else if unframed {
         Err(Error::new(
             Kind::UpstreamEmpty,
@@ -411,33 +270,4 @@ fn check_framing(response: &ClientResponse, expected: Option<u64>) -> Result<(),
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
-}
-
-/// As much of a body as comes within the bounds.
-async fn excerpt<S>(body: S, max_bytes: usize, max_time: Duration) -> Vec<u8>
-where
-    S: Stream<Item = Result<Bytes, PayloadError>>,
-{
-    let deadline = Instant::now() + max_time;
-    let mut body: Pin<Box<S>> = Box::pin(body);
-    let mut bytes = Vec::new();
-    while bytes.len() < max_bytes
-        && let Ok(Some(Ok(chunk))) = timeout_at(deadline, body.next()).await
-    {
-        bytes.extend_from_slice(&chunk);
-    }
-    bytes
-}
-
-/// TLS with the Mozilla roots that are compiled in: a container may hold no CA files.
-pub fn tls() -> Arc<rustls::ClientConfig> {
-    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring supports the default TLS versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Arc::new(config)
 }

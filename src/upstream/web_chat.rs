@@ -171,7 +171,7 @@ impl Decoder for Answer {
         if self.whole || self.soft_stopped {
             Ok(())
         } else if !self.started {
-            Err(super::transport::empty().into())
+            Err(super::body::empty().into())
         } else {
             Err(unfinished(self.understood, self.skipped, &last))
         }

@@ -30,7 +30,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "awc",
         ],
     ),
-    ("service.rs", &["crate::api", "crate::app", "crate::cli", "crate::demo", "actix_web", "awc"]),
+    ("service", &["crate::api", "crate::app", "crate::cli", "crate::demo", "actix_web", "awc"]),
     ("api", &["crate::upstream", "crate::store", "crate::app", "crate::cli", "crate::demo", "awc"]),
     (
         "demo.rs",
@@ -106,6 +106,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "awc",
         ],
     ),
+    ("upkeep.rs", &["crate::app", "crate::cli", "awc"]),
     ("app.rs", &["crate::cli", "awc"]),
 ];
 

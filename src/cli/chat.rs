@@ -1,0 +1,115 @@
+//! `chat`: one question to the configured upstream, without a running service.
+
+use std::io::{IsTerminal, Read, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::ArgMatches;
+use tokio::task::LocalSet;
+
+use super::session::keeper;
+use super::{described, fail};
+use crate::app::{self, StartError};
+use crate::chat::{Event, Owner};
+use crate::config::{self, Config};
+use crate::service::{Question, Service, Shared};
+use crate::telemetry;
+use crate::upstream::Upstream;
+use crate::upstream::session::Session;
+
+/// Asks the question and writes the answer as it comes.
+pub fn chat(config: Config, matches: &ArgMatches) -> ExitCode {
+    let argument = |name: &str| matches.get_one::<String>(name).cloned();
+    let mut message = argument("message").unwrap_or_default();
+    if message == "-" {
+        message.clear();
+        if let Err(error) = std::io::stdin().read_to_string(&mut message) {
+            return fail(1, format!("error: standard input cannot be read: {error}"));
+        }
+    }
+    if message.trim().is_empty() {
+        return fail(2, "error: the question is empty\n  hint: mirrorgate chat \"Hello\"");
+    }
+    telemetry::start(&config::Log {
+        filter: std::env::var("RUST_LOG").unwrap_or_else(|_| "error".into()),
+        ..config.log.clone()
+    });
+    let conversation = match argument("conversation").map(|id| id.parse()).transpose() {
+        Ok(conversation) => conversation,
+        Err(()) => {
+            return fail(
+                2,
+                "error: --conversation is not an id\n  hint: give it as the last answer printed it, or leave it out",
+            );
+        }
+    };
+    let question = Question {
+        owner: Owner("terminal".into()),
+        conversation,
+        model: argument("model"),
+        system: argument("system"),
+        message,
+        temperature: None,
+        max_tokens: None,
+    };
+    actix_web::rt::System::new().block_on(LocalSet::new().run_until(ask(config, question)))
+}
+
+/// Asks in this process, without a server of ours between, and writes the answer as it comes.
+async fn ask(config: Config, question: Question) -> ExitCode {
+    let service = match service(&config).await {
+        Ok(service) => service,
+        Err(error) => return fail(error.exit_code(), error),
+    };
+    let mut running = match service.start(question).await {
+        Ok(running) => running,
+        Err(failed) => return fail(1, described(&failed.error)),
+    };
+    let mut written = String::new();
+    while let Some(event) = running.next().await {
+        let news = match event {
+            Ok(Event::Text(text)) => text,
+            // What the upstream settled may go on where the pieces ended.
+            Ok(Event::WholeText(text)) => match text.strip_prefix(&written) {
+                Some(rest) => rest.to_string(),
+                None => format!("\n{text}"),
+            },
+            Ok(_) => continue,
+            Err(error) => {
+                println!();
+                return fail(1, described(&service.abandon(running, error).await.error));
+            }
+        };
+        print!("{news}");
+        let _ = std::io::stdout().flush();
+        written.push_str(&news);
+    }
+    println!();
+    let reply = match service.finish(running).await {
+        Ok(reply) => reply,
+        Err(failed) => return fail(1, described(&failed.error)),
+    };
+    if std::io::stderr().is_terminal() {
+        let tokens = reply.answer.usage.map_or(0, |usage| usage.total_tokens);
+        eprintln!(
+            "[{}, {tokens} tokens]",
+            reply.answer.model.unwrap_or_else(|| "the upstream's model".into())
+        );
+    }
+    if let Some(id) = reply.conversation_id {
+        eprintln!("to go on: --conversation {id}");
+    }
+    ExitCode::SUCCESS
+}
+
+/// The use cases in this process, over the configured upstream and store.
+async fn service(config: &Config) -> Result<Service, StartError> {
+    let (base, _) = app::upstream_base(&config.upstream)?;
+    let session = Arc::new(Session::new(&base, &config.upstream));
+    let store = Arc::new(app::open_store(&config.store).await?);
+    let mut keeper = keeper(config, &store, &session);
+    // What the store keeps of the session is better than the settings; without it, those do.
+    let _ = keeper.follow().await;
+    let upstream = Upstream::new(base, &config.upstream, session);
+    Ok(Service::new(upstream, Arc::new(Shared::new(store)), config.upstream.clone()))
+}

@@ -1,0 +1,198 @@
+//! The command line: commands, flags, and what a person reads at the start.
+
+mod chat;
+mod key;
+mod serve;
+mod session;
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Arg, ArgGroup, ArgMatches, Command};
+
+use crate::api;
+use crate::api::docs::{self, Document};
+use crate::config::{self, Config, SETTINGS};
+use crate::error::Error;
+
+/// Runs one command and gives the process's exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // clap prints help, versions and mistakes itself, and exits with 0 or 2.
+    let matches = command().get_matches_from(arguments);
+    match matches.subcommand() {
+        Some(("openapi", matches)) => openapi(matches),
+        Some(("healthcheck", matches)) => with_config(matches, healthcheck),
+        Some(("key", inner)) => with_config(inner, |config| key::key(config, inner)),
+        Some(("session", inner)) => with_config(inner, |config| session::session(config, inner)),
+        Some(("chat", inner)) => with_config(inner, |config| chat::chat(config, inner)),
+        Some((_, inner)) => with_config(inner, serve::serve),
+        None => with_config(&matches, serve::serve),
+    }
+}
+
+fn command() -> Command {
+    let settings = {
+        SETTINGS.iter().map(|setting| {
+            Arg::new(setting.name)
+                .long(setting.flag())
+                .env(setting.name)
+                .hide_env_values(true)
+                .value_name(setting.value)
+                .allow_hyphen_values(true)
+                .help_heading("Settings")
+                .global(true)
+                .help(format!("{} [default: {}]", setting.help, setting.default))
+        })
+    };
+    let text = |name: &'static str, help: &'static str| Arg::new(name).long(name).help(help);
+    let name = || Arg::new("name").required(true).value_name("NAME").help("The key's name");
+    Command::new("mirrorgate")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Publishes a chat model's mirror as an OpenAPI tool that Dify imports by URL")
+        .after_help("Each setting is an environment variable as well, also in a file `.env` here. Without UPSTREAM_URL a demo answers.")
+        .args(settings)
+        .subcommand(Command::new("serve").about("Start the service (the default command)"))
+        .subcommand(
+            Command::new("openapi")
+                .about("Print an OpenAPI document")
+                .arg(text("document", "tools (what Dify imports) or full").value_name("NAME").value_parser(["tools", "full"]).default_value("tools"))
+                .arg(text("format", "json or yaml").value_name("FORMAT").value_parser(["json", "yaml"]).default_value("json"))
+                .arg(text("server", "The service's public base URL").value_name("URL").value_parser(server_url).default_value("http://127.0.0.1:8080")),
+        )
+        .subcommand(Command::new("healthcheck").about("Exit 0 if the service on this host's port is live"))
+        .subcommand(
+            Command::new("key")
+                .about("Make, list and revoke gateway keys in the store")
+                .subcommand_required(true)
+                .subcommand(Command::new("new").about("Make a key and print it once").arg(name()))
+                .subcommand(Command::new("list").about("List the keys by name"))
+                .subcommand(Command::new("revoke").about("Revoke a key").arg(name())),
+        )
+        .subcommand(
+            Command::new("session").about("Change the login at the upstream without a restart").subcommand_required(true).subcommand(
+                Command::new("set")
+                    .about("Try new credentials at the upstream and hand them to running services")
+                    .arg(text("cookie", "A Cookie header line, as copied from the browser; `-` reads it from standard input").value_name("LINE"))
+                    .arg(text("key", "A bearer key; `-` reads it from standard input").value_name("KEY"))
+                    .group(ArgGroup::new("credentials").args(["cookie", "key"]).required(true)),
+            ),
+        )
+        .subcommand(
+            Command::new("chat")
+                .about("Ask the configured upstream one question, without a running service")
+                .arg(Arg::new("message").required(true).value_name("MESSAGE").help("The question; `-` reads it from standard input"))
+                .arg(text("model", "The model").value_name("NAME"))
+                .arg(text("system", "Instructions for the model").value_name("TEXT"))
+                .arg(text("conversation", "Go on with this conversation, by the id printed after its last answer").value_name("ID")),
+        )
+}
+
+/// An absolute http or https URL without a trailing slash.
+fn server_url(text: &str) -> Result<String, String> {
+    match url::Url::parse(text) {
+        Ok(url)
+            if matches!(url.scheme(), "http" | "https")
+                && url.query().is_none()
+                && url.fragment().is_none() =>
+        {
+            Ok(url.as_str().trim_end_matches('/').to_string())
+        }
+        _ => Err("give an absolute URL, such as https://your-app.example.com".into()),
+    }
+}
+
+/// Reads the settings from flags, the environment and `.env`, in this order, and goes on with them.
+fn with_config(matches: &ArgMatches, go_on: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    let file = match env_file() {
+        Ok(file) => file,
+        Err(text) => return fail(2, text),
+    };
+    let lookup = |name: &str| {
+        let flag = matches.try_get_one::<String>(name).ok().flatten().cloned();
+        // Platforms' own variables are no settings, so clap does not know them.
+        flag.or_else(|| std::env::var(name).ok())
+            .filter(|value| !value.trim().is_empty())
+            .or_else(|| file.get(name).cloned())
+    };
+    let names =
+        std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).chain(file.keys().cloned());
+    match Config::load(&lookup, names) {
+        Ok(config) => go_on(config),
+        Err(problems) => fail(problems.exit_code(), problems),
+    }
+}
+
+/// The `.env` file of the current directory, else the one beside the program.
+fn env_file() -> Result<HashMap<String, String>, String> {
+    let beside =
+        std::env::current_exe().ok().and_then(|program| program.parent().map(|folder| folder.join(".env")));
+    for path in [Some(".env".into()), beside].into_iter().flatten() {
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                return config::parse_env_file(&text)
+                    .map_err(|(line, what)| format!("error: {}, line {line}: {what}", path.display()));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("error: {}: {error}", path.display())),
+        }
+    }
+    Ok(HashMap::new())
+}
+
+fn fail(code: u8, text: impl std::fmt::Display) -> ExitCode {
+    eprintln!("{}", text.to_string().trim_end());
+    ExitCode::from(code)
+}
+
+fn openapi(matches: &ArgMatches) -> ExitCode {
+    let value = |name: &str| matches.get_one::<String>(name).map(String::as_str).unwrap_or_default();
+    let document = if value("document") == "full" { Document::Full } else { Document::Tools };
+    let document = api::documents().at(document, value("server"));
+    let text = if value("format") == "yaml" { docs::yaml(&document) } else { docs::pretty(&document) };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(1, format!("error: the document cannot be written: {error}")),
+    }
+}
+
+/// Asks `/health` over a plain connection: the image that runs this holds no other client.
+fn healthcheck(config: Config) -> ExitCode {
+    let host = match config.listen.host {
+        IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        host => host,
+    };
+    let address = SocketAddr::new(host, config.listen.port);
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3))?;
+        stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+        stream.set_write_timeout(Some(Duration::from_secs(3)))?;
+        write!(stream, "GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut head = [0; 12];
+        stream.read_exact(&mut head)?;
+        Ok(String::from_utf8_lossy(&head).into_owned())
+    };
+    match ask() {
+        Ok(head) if head == "HTTP/1.1 200" => ExitCode::SUCCESS,
+        Ok(head) => fail(
+            1,
+            format!(
+                "error: {address} answers `{head}` and not 200\n  hint: is it mirrorgate that listens there? compare HOST and PORT"
+            ),
+        ),
+        Err(error) => fail(
+            1,
+            format!(
+                "error: nothing healthy at {address}: {error}\n  hint: start the service, and give this command the same HOST and PORT"
+            ),
+        ),
+    }
+}
+
+fn described(error: &Error) -> String {
+    format!("error: {} ({})\n  hint: {}", error.caller_message(), error.kind.code(), error.hint())
+}

@@ -1,0 +1,92 @@
+//! `session set`: new credentials for the upstream, without a restart.
+
+use std::io::Read;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::ArgMatches;
+use tokio::task::LocalSet;
+
+use super::{described, fail};
+use crate::app::{self, StartError};
+use crate::config::{self, Config, Location};
+use crate::error::{Error, Kind};
+use crate::service::{Service, Shared};
+use crate::store::Store;
+use crate::telemetry;
+use crate::upkeep::Keeper;
+use crate::upstream::Upstream;
+use crate::upstream::session::{Credentials, Session};
+use crate::vault::Vault;
+
+/// `session set`: new credentials for the upstream, tried first, then written to the store, where
+/// running services notice them.
+pub fn session(config: Config, matches: &ArgMatches) -> ExitCode {
+    telemetry::start(&config::Log { filter: "error".into(), ..config.log.clone() });
+    let Some(("set", matches)) = matches.subcommand() else { return ExitCode::from(2) };
+    if config.upstream.url.is_none() {
+        return fail(
+            2,
+            "error: there is no session without an upstream\n  hint: give this command UPSTREAM_URL as the service has it",
+        );
+    }
+    if matches!(config.store.location, Location::Memory) {
+        return fail(
+            78,
+            "error: this store forgets everything when the process ends\n  hint: set DATA_DIR or DATABASE_URL as the service has them",
+        );
+    }
+    let credentials = match credentials(matches) {
+        Ok(credentials) => credentials,
+        Err(text) => return fail(2, text),
+    };
+    let outcome =
+        actix_web::rt::System::new().block_on(LocalSet::new().run_until(set_session(&config, &credentials)));
+    match outcome {
+        Ok(()) => {
+            println!("the upstream accepts it; running services use it within seconds");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(1, described(&error)),
+    }
+}
+
+/// The credentials in the flags; a value of `-` is read from standard input, so that it stands in
+/// no list of processes.
+fn credentials(matches: &ArgMatches) -> Result<Credentials, String> {
+    let value = |name: &str| -> Result<Option<String>, String> {
+        match matches.get_one::<String>(name).map(String::as_str) {
+            Some("-") => {
+                let mut text = String::new();
+                std::io::stdin()
+                    .read_to_string(&mut text)
+                    .map_err(|error| format!("error: standard input cannot be read: {error}"))?;
+                Ok(Some(text))
+            }
+            value => Ok(value.map(String::from)),
+        }
+    };
+    let mistake = |(what, advice): (&str, &str)| format!("error: the value {what}\n  hint: {advice}");
+    let cookie =
+        value("cookie")?.map(|line| config::parse_cookie_line(&line)).transpose().map_err(mistake)?;
+    let api_key = value("key")?.map(|key| config::parse_api_key(&key)).transpose().map_err(mistake)?;
+    Ok(Credentials { cookie, api_key })
+}
+
+async fn set_session(config: &Config, credentials: &Credentials) -> Result<(), Error> {
+    let trouble = |error: StartError| Error::new(Kind::Internal, error.to_string());
+    let (base, _) = app::upstream_base(&config.upstream).map_err(trouble)?;
+    let session = Arc::new(Session::new(&base, &config.upstream));
+    let store = Arc::new(Store::new(config.store.location.clone())?);
+    let mut keeper = keeper(config, &store, &session);
+    keeper.follow().await?;
+    let upstream = Upstream::new(base, &config.upstream, Arc::clone(&session));
+    let service = Service::new(upstream, Arc::new(Shared::new(store)), config.upstream.clone());
+    service.swap(credentials).await?;
+    keeper.keep().await
+}
+
+/// What keeps a session in the store.
+pub fn keeper(config: &Config, store: &Arc<Store>, session: &Arc<Session>) -> Keeper {
+    Keeper::new(Arc::clone(store), Arc::clone(session), Vault::new(config.store.secret_key.as_ref()))
+}

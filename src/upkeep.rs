@@ -1,0 +1,143 @@
+//! What goes on beside the requests: following the store's keys and session, deleting old
+//! conversations, telling of an expired session.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix_web::web::Data;
+use secrecy::SecretString;
+use tokio::time::timeout;
+
+use crate::api::auth::Guard;
+use crate::error::Error;
+use crate::keys::GatewayKey;
+use crate::store::{Store, StoredKey};
+use crate::upstream::session::Session;
+use crate::upstream::webhook;
+use crate::vault::Vault;
+
+/// How often the kept session is looked at.
+const SESSION_RENEWAL: Duration = Duration::from_secs(2);
+
+/// How often the store's keys are read again.
+const KEY_RENEWAL: Duration = Duration::from_secs(2);
+
+/// How often old conversations are looked for, and how far two clocks may be apart by then.
+const SWEEP: Duration = Duration::from_secs(600);
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// The store's keys as the guard takes them.
+pub fn gateway_keys(stored: Vec<StoredKey>) -> Vec<GatewayKey> {
+    stored.into_iter().filter_map(|key| GatewayKey::kept(key.name, &key.digest)).collect()
+}
+
+/// Keeps the upstream's session in the store, and follows what other replicas and the command line
+/// make of it.
+pub struct Keeper {
+    store: Arc<Store>,
+    session: Arc<Session>,
+    vault: Vault,
+    /// The version in the store that the session was last equal to.
+    version: i64,
+}
+
+impl Keeper {
+    /// A keeper of a session that has not been read yet.
+    pub fn new(store: Arc<Store>, session: Arc<Session>, vault: Vault) -> Self {
+        Keeper { store, session, vault, version: 0 }
+    }
+
+    /// Takes the kept session over, and follows it from then on.
+    pub async fn start(mut self) {
+        // A store that is down now is read as soon as it is back.
+        let _ = self.follow().await;
+        tokio::task::spawn_local(async move {
+            loop {
+                let changed = timeout(SESSION_RENEWAL, self.session.changed()).await.is_ok();
+                let outcome = if changed { self.keep().await } else { self.follow().await };
+                if let Err(error) = outcome {
+                    log::warn!(error = error.kind.code(); "the upstream's session is not kept now: {}", error.message);
+                    if changed {
+                        // Tried again with the next round.
+                        tokio::time::sleep(SESSION_RENEWAL).await;
+                        self.session.mark_changed();
+                    }
+                }
+            }
+        });
+    }
+
+    /// Writes the session to the store.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn keep(&mut self) -> Result<(), Error> {
+        self.version = self.store.keep_session(self.vault.seal(&self.session.snapshot())?).await?;
+        Ok(())
+    }
+
+    /// Takes over what is newer in the store.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn follow(&mut self) -> Result<(), Error> {
+        if self.store.session_version().await? == self.version {
+            return Ok(());
+        }
+        let Some((version, sealed)) = self.store.session().await? else { return Ok(()) };
+        self.version = version;
+        match self.vault.open(&sealed) {
+            Some(text) if self.session.restore(&text) => {
+                log::info!("the upstream's session was taken over from the store")
+            }
+            Some(_) => log::info!("the upstream's settings have changed: the kept session is not used"),
+            None => log::warn!("the kept session does not open under this SECRET_KEY: the settings hold"),
+        }
+        Ok(())
+    }
+}
+
+/// Tells the webhook whenever the session expires.
+pub async fn tell_expiry(session: Arc<Session>, url: SecretString, upstream: String) {
+    loop {
+        session.expired().await;
+        log::warn!("the upstream does not accept the session any more");
+        webhook::session_expired(&url, &upstream).await;
+    }
+}
+
+/// Follows the store's keys, which other replicas and the command line change. While the store
+/// cannot be asked, the last known ones hold.
+pub async fn renew_keys(store: Arc<Store>, guard: Data<Guard>) {
+    loop {
+        tokio::time::sleep(KEY_RENEWAL).await;
+        if let Ok(stored) = store.keys().await {
+            guard.renew(gateway_keys(stored));
+        }
+    }
+}
+
+/// Deletes conversations that nobody went on with for `ttl`. A clock that jumps would age them all
+/// at once, so nothing is deleted while the store's clock and this machine's steady one disagree.
+pub async fn sweep(store: Arc<Store>, ttl: Duration) {
+    let mut before = None;
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let Ok(clock) = store.clock().await else { continue };
+        let now = (Instant::now(), clock);
+        let Some((then, clock_then)) = before.replace(now) else { continue };
+        let steady = now.0.duration_since(then).as_millis() as i64;
+        if (clock - clock_then - steady).abs() > CLOCK_TOLERANCE.as_millis() as i64 {
+            log::warn!("the store's clock has jumped: no conversation is deleted this time");
+            before = None;
+            continue;
+        }
+        match store.expire(ttl).await {
+            Ok(0) => {}
+            Ok(count) => {
+                log::info!(conversations = count; "deleted conversations older than CONVERSATION_TTL_DAYS")
+            }
+            Err(error) => log::warn!("old conversations are not deleted: {}", error.message),
+        }
+    }
+}

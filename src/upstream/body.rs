@@ -1,0 +1,154 @@
+//! An answer's body: read piece by piece under timers and bounds, counted, and drained.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use awc::ClientResponse;
+use awc::error::PayloadError;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use tokio::time::{Instant, timeout_at};
+
+use super::failure::Place;
+use crate::error::{Error, Kind};
+
+/// The largest answer that is read, in bytes.
+const MAX_ANSWER_BYTES: u64 = 16 << 20;
+
+/// The most that is read of an error's body, in bytes, and for how long.
+const MAX_ERROR_BYTES: usize = 64 << 10;
+const ERROR_BODY_TIME: Duration = Duration::from_secs(2);
+
+/// What is left of an answer after its end is drained up to here, so that the connection can be
+/// used again.
+const MAX_DRAIN_BYTES: usize = 64 << 10;
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// A good answer's body, read piece by piece.
+pub struct Body {
+    response: ClientResponse,
+    /// Where the answer came from, for the errors in it.
+    pub place: Place,
+    expected: Option<u64>,
+    received: u64,
+    idle: Duration,
+    deadline: Instant,
+}
+
+impl Body {
+    /// The body of an answer with a good head; `expected` is its announced length in bytes.
+    pub fn new(
+        response: ClientResponse,
+        place: Place,
+        expected: Option<u64>,
+        idle: Duration,
+        deadline: Instant,
+    ) -> Self {
+        Body { response, place, expected, received: 0, idle, deadline }
+    }
+
+    /// The head of the answer that it belongs to.
+    pub fn response(&self) -> &ClientResponse {
+        &self.response
+    }
+
+    /// The next bytes, or `None` at the end.
+    ///
+    /// # Errors
+    /// When the upstream falls silent, takes too long in all, sends too much, or ends too early.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        let idle = Instant::now() + self.idle;
+        let chunk = match timeout_at(idle.min(self.deadline), self.response.next()).await {
+            Err(_) if idle < self.deadline => {
+                return Err(Error::new(
+                    Kind::UpstreamStalled,
+                    format!(
+                        "the upstream fell silent in the middle of its answer, for {} seconds",
+                        self.idle.as_secs_f64()
+                    ),
+                ));
+            }
+            Err(_) => return Err(over_deadline()),
+            Ok(chunk) => chunk.transpose().map_err(|error| cut(&error))?,
+        };
+        match &chunk {
+            Some(bytes) => {
+                self.received += bytes.len() as u64;
+                if self.received > MAX_ANSWER_BYTES {
+                    return Err(Error::new(
+                        Kind::UpstreamTooLarge,
+                        format!("the upstream's answer is longer than {} MiB", MAX_ANSWER_BYTES >> 20),
+                    ));
+                }
+            }
+            None if self.expected.is_some_and(|expected| self.received < expected) => {
+                return Err(Error::new(
+                    Kind::UpstreamTruncated,
+                    "the upstream's answer ended before its announced length",
+                ));
+            }
+            None => {}
+        }
+        Ok(chunk)
+    }
+
+    /// The answer's HTTP status.
+    pub fn status(&self) -> u16 {
+        self.response.status().as_u16()
+    }
+
+    /// Whether nothing has come yet.
+    pub fn is_empty(&self) -> bool {
+        self.received == 0
+    }
+
+    /// Reads what is left in the background, so that the connection can be used again.
+    pub fn drain(self) {
+        tokio::task::spawn_local(async move {
+            excerpt(self.response, MAX_DRAIN_BYTES, DRAIN_TIME).await;
+        });
+    }
+}
+
+/// The error for an answer without a body.
+pub fn empty() -> Error {
+    Error::new(Kind::UpstreamEmpty, "the upstream's answer is empty")
+}
+
+/// The error for an answer that takes too long in all.
+pub fn over_deadline() -> Error {
+    Error::new(Kind::UpstreamDeadline, "the upstream's answer took longer than allowed")
+}
+
+fn cut(error: &PayloadError) -> Error {
+    match error {
+        PayloadError::EncodingCorrupted => {
+            Error::new(Kind::UpstreamInvalid, "the upstream's answer is framed wrongly")
+        }
+        _ => Error::new(
+            Kind::UpstreamTruncated,
+            "the connection to the upstream broke in the middle of its answer",
+        ),
+    }
+}
+
+/// As much of an error's body as is worth reading.
+pub async fn error_excerpt(response: ClientResponse) -> Vec<u8> {
+    excerpt(response, MAX_ERROR_BYTES, ERROR_BODY_TIME).await
+}
+
+/// As much of a body as comes within the bounds.
+async fn excerpt<S>(body: S, max_bytes: usize, max_time: Duration) -> Vec<u8>
+where
+    S: Stream<Item = Result<Bytes, PayloadError>>,
+{
+    let deadline = Instant::now() + max_time;
+    let mut body: Pin<Box<S>> = Box::pin(body);
+    let mut bytes = Vec::new();
+    while bytes.len() < max_bytes
+        && let Ok(Some(Ok(chunk))) = timeout_at(deadline, body.next()).await
+    {
+        bytes.extend_from_slice(&chunk);
+    }
+    bytes
+}

@@ -1,0 +1,60 @@
+//! The HTTP client towards the upstream: every limit, timeout and policy of its connections.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_service::ServiceExt;
+use actix_tls::connect::Connection;
+use awc::http::Uri;
+use awc::{Client, Connector};
+use tokio::net::TcpStream;
+
+use crate::config;
+
+/// How long an idle connection is kept. Short, because awc notices a connection that the upstream
+/// closed only when it takes it up again, and a request may lose that race.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(300);
+
+/// More than any number of streams that a process carries: awc fails those beyond its limit.
+const MAX_CONNECTIONS: usize = 16_384;
+
+tokio::task_local! {
+    /// Whether the request of this task has opened a connection.
+    pub static CONNECTED: Cell<bool>;
+}
+
+/// A client that keeps an idle connection for this long.
+pub fn client(timeouts: &config::Timeouts, keep_alive: Duration) -> Client {
+    let connect =
+        actix_tls::connect::Connector::default().service().map(|connection: Connection<Uri, TcpStream>| {
+            // The pool opens connections within the request that needs one, outside of it in none.
+            let _ = CONNECTED.try_with(|connected| connected.set(true));
+            // Nagle's algorithm and delayed acknowledgements together would hold small requests back.
+            let _ = connection.io_ref().set_nodelay(true);
+            connection
+        });
+    let connector = Connector::new()
+        .connector(connect)
+        .rustls_0_23(tls())
+        .timeout(timeouts.connect)
+        .handshake_timeout(timeouts.connect)
+        .conn_keep_alive(keep_alive)
+        .conn_lifetime(CONNECTION_LIFETIME)
+        .limit(MAX_CONNECTIONS);
+    Client::builder().connector(connector).disable_timeout().disable_redirects().no_default_headers().finish()
+}
+
+/// TLS with the Mozilla roots that are compiled in: a container may hold no CA files.
+pub fn tls() -> Arc<rustls::ClientConfig> {
+    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring supports the default TLS versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config)
+}
