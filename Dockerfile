@@ -11,6 +11,7 @@ RUN mkdir src \
     && cargo build --release --locked
 
 # The program. Copied files keep their old times, so cargo must be told that they are newer.
+COPY migrations migrations
 COPY src src
 RUN touch src/lib.rs src/main.rs \
     && cargo build --release --locked
@@ -21,6 +22,7 @@ RUN install -D --mode=0755 target/release/mirrorgate /rootfs/usr/local/bin/mirro
 
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /rootfs /
+# The store is in /data/mirrorgate, unless DATA_DIR or the platform's volume names another place.
 ENV HOST=0.0.0.0 \
     PORT=8080 \
     XDG_DATA_HOME=/data

@@ -46,11 +46,14 @@ pub struct Application {
     pub address: SocketAddr,
     /// Its base URL for a person on this machine.
     pub url: String,
+    /// Where conversations and keys are kept.
+    pub store: String,
     /// The key that was generated at this start, to be shown once.
     pub new_key: Option<String>,
     server: Server,
     demo: Option<ServerHandle>,
     draining: Data<Draining>,
+    kept: Arc<Store>,
 }
 
 /// Why the service does not start.
@@ -106,9 +109,17 @@ impl Application {
     /// # Errors
     /// Why it cannot start.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let store = Arc::new(open_store(&config.store).await?);
-        let guard = Data::new(Guard::new(config.gateway.keys.clone()));
-        let new_key = if config.gateway.auth { first_key(&config, &store, &guard).await? } else { None };
+        let wanted = SocketAddr::new(config.listen.host, config.listen.port);
+        let listener =
+            std::net::TcpListener::bind(wanted).map_err(|error| StartError::Bind(wanted, error))?;
+        let address = listener.local_addr().map_err(|error| StartError::Bind(wanted, error))?;
+
+        let (store, available) = open_store(&config.store).await?;
+        let store = Arc::new(store);
+        let guard = Data::new(Guard::new(!config.gateway.auth, config.gateway.keys.clone()));
+        // While the store is down, the keys of the environment do.
+        let needs_store = config.gateway.auth && (available || config.gateway.keys.is_empty());
+        let new_key = if needs_store { first_key(&config, &store, &guard).await? } else { None };
         let (base, demo) = upstream_base(&config.upstream)?;
         let session = Arc::new(Session::new(&base, &config.upstream));
         let shared = Arc::new(Shared::new(Arc::clone(&store)));
@@ -120,10 +131,6 @@ impl Application {
             every: config.limits.heartbeat_every,
         });
 
-        let wanted = SocketAddr::new(config.listen.host, config.listen.port);
-        let listener =
-            std::net::TcpListener::bind(wanted).map_err(|error| StartError::Bind(wanted, error))?;
-        let address = listener.local_addr().map_err(|error| StartError::Bind(wanted, error))?;
         let peers = Peers::new(config.public.clone(), address);
         let url = peers.own_url();
         let peers = Data::new(peers);
@@ -136,7 +143,7 @@ impl Application {
         }
         if config.upstream.url.is_some() {
             let vault = Vault::new(config.store.secret_key.as_ref());
-            upkeep::Keeper::new(Arc::clone(&store), Arc::clone(&session), vault).start().await;
+            upkeep::Keeper::new(Arc::clone(&store), Arc::clone(&session), vault).start(available).await;
             if let Some(url) = config.upstream.session_webhook.clone() {
                 tokio::task::spawn_local(upkeep::tell_expiry(
                     Arc::clone(&session),
@@ -188,7 +195,7 @@ impl Application {
         .listen(listener)
         .map_err(|error| StartError::Bind(address, error))?
         .run();
-        Ok(Application { address, url, new_key, server, demo, draining })
+        Ok(Application { address, url, store: store.place(), new_key, server, demo, draining, kept: store })
     }
 
     /// To stop the service from elsewhere.
@@ -218,6 +225,7 @@ impl Application {
         if let Some(demo) = self.demo {
             demo.stop(false).await;
         }
+        self.kept.close().await;
         outcome
     }
 }
@@ -257,24 +265,25 @@ pub fn upstream_base(settings: &config::Upstream) -> Result<(Url, Option<ServerH
 /// Opens the store where it is configured. Where it is not, and this machine has no folder that
 /// can be written, conversations are kept in memory, and that is said loudly.
 ///
+/// Says also whether it can be used now.
+///
 /// # Errors
 /// When the store was changed by a newer program.
-pub async fn open_store(settings: &config::Store) -> Result<Store, StartError> {
+pub async fn open_store(settings: &config::Store) -> Result<(Store, bool), StartError> {
     let open = |location| Store::new(location).map_err(StartError::Store);
-    let store = open(settings.location.clone())?;
+    let mut store = open(settings.location.clone())?;
+    let mut available = true;
     match store.prepare().await {
         Ok(()) => {}
         Err(error) if error.kind == Kind::StorageNewer => return Err(StartError::Store(error)),
+        Err(error) if matches!(&settings.location, Location::File(path) if !settings.explicit && !path.exists()) =>
+        {
+            log::warn!("{}", error.message);
+            store = open(Location::Memory)?;
+        }
         Err(error) => {
-            let fresh = matches!(&settings.location, Location::File(path) if !path.exists());
-            if fresh && !settings.explicit {
-                log::warn!(
-                    "{}; conversations are kept in memory and forgotten at a restart: set DATA_DIR or DATABASE_URL",
-                    error.message
-                );
-                return open(Location::Memory);
-            }
             log::error!("{}; what needs it fails until it is back", error.message);
+            available = false;
         }
     }
     if !store.lasts() {
@@ -282,7 +291,7 @@ pub async fn open_store(settings: &config::Store) -> Result<Store, StartError> {
             "conversations are kept in memory and forgotten at a restart: set DATA_DIR or DATABASE_URL"
         );
     }
-    Ok(store)
+    Ok((store, available))
 }
 
 /// Takes the store's keys in. When there is no key at all, one is made and kept, and its text is

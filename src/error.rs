@@ -108,7 +108,7 @@ kinds! {
     ModelNotFound {
         code: "model_not_found",
         retryable: false,
-        hint: "call list_models for the names, or leave `model` out to use `DEFAULT_MODEL`",
+        hint: "call list_models for the names (`MODELS` bounds them where it is set), or leave `model` out to use `DEFAULT_MODEL`",
     }
     /// Neither the upstream nor the settings name a model.
     ModelsUnknown {
@@ -150,7 +150,7 @@ kinds! {
     UpstreamAuthExpired {
         code: "upstream_auth_expired",
         retryable: false,
-        hint: "log in to the mirror again and set `UPSTREAM_COOKIE` (web chat) or `UPSTREAM_API_KEY` to the new value",
+        hint: "log in to the mirror again and set `UPSTREAM_COOKIE` (web chat) or `UPSTREAM_API_KEY` to the new value, or hand it over without a restart: `mirrorgate session set`, or PUT /api/session",
     }
     /// The upstream knows the account and refuses: plan, region, permission.
     UpstreamRefused {

@@ -48,7 +48,7 @@ impl GatewayKey {
     }
 }
 
-/// The keys that are accepted; empty when none is needed.
+/// The keys that are accepted.
 #[derive(Clone, Default)]
 pub struct KeyRing(Vec<GatewayKey>);
 
@@ -58,21 +58,16 @@ impl KeyRing {
         KeyRing(keys)
     }
 
-    /// Whether no key is needed.
-    pub fn is_open(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The key among the candidates that a caller presented, if one is ours. The time taken does
     /// not depend on which key matches or how far.
-    pub fn find<'a>(&self, candidates: impl Iterator<Item = &'a str>) -> Option<&GatewayKey> {
+    pub fn find<'a>(&self, candidates: impl Iterator<Item = &'a str>) -> Option<GatewayKey> {
         let mut found = None;
         for candidate in candidates {
             let digest: [u8; 32] = Sha256::digest(candidate).into();
             for key in &self.0 {
                 let same: Choice = key.digest.ct_eq(&digest);
                 if bool::from(same) {
-                    found = Some(key);
+                    found = Some(key.clone());
                 }
             }
         }

@@ -47,10 +47,12 @@ impl Keeper {
         Keeper { store, session, vault, version: 0 }
     }
 
-    /// Takes the kept session over, and follows it from then on.
-    pub async fn start(mut self) {
-        // A store that is down now is read as soon as it is back.
-        let _ = self.follow().await;
+    /// Takes the kept session over, and follows it from then on; a store that is not `available` now
+    /// is read as soon as it is back.
+    pub async fn start(mut self, available: bool) {
+        if available {
+            let _ = self.follow().await;
+        }
         tokio::task::spawn_local(async move {
             loop {
                 let changed = timeout(SESSION_RENEWAL, self.session.changed()).await.is_ok();

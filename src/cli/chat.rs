@@ -9,7 +9,7 @@ use tokio::task::LocalSet;
 
 use super::session::keeper;
 use super::{described, fail};
-use crate::app::{self, StartError};
+use crate::app;
 use crate::chat::{Event, Owner};
 use crate::config::{self, Config};
 use crate::service::{Question, Service, Shared};
@@ -57,10 +57,33 @@ pub fn chat(config: Config, matches: &ArgMatches) -> ExitCode {
 
 /// Asks in this process, without a server of ours between, and writes the answer as it comes.
 async fn ask(config: Config, question: Question) -> ExitCode {
-    let service = match service(&config).await {
-        Ok(service) => service,
+    let (base, _) = match app::upstream_base(&config.upstream) {
+        Ok(base) => base,
         Err(error) => return fail(error.exit_code(), error),
     };
+    let store = match app::open_store(&config.store).await {
+        Ok((store, _)) => Arc::new(store),
+        Err(error) => return fail(error.exit_code(), error),
+    };
+    let session = Arc::new(Session::new(&base, &config.upstream));
+    let mut keeper = keeper(&config, &store, &session);
+    // What the store keeps of the session is better than the settings; without it, those do.
+    let _ = keeper.follow().await;
+    let before = session.snapshot();
+    let upstream = Upstream::new(base, &config.upstream, Arc::clone(&session));
+    let service = Service::new(upstream, Arc::new(Shared::new(Arc::clone(&store))), config.upstream.clone());
+    let code = answer(&service, question).await;
+    if session.snapshot() != before
+        && let Err(error) = keeper.keep().await
+    {
+        log::error!("the session that the upstream renewed is not kept: {}", error.message);
+    }
+    store.close().await;
+    code
+}
+
+/// Asks the question and writes the answer as it comes.
+async fn answer(service: &Service, question: Question) -> ExitCode {
     let mut running = match service.start(question).await {
         Ok(running) => running,
         Err(failed) => return fail(1, described(&failed.error)),
@@ -100,16 +123,4 @@ async fn ask(config: Config, question: Question) -> ExitCode {
         eprintln!("to go on: --conversation {id}");
     }
     ExitCode::SUCCESS
-}
-
-/// The use cases in this process, over the configured upstream and store.
-async fn service(config: &Config) -> Result<Service, StartError> {
-    let (base, _) = app::upstream_base(&config.upstream)?;
-    let session = Arc::new(Session::new(&base, &config.upstream));
-    let store = Arc::new(app::open_store(&config.store).await?);
-    let mut keeper = keeper(config, &store, &session);
-    // What the store keeps of the session is better than the settings; without it, those do.
-    let _ = keeper.follow().await;
-    let upstream = Upstream::new(base, &config.upstream, session);
-    Ok(Service::new(upstream, Arc::new(Shared::new(store)), config.upstream.clone()))
 }

@@ -41,7 +41,7 @@ fn welcome(config: &Config, application: &Application) {
             line("upstream", "DEMO: no model is connected; set UPSTREAM_URL to your mirror's address".into())
         }
     }
-    line("store", config.store.location.describe());
+    line("store", application.store.clone());
     match &application.new_key {
         Some(key) => {
             line("page", format!("{url}/#key={key}"));
@@ -59,7 +59,7 @@ fn welcome(config: &Config, application: &Application) {
             let keys = if !config.gateway.auth {
                 "none needed (GATEWAY_AUTH=none): anyone on this machine may call".into()
             } else if config.gateway.keys.is_empty() {
-                "the one printed at the first start; remove the key file in DATA_DIR for a new one"
+                "those of the store, see `mirrorgate key list`; `mirrorgate key new NAME` makes another"
                     .to_string()
             } else {
                 format!("{} from GATEWAY_API_KEYS", config.gateway.keys.len())

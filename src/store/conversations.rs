@@ -201,7 +201,7 @@ impl Store {
         self.run(|database| async move {
             let text = format!("SELECT {}", database.now());
             let row =
-                sqlx::query(sqlx::AssertSqlSafe(text)).fetch_one(database.pool()).await.map_err(failed)?;
+                sqlx::query(sqlx::AssertSqlSafe(text)).fetch_one(&database.pool()).await.map_err(failed)?;
             row.try_get(0).map_err(failed)
         })
         .await
@@ -215,7 +215,7 @@ async fn head(database: &Database, owner: &Owner, id: ConversationId) -> Result<
     )
     .bind(&owner.0)
     .bind(id.to_string())
-    .fetch_optional(database.pool())
+    .fetch_optional(&database.pool())
     .await
     .map_err(failed)?
     .ok_or_else(not_found)
@@ -232,7 +232,7 @@ async fn turns(
         .bind(&owner.0)
         .bind(id.to_string())
         .bind(most as i64)
-        .fetch_all(database.pool())
+        .fetch_all(&database.pool())
         .await
         .map_err(failed)?;
     let turn = |row: &AnyRow| -> Result<(String, String, bool), sqlx::Error> {
@@ -269,15 +269,18 @@ async fn commit(database: &Database, turn: &Turn, exchange: Exchange) -> Result<
     let id = turn.id.to_string();
     let mut transaction = database.pool().begin().await.map_err(failed)?;
     // The number of turns is compared, so that no process writes over another's turn, whatever
-    // became of its lease.
-    let text = format!(
-        "INSERT INTO conversations (owner, id, system, upstream_conversation, upstream_response, turns, created_at, used_at) \
-         VALUES ($1, $2, $3, $4, $5, 1, {now}, {now}) \
-         ON CONFLICT (owner, id) DO UPDATE SET system = excluded.system, \
-         upstream_conversation = excluded.upstream_conversation, upstream_response = excluded.upstream_response, \
-         turns = conversations.turns + 1, used_at = excluded.used_at \
-         WHERE conversations.turns = $6"
-    );
+    // became of its lease; and a conversation that was deleted meanwhile stays deleted.
+    let text = if turn.before == 0 {
+        format!(
+            "INSERT INTO conversations (owner, id, system, upstream_conversation, upstream_response, turns, created_at, used_at) \
+             VALUES ($1, $2, $3, $4, $5, $6 + 1, {now}, {now}) ON CONFLICT (owner, id) DO NOTHING"
+        )
+    } else {
+        format!(
+            "UPDATE conversations SET system = $3, upstream_conversation = $4, upstream_response = $5, \
+             turns = turns + 1, used_at = {now} WHERE owner = $1 AND id = $2 AND turns = $6"
+        )
+    };
     let written = sqlx::query(sqlx::AssertSqlSafe(text))
         .bind(&turn.owner.0)
         .bind(&id)
@@ -289,6 +292,8 @@ async fn commit(database: &Database, turn: &Turn, exchange: Exchange) -> Result<
         .await
         .map_err(failed)?;
     if written.rows_affected() == 0 {
+        drop(transaction);
+        head(database, &turn.owner, turn.id).await?;
         return Err(Error::new(
             Kind::ConversationBusy,
             "another call went on with this conversation meanwhile",
@@ -391,6 +396,22 @@ mod tests {
             assert_eq!(store.transcript(&ann, id).await.expect("a transcript").turns.len(), 3);
             store.delete(&ann, id).await.expect("deleted");
             assert!(store.transcript(&ann, id).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_conversation_that_is_deleted_during_a_turn_stays_deleted() {
+        let _alone = ONE_AT_A_TIME.lock().await;
+        for store in stores() {
+            let owner = owner();
+            let turn = store.open(&owner, None, 2).await.expect("a turn");
+            let id = turn.id;
+            store.commit(turn, exchange("one")).await.expect("kept");
+            let turn = store.open(&owner, Some(id), 2).await.expect("a turn");
+            store.delete(&owner, id).await.expect("deleted");
+            let error = store.commit(turn, exchange("two")).await.expect_err("gone");
+            assert_eq!(error.kind, Kind::ConversationNotFound);
+            assert!(store.transcript(&owner, id).await.is_err());
         }
     }
 

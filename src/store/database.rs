@@ -1,9 +1,10 @@
 //! The database under the store: where it is, how it is opened, and whether it can be written.
 
-use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
+use std::{fs, io};
 
 use secrecy::ExposeSecret;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
@@ -31,53 +32,34 @@ const MIN_FREE_BYTES: u64 = 512 << 10;
 /// The database, connected to when it is first used.
 pub struct Database {
     location: Location,
-    pool: AnyPool,
+    pool: RwLock<AnyPool>,
+    /// Whether the schema is up to date in the pool's database.
     migrated: AtomicBool,
     migrating: Mutex<()>,
+    /// The file that the pool has opened, which a path alone does not tell.
+    opened: std::sync::Mutex<Option<FileId>>,
 }
 
 impl Database {
     pub fn new(location: Location) -> Result<Self, Error> {
         sqlx::any::install_default_drivers();
-        let (url, connections) = match &location {
-            Location::File(path) => (format!("sqlite://{}?mode=rwc", in_url(path)), SQLITE_CONNECTIONS),
-            Location::Postgres(url) => (url.expose_secret().to_string(), POSTGRES_CONNECTIONS),
-            // A database in memory is its one connection's.
-            Location::Memory => ("sqlite::memory:".to_string(), 1),
-        };
-        let options: AnyConnectOptions = url
-            .parse()
-            // The text may quote the URL with its password.
-            .map_err(|_| Error::new(Kind::StorageUnavailable, "DATABASE_URL is not understood"))?;
-        let in_memory = matches!(location, Location::Memory);
-        let is_sqlite = !matches!(location, Location::Postgres(_));
-        let pool = AnyPoolOptions::new()
-            .max_connections(connections)
-            .min_connections(u32::from(in_memory))
-            .acquire_timeout(ACQUIRE_TIME)
-            .idle_timeout((!in_memory).then_some(Duration::from_secs(60)))
-            .max_lifetime((!in_memory).then_some(Duration::from_secs(1800)))
-            .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    if is_sqlite {
-                        // FULL: in WAL mode NORMAL loses acknowledged turns when the power fails.
-                        connection
-                            .execute("PRAGMA busy_timeout = 4000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
-                            .await?;
-                    }
-                    Ok(())
-                })
-            })
-            .connect_lazy_with(options);
-        Ok(Database { location, pool, migrated: AtomicBool::new(false), migrating: Mutex::new(()) })
+        let pool = RwLock::new(open(&location)?);
+        Ok(Database {
+            location,
+            pool,
+            migrated: AtomicBool::new(false),
+            migrating: Mutex::new(()),
+            opened: std::sync::Mutex::new(None),
+        })
     }
 
     pub fn location(&self) -> &Location {
         &self.location
     }
 
-    pub fn pool(&self) -> &AnyPool {
-        &self.pool
+    /// The connections.
+    pub fn pool(&self) -> AnyPool {
+        self.pool.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether several processes may share it, so that turns must be ordered in it.
@@ -96,22 +78,51 @@ impl Database {
     /// Creates the file and brings the schema up to date, unless that was done before.
     pub async fn ensure(&self) -> Result<(), Error> {
         if let Location::File(path) = &self.location {
-            check_file(path, self.migrated.load(Ordering::Acquire))?;
+            self.check_file(path)?;
         }
         if self.migrated.load(Ordering::Acquire) {
             return Ok(());
         }
         let _one_at_a_time = self.migrating.lock().await;
         if !self.migrated.load(Ordering::Acquire) {
-            MIGRATIONS.run(&self.pool).await.map_err(migration_failed)?;
+            MIGRATIONS.run(&self.pool()).await.map_err(migration_failed)?;
             self.migrated.store(true, Ordering::Release);
         }
         Ok(())
     }
 
+    /// Sees that the file can be written: creates it for its owner alone, and refuses a full disk
+    /// and a file that was taken away under an open connection, which would swallow what is
+    /// written. Another file in its place, such as a backup, is opened anew.
+    fn check_file(&self, path: &Path) -> Result<(), Error> {
+        let trouble =
+            |what: &str, error: io::Error| unavailable(format_args!("{what} {}: {error}", path.display()));
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = match fs::metadata(path) {
+            Ok(metadata) => file_id(&metadata),
+            Err(_) if opened.is_some() => {
+                return Err(unavailable(format_args!("its file {} is gone", path.display())).hinted(
+                    "put the file of the store back; or restart the service to begin with an empty one",
+                ));
+            }
+            Err(_) => create(path).map_err(|error| trouble("cannot create", error))?,
+        };
+        if opened.is_some_and(|opened| opened != found) {
+            log::warn!("the store's file was replaced by another, which is opened now");
+            *self.pool.write().unwrap_or_else(PoisonError::into_inner) = open(&self.location)?;
+            self.migrated.store(false, Ordering::Release);
+        }
+        *opened = Some(found);
+        match fs4::available_space(path) {
+            Ok(free) if free < MIN_FREE_BYTES => Err(unavailable("the disk is full")),
+            Ok(_) => Ok(()),
+            Err(error) => Err(trouble("cannot look at", error)),
+        }
+    }
+
     /// Asks the database something.
     pub async fn probe(&self) -> Result<(), Error> {
-        sqlx::query("SELECT 1").execute(&self.pool).await.map(drop).map_err(failed)
+        sqlx::query("SELECT 1").execute(&self.pool()).await.map(drop).map_err(failed)
     }
 }
 
@@ -140,32 +151,65 @@ fn migration_failed(error: MigrateError) -> Error {
     }
 }
 
-/// Sees that the file can be written: creates it for its owner alone, and refuses a full disk and a
-/// file that was taken away under an open connection, which would swallow what is written.
-fn check_file(path: &Path, opened: bool) -> Result<(), Error> {
-    let trouble =
-        |what: &str, error: std::io::Error| unavailable(format_args!("{what} {}: {error}", path.display()));
-    if !path.exists() {
-        if opened {
-            return Err(unavailable(format_args!(
-                "the file {} is gone; restart the service",
-                path.display()
-            )));
-        }
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(|error| trouble("no folder for", error))?;
-        }
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(false);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options.open(path).map_err(|error| trouble("cannot create", error))?;
+/// The pool of a location, with no connection yet.
+fn open(location: &Location) -> Result<AnyPool, Error> {
+    let (url, connections) = match location {
+        Location::File(path) => (format!("sqlite://{}?mode=rwc", in_url(path)), SQLITE_CONNECTIONS),
+        Location::Postgres(url) => (url.expose_secret().to_string(), POSTGRES_CONNECTIONS),
+        // A database in memory is its one connection's.
+        Location::Memory => ("sqlite::memory:".to_string(), 1),
+    };
+    let options: AnyConnectOptions = url
+        .parse()
+        // The text may quote the URL with its password.
+        .map_err(|_| Error::new(Kind::StorageUnavailable, "DATABASE_URL is not understood"))?;
+    let in_memory = matches!(location, Location::Memory);
+    let is_sqlite = !matches!(location, Location::Postgres(_));
+    let pool = AnyPoolOptions::new()
+        .max_connections(connections)
+        .min_connections(u32::from(in_memory))
+        .acquire_timeout(ACQUIRE_TIME)
+        .idle_timeout((!in_memory).then_some(Duration::from_secs(60)))
+        .max_lifetime((!in_memory).then_some(Duration::from_secs(1800)))
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                if is_sqlite {
+                    // FULL: in WAL mode NORMAL loses acknowledged turns when the power fails.
+                    connection
+                        .execute("PRAGMA busy_timeout = 4000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
+                        .await?;
+                }
+                Ok(())
+            })
+        });
+    Ok(pool.connect_lazy_with(options))
+}
+
+/// What tells two files apart that had the same path one after the other.
+type FileId = (u64, u64);
+
+#[cfg(unix)]
+fn file_id(metadata: &fs::Metadata) -> FileId {
+    use std::os::unix::fs::MetadataExt;
+    (metadata.dev(), metadata.ino())
+}
+
+/// Elsewhere an open file cannot be taken away.
+#[cfg(not(unix))]
+fn file_id(_: &fs::Metadata) -> FileId {
+    (0, 0)
+}
+
+/// Creates the file for its owner alone.
+fn create(path: &Path) -> io::Result<FileId> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
     }
-    match fs4::available_space(path) {
-        Ok(free) if free < MIN_FREE_BYTES => Err(unavailable("the disk is full")),
-        Ok(_) => Ok(()),
-        Err(error) => Err(trouble("cannot look at", error)),
-    }
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)?.metadata().map(|metadata| file_id(&metadata))
 }
 
 /// A path as a URL holds it.
@@ -194,14 +238,14 @@ mod tests {
                 ..Migrator::DEFAULT
             };
             if let Location::File(path) = database.location() {
-                check_file(path, false).expect("a file");
+                create(path).expect("a file");
             }
-            earlier.run(database.pool()).await.expect("the earlier schema");
+            earlier.run(&database.pool()).await.expect("the earlier schema");
             database.ensure().await.expect("today's schema");
             for table in ["conversations", "turns", "gateway_keys", "upstream_sessions"] {
                 let query = sqlx::AssertSqlSafe(format!("SELECT COUNT(*) FROM {table}"));
                 sqlx::query(query)
-                    .execute(database.pool())
+                    .execute(&database.pool())
                     .await
                     .unwrap_or_else(|error| panic!("{table}: {error}"));
             }
@@ -214,7 +258,7 @@ mod tests {
         let database = Database::new(Location::File(path.clone())).expect("a database");
         database.ensure().await.expect("today's schema");
         sqlx::query("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'x', 1, x'00', 0)")
-            .execute(database.pool())
+            .execute(&database.pool())
             .await
             .expect("a row");
         let older = Database::new(Location::File(path)).expect("a database");

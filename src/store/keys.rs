@@ -30,7 +30,7 @@ impl Store {
                 database.now()
             );
             let query = sqlx::query(sqlx::AssertSqlSafe(text)).bind(name).bind(digest);
-            Ok(query.execute(database.pool()).await.map_err(failed)?.rows_affected() > 0)
+            Ok(query.execute(&database.pool()).await.map_err(failed)?.rows_affected() > 0)
         })
         .await
     }
@@ -42,7 +42,7 @@ impl Store {
     pub async fn keys(&self) -> Result<Vec<StoredKey>, Error> {
         self.run(|database| async move {
             let rows = sqlx::query("SELECT name, digest, created_at FROM gateway_keys ORDER BY name")
-                .fetch_all(database.pool())
+                .fetch_all(&database.pool())
                 .await
                 .map_err(failed)?;
             let key = |row: &sqlx::any::AnyRow| -> Result<StoredKey, sqlx::Error> {
@@ -61,7 +61,7 @@ impl Store {
         let name = name.to_string();
         self.run(|database| async move {
             let query = sqlx::query("DELETE FROM gateway_keys WHERE name = $1").bind(&name);
-            match query.execute(database.pool()).await.map_err(failed)?.rows_affected() {
+            match query.execute(&database.pool()).await.map_err(failed)?.rows_affected() {
                 0 => Err(Error::new(Kind::NotFound, format!("there is no key `{name}`")).hinted(
                     "`mirrorgate key list` shows the names; keys of GATEWAY_API_KEYS are removed there",
                 )),

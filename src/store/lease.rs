@@ -93,7 +93,7 @@ impl Claim {
             .bind(&self.owner.0)
             .bind(self.id.to_string())
             .bind(&self.holder)
-            .execute(self.database.pool())
+            .execute(&self.database.pool())
             .await
             .map(drop)
             .map_err(failed)
@@ -126,7 +126,7 @@ async fn take_lease(
         .bind(LEASE.as_millis() as i64)
         .bind(&owner.0)
         .bind(id.to_string())
-        .execute(database.pool())
+        .execute(&database.pool())
         .await
         .map_err(failed)?;
     if taken.rows_affected() > 0 {
@@ -135,7 +135,7 @@ async fn take_lease(
     let held = sqlx::query("SELECT 1 FROM conversations WHERE owner = $1 AND id = $2")
         .bind(&owner.0)
         .bind(id.to_string())
-        .fetch_optional(database.pool())
+        .fetch_optional(&database.pool())
         .await
         .map_err(failed)?;
     if held.is_some() { Ok(false) } else { Err(not_found()) }

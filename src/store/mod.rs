@@ -61,6 +61,17 @@ impl Store {
         self.run(|database| async move { database.probe().await }).await
     }
 
+    /// Ends all connections; a SQLite file then holds everything in itself.
+    pub async fn close(&self) {
+        let pool = self.database.pool();
+        let _ = timeout(OPERATION_TIME, pool.close()).await;
+    }
+
+    /// Where it is, for a person.
+    pub fn place(&self) -> String {
+        self.database.location().describe()
+    }
+
     /// Whether what it keeps outlives the process.
     pub fn lasts(&self) -> bool {
         !matches!(self.database.location(), Location::Memory)

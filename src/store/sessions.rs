@@ -18,7 +18,7 @@ impl Store {
         self.run(|database| async move {
             let row = sqlx::query("SELECT version, sealed FROM upstream_sessions WHERE name = $1")
                 .bind(NAME)
-                .fetch_optional(database.pool())
+                .fetch_optional(&database.pool())
                 .await
                 .map_err(failed)?;
             let read = |row: sqlx::any::AnyRow| Ok((row.try_get(0)?, row.try_get(1)?));
@@ -35,7 +35,7 @@ impl Store {
         self.run(|database| async move {
             let row = sqlx::query("SELECT version FROM upstream_sessions WHERE name = $1")
                 .bind(NAME)
-                .fetch_optional(database.pool())
+                .fetch_optional(&database.pool())
                 .await
                 .map_err(failed)?;
             row.map_or(Ok(0), |row| row.try_get(0)).map_err(failed)
@@ -58,7 +58,7 @@ impl Store {
             let row = sqlx::query(sqlx::AssertSqlSafe(text))
                 .bind(NAME)
                 .bind(sealed)
-                .fetch_one(database.pool())
+                .fetch_one(&database.pool())
                 .await
                 .map_err(failed)?;
             row.try_get(0).map_err(failed)

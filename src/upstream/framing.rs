@@ -116,6 +116,7 @@ impl SseEvents {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::pieces;
     use proptest::prelude::*;
 
     fn lines(chunks: &[&[u8]]) -> Result<Vec<Vec<u8>>, LineTooLong> {
@@ -178,15 +179,7 @@ mod tests {
         #[test]
         fn cuts_do_not_matter(text in "(data: |: |\\{\"é字🙂\"\\}|x|\r\n|\n|\r){0,40}", cuts in prop::collection::vec(0usize..200, 0..8)) {
             let bytes = text.as_bytes();
-            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
-            cuts.sort_unstable();
-            let mut chunks = Vec::new();
-            let mut from = 0;
-            for cut in cuts {
-                chunks.push(&bytes[from..cut]);
-                from = cut;
-            }
-            chunks.push(&bytes[from..]);
+            let chunks = pieces(bytes, cuts);
             prop_assert_eq!(lines(&chunks), lines(&[bytes]));
             prop_assert_eq!(events(&chunks), events(&[bytes]));
         }

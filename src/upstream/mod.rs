@@ -269,3 +269,13 @@ fn first_byte(bytes: &[u8]) -> Option<u8> {
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
     bytes.iter().copied().find(|byte| !byte.is_ascii_whitespace())
 }
+
+/// The bytes cut at these places, for tests that the cuts do not matter.
+#[cfg(test)]
+fn pieces(bytes: &[u8], mut cuts: Vec<usize>) -> Vec<&[u8]> {
+    cuts.push(bytes.len());
+    cuts.sort_unstable();
+    let mut from = 0;
+    let piece = |to: usize| &bytes[std::mem::replace(&mut from, to.min(bytes.len()))..to.min(bytes.len())];
+    cuts.into_iter().map(piece).collect()
+}

@@ -88,3 +88,26 @@ async fn browsers_of_any_origin_may_call_without_credentials() {
     let other = app.call("GET", "/openapi.json", &[("origin", "https://b.example.com")], None).await;
     assert_eq!(other.header("access-control-allow-origin"), None);
 }
+
+#[actix_web::test]
+async fn a_service_that_has_lost_all_its_keys_is_closed_and_not_open() {
+    use mirrorgate::config::Location;
+    use mirrorgate::store::Store;
+    let folder = crate::helpers::temporary_folder();
+    let app = spawn(&[("DATA_DIR", &folder), ("GATEWAY_API_KEYS", "")]).await;
+    let store = Store::new(Location::File(format!("{folder}/mirrorgate.db").into())).expect("a store");
+    let keys = store.keys().await.expect("keys");
+    assert_eq!(keys.iter().map(|key| key.name.as_str()).collect::<Vec<_>>(), ["generated"]);
+    store.remove_key("generated").await.expect("removed");
+    let digest = mirrorgate::keys::GatewayKey::new("x", KEY).digest();
+    for _ in 0..60 {
+        assert_eq!(status(&app, "/api/models", &[]).await, 401);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    store.add_key("new", &digest).await.expect("added");
+    let start = std::time::Instant::now();
+    while app.get("/api/models").await.status != 200 {
+        assert!(start.elapsed().as_secs() < 5, "a new key is accepted within seconds");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}

@@ -211,7 +211,8 @@ async fn no_question_is_asked_whose_turn_cannot_be_kept() {
     let folder = temporary_folder();
     let app = spawn_before(&fake.url, "openai", &[("DATA_DIR", &folder)]).await;
     let id = app.chat(json!({"message": "one"})).await.json()["conversation_id"].clone();
-    std::fs::remove_file(format!("{folder}/mirrorgate.db")).expect("the store's file");
+    let (file, aside) = (format!("{folder}/mirrorgate.db"), format!("{folder}/aside.db"));
+    std::fs::rename(&file, &aside).expect("the store's file");
     for body in [json!({"message": "two"}), json!({"message": "two", "conversation_id": id})] {
         let answer = app.chat(body).await;
         assert_eq!(
@@ -229,4 +230,29 @@ async fn no_question_is_asked_whose_turn_cannot_be_kept() {
     );
     let health = app.get("/api/health").await;
     assert_eq!((health.status.as_u16(), fake.requests().len()), (200, 2), "what needs no store goes on");
+    std::fs::rename(&aside, &file).expect("the store's file");
+    let answer = app.chat(json!({"message": "two", "conversation_id": id})).await;
+    assert_eq!(
+        (answer.status.as_u16(), app.get("/ready").await.status.as_u16()),
+        (200, 200),
+        "{}",
+        answer.text
+    );
+}
+
+#[actix_web::test]
+async fn another_file_in_the_stores_place_is_opened_anew() {
+    let fake = Fake::start(counting).await;
+    let folder = temporary_folder();
+    let app = spawn_before(&fake.url, "openai", &[("DATA_DIR", &folder)]).await;
+    let id = app.chat(json!({"message": "one"})).await.json()["conversation_id"].clone();
+    for file in ["mirrorgate.db", "mirrorgate.db-wal", "mirrorgate.db-shm"] {
+        let _ = std::fs::remove_file(format!("{folder}/{file}"));
+    }
+    std::fs::write(format!("{folder}/mirrorgate.db"), "").expect("an empty store");
+    assert_eq!(
+        app.chat(json!({"message": "two", "conversation_id": id})).await.code(),
+        "conversation_not_found"
+    );
+    assert_eq!(app.chat(json!({"message": "two"})).await.status, 200);
 }

@@ -10,5 +10,6 @@ mod faults;
 mod home;
 mod layering;
 mod operations;
+mod readme;
 mod session;
 mod tools;
