@@ -4,7 +4,7 @@ FROM rust:1.95-bookworm AS build
 WORKDIR /build
 
 # The dependencies alone, with an empty program: this layer is built anew only when they change.
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 RUN mkdir src \
     && touch src/lib.rs \
     && echo 'fn main() {}' > src/main.rs \

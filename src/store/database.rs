@@ -20,7 +20,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// Connections to PostgreSQL, and to a SQLite file; a SQLite connection is a thread.
 const POSTGRES_CONNECTIONS: u32 = 16;
-const SQLITE_CONNECTIONS: u32 = 4;
+const SQLITE_CONNECTIONS: u32 = 3;
 
 /// How long a free connection is waited for.
 const ACQUIRE_TIME: Duration = Duration::from_secs(3);
