@@ -54,6 +54,7 @@ pub struct Application {
     demo: Option<ServerHandle>,
     draining: Data<Draining>,
     kept: Arc<Store>,
+    signals: StopSignals,
 }
 
 /// Why the service does not start.
@@ -109,6 +110,7 @@ impl Application {
     /// # Errors
     /// Why it cannot start.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        let signals = StopSignals::catch()?;
         let wanted = SocketAddr::new(config.listen.host, config.listen.port);
         let listener =
             std::net::TcpListener::bind(wanted).map_err(|error| StartError::Bind(wanted, error))?;
@@ -195,7 +197,17 @@ impl Application {
         .listen(listener)
         .map_err(|error| StartError::Bind(address, error))?
         .run();
-        Ok(Application { address, url, store: store.place(), new_key, server, demo, draining, kept: store })
+        Ok(Application {
+            address,
+            url,
+            store: store.place(),
+            new_key,
+            server,
+            demo,
+            draining,
+            kept: store,
+            signals,
+        })
     }
 
     /// To stop the service from elsewhere.
@@ -211,12 +223,13 @@ impl Application {
     pub async fn run(self) -> std::io::Result<()> {
         let handle = self.server.handle();
         let draining = self.draining.clone();
+        let mut signals = self.signals;
         tokio::task::spawn_local(async move {
-            let signal = stop_signal().await;
+            let signal = signals.next().await;
             log::info!(signal; "stopping: running answers have {SHUTDOWN_SECONDS} seconds to finish");
             draining.begin();
-            tokio::task::spawn_local(async {
-                stop_signal().await;
+            tokio::task::spawn_local(async move {
+                signals.next().await;
                 std::process::exit(130);
             });
             handle.stop(true).await;
@@ -230,20 +243,47 @@ impl Application {
     }
 }
 
-/// Waits for the signal to stop: Ctrl-C, or SIGTERM as platforms send it.
-async fn stop_signal() -> &'static str {
+/// The signals that stop the service: Ctrl-C, and SIGTERM as platforms send it. They are caught
+/// from when this is made, before anyone can take the service for running.
+struct StopSignals {
     #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            return tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = tokio::signal::ctrl_c() => "SIGINT",
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl StopSignals {
+    fn catch() -> Result<Self, StartError> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            let catch = |kind| {
+                signal(kind).map_err(|error| StartError::Other(format!("signals cannot be caught: {error}")))
             };
+            Ok(StopSignals {
+                terminate: catch(SignalKind::terminate())?,
+                interrupt: catch(SignalKind::interrupt())?,
+            })
+        }
+        #[cfg(not(unix))]
+        Ok(StopSignals {})
+    }
+
+    /// The name of the next one.
+    async fn next(&mut self) -> &'static str {
+        #[cfg(unix)]
+        {
+            tokio::select! {
+                _ = self.terminate.recv() => "SIGTERM",
+                _ = self.interrupt.recv() => "SIGINT",
+            }
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = tokio::signal::ctrl_c().await;
+            "Ctrl-C"
         }
     }
-    let _ = tokio::signal::ctrl_c().await;
-    "SIGINT"
 }
 
 /// Where the upstream is: as configured, else the demo, which is started here.

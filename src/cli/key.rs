@@ -25,7 +25,7 @@ pub fn key(config: Config, matches: &ArgMatches) -> ExitCode {
     let outcome = actix_web::rt::System::new().block_on(async {
         let store = Store::new(config.store.location.clone())?;
         match matches.subcommand() {
-            Some(("new", inner)) => new_key(&store, inner).await,
+            Some(("new", inner)) => new_key(&store, inner, &config).await,
             Some(("revoke", inner)) => {
                 let name = inner.get_one::<String>("name").cloned().unwrap_or_default();
                 store.remove_key(&name).await?;
@@ -41,7 +41,7 @@ pub fn key(config: Config, matches: &ArgMatches) -> ExitCode {
     }
 }
 
-async fn new_key(store: &Store, matches: &ArgMatches) -> Result<(), Error> {
+async fn new_key(store: &Store, matches: &ArgMatches, config: &Config) -> Result<(), Error> {
     let name = matches.get_one::<String>("name").cloned().unwrap_or_default();
     if !keys::is_name(&name) {
         return Err(Error::new(
@@ -51,7 +51,8 @@ async fn new_key(store: &Store, matches: &ArgMatches) -> Result<(), Error> {
         .hinted("mirrorgate key new my-dify"));
     }
     let text = keys::generate()?;
-    if !store.add_key(&name, &GatewayKey::new(&name, &text).digest()).await? {
+    let configured = config.gateway.keys.iter().any(|key| key.name == name);
+    if configured || !store.add_key(&name, &GatewayKey::new(&name, &text).digest()).await? {
         return Err(Error::new(Kind::InvalidRequest, format!("there is a key `{name}` already"))
             .hinted("choose another name, or revoke that key first"));
     }

@@ -93,11 +93,7 @@ impl Store {
     ) -> Result<Turn, Error> {
         let owner = owner.clone();
         let Some(id) = id else {
-            if self.database.is_shared() {
-                self.prepare().await?;
-            } else {
-                self.run(|_| async { Ok(()) }).await?;
-            }
+            self.prepare().await?;
             let id = ConversationId::random()?;
             return Ok(Turn {
                 id,
@@ -111,7 +107,11 @@ impl Store {
         let lock = self.locks.lock((owner.clone(), id)).await;
         let lease = if self.database.is_shared() { Some(self.lease(&owner, id).await?) } else { None };
         let of = owner.clone();
-        let (conversation, before) = self.run(|database| load(database, of, id, history)).await?;
+        let load = |database: Arc<Database>| async move {
+            database.check_room()?;
+            load(database, of, id, history).await
+        };
+        let (conversation, before) = self.run(load).await?;
         Ok(Turn { id, owner, conversation, before, _lease: lease, _lock: Some(lock) })
     }
 

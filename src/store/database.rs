@@ -91,9 +91,9 @@ impl Database {
         Ok(())
     }
 
-    /// Sees that the file can be written: creates it for its owner alone, and refuses a full disk
-    /// and a file that was taken away under an open connection, which would swallow what is
-    /// written. Another file in its place, such as a backup, is opened anew.
+    /// Creates the file for its owner alone, and refuses one that was taken away under an open
+    /// connection, which would swallow what is written. Another file in its place, such as a backup,
+    /// is opened anew.
     fn check_file(&self, path: &Path) -> Result<(), Error> {
         let trouble =
             |what: &str, error: io::Error| unavailable(format_args!("{what} {}: {error}", path.display()));
@@ -113,15 +113,22 @@ impl Database {
             self.migrated.store(false, Ordering::Release);
         }
         *opened = Some(found);
+        Ok(())
+    }
+
+    /// Sees that there is room for a turn. A turn that is under way may then use what is held back.
+    pub fn check_room(&self) -> Result<(), Error> {
+        let Location::File(path) = &self.location else { return Ok(()) };
         match fs4::available_space(path) {
             Ok(free) if free < MIN_FREE_BYTES => Err(unavailable("the disk is full")),
             Ok(_) => Ok(()),
-            Err(error) => Err(trouble("cannot look at", error)),
+            Err(error) => Err(unavailable(format_args!("cannot look at {}: {error}", path.display()))),
         }
     }
 
-    /// Asks the database something.
+    /// Sees that a turn could be kept now.
     pub async fn probe(&self) -> Result<(), Error> {
+        self.check_room()?;
         sqlx::query("SELECT 1").execute(&self.pool()).await.map(drop).map_err(failed)
     }
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -20,26 +20,18 @@ from pathlib import Path
 
 import dify_client
 import httpx
+import postgres
 import pytest
 from fake_upstream import FakeUpstream
+from postgres import free_port
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 START_TIMEOUT = 20.0
 # A drain may take 30 seconds by contract.
 STOP_TIMEOUT = 40.0
-
-
-def free_port() -> int:
-    """A port that nothing listens on, below the range that outgoing connections take theirs from."""
-    while True:
-        port = 15_000 + secrets.randbelow(15_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+# No service here speaks TLS, and to load the world's authorities takes longer than most requests.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class Service:
@@ -80,7 +72,7 @@ class Service:
         self._reader = threading.Thread(target=self._collect, daemon=True)
         self._reader.start()
         deadline = time.monotonic() + START_TIMEOUT
-        with httpx.Client(timeout=2.0) as client:
+        with httpx.Client(timeout=2.0, verify=NO_TLS) as client:
             while True:
                 if self.process.poll() is not None:
                     self._reader.join()
@@ -137,7 +129,7 @@ class Service:
 
     def client(self, *, with_key: bool = True) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.key}"} if with_key and self.key else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30.0)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30.0, verify=NO_TLS)
 
     def tools(self) -> dict[str, dify_client.Tool]:
         return dify_client.import_url(f"{self.url}/openapi.json").tools
@@ -180,11 +172,39 @@ def service(binary: Path, tmp_path: Path) -> Iterator[Callable[..., Service]]:
             made.stop()
 
 
+@pytest.fixture(scope="session")
+def private_cluster() -> Iterator[postgres.Cluster]:
+    if postgres.programs() is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    cluster = postgres.Cluster()
+    yield cluster
+    cluster.remove()
+
+
+@pytest.fixture
+def cluster(private_cluster: postgres.Cluster) -> postgres.Cluster:
+    """A running PostgreSQL server; whatever the test before did to it, it runs."""
+    if private_cluster.process is None or private_cluster.process.poll() is not None:
+        private_cluster.start()
+    private_cluster.thaw()
+    return private_cluster
+
+
 @pytest.fixture
 def mirror() -> Iterator[FakeUpstream]:
     upstream = FakeUpstream()
     yield upstream
     upstream.close()
+
+
+def eventually(condition: Callable[[], object], seconds: float, what: str) -> float:
+    """Waits until the condition holds; how long that took."""
+    start = time.monotonic()
+    while not condition():
+        if time.monotonic() - start > seconds:
+            pytest.fail(f"not within {seconds} s: {what}")
+        time.sleep(0.02)
+    return time.monotonic() - start
 
 
 def upstream_settings(mirror: FakeUpstream, protocol: str) -> dict[str, str]:

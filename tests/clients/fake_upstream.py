@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ class FakeUpstream:
         class Handler(_Handler):
             state = upstream
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         # The interval is how long `close` waits, in every test that has a mirror.
@@ -92,6 +93,13 @@ class FakeUpstream:
         self._server.server_close()
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Keeps quiet about callers that left, as those do which a test kills."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     state: FakeUpstream
@@ -109,11 +117,13 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_request(self, body: dict | None) -> None:
         state = self.state
         headers = {name.lower(): value for name, value in self.headers.items()}
+        # A request that a test has seen keeps its fault, whatever the test sets next.
+        fault, delay = state.fault, state.delay
         state.requests.append(Recorded(self.command, self.path, headers, body))
-        if state.delay:
-            state.released.wait(state.delay)
-        if state.fault is not None:
-            self.misbehave(state.fault)
+        if delay:
+            state.released.wait(delay)
+        if fault is not None:
+            self.misbehave(fault)
         elif self.path.startswith("/v1/"):
             self.openai(body)
         elif self.path.startswith("/rest/app-chat/"):

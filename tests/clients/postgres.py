@@ -29,7 +29,11 @@ STOP_TIMEOUT = 30.0
 def programs() -> Path | None:
     """The folder of the newest installed server's programs."""
     found = [path.parent for path in INSTALLED.glob("*/bin/postgres")]
-    return max(found, key=lambda folder: int(re.sub(r"\D", "", folder.parent.name) or 0), default=None)
+
+    def version(folder: Path) -> int:
+        return int(re.sub(r"\D", "", folder.parent.name) or 0)
+
+    return max(found, key=version, default=None)
 
 
 def free_port() -> int:
@@ -61,7 +65,8 @@ class Cluster:
             os.chown(self.home, account.pw_uid, account.pw_gid)
             self._as |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
         try:
-            self._run("initdb", "-D", self.data, "-U", "postgres", "-E", "UTF8", "--locale=C", "-A", "trust", "-N")
+            options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+            self._run("initdb", "-D", self.data, *options)
         except BaseException:
             self.remove()
             raise
@@ -97,10 +102,15 @@ class Cluster:
 
     def start(self) -> Cluster:
         """Starts it, also after a crash, and waits until it takes connections."""
-        settings = [f"port={self.port}", "listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=on"]
+        settings = {
+            "port": str(self.port),
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "fsync": "on",
+        }
         command = [str(self.programs / "postgres"), "-D", self.data]
-        for setting in settings:
-            command += ["-c", setting]
+        for name, value in settings.items():
+            command += ["-c", f"{name}={value}"]
         with (self.home / "log").open("ab") as log:
             # A session of its own: Ctrl-C in the terminal is for the tests, which then stop it.
             self.process = subprocess.Popen(
@@ -158,7 +168,8 @@ class Cluster:
         try:
             if self.process is not None and self.process.poll() is None:
                 self.thaw()
-                self.stop()
+                # Its files go, so there is nothing to write first.
+                self.crash()
         finally:
             shutil.rmtree(self.home, ignore_errors=True)
 
@@ -172,7 +183,8 @@ def main(command: list[str]) -> int:
     try:
         cluster.start()
         print(f"PostgreSQL runs at {cluster.url()}", file=sys.stderr)
-        return subprocess.run(command, env={**os.environ, "TEST_POSTGRES_URL": cluster.url()}).returncode
+        env = {**os.environ, "TEST_POSTGRES_URL": cluster.url()}
+        return subprocess.run(command, env=env).returncode
     finally:
         cluster.remove()
 

@@ -325,3 +325,10 @@ def test_figures_of_the_binary_are_printed(binary: Path, capsys: pytest.CaptureF
     with capsys.disabled():
         print(f"\n{result.stdout.rstrip()}")
     assert re.search(r"cold start\D+[\d.]+ ms", result.stdout)
+
+
+def test_a_stop_right_after_the_start_is_a_clean_one(service: Callable[..., Service]):
+    gateway = service(start=False)
+    for _ in range(10):
+        gateway.start()
+        assert gateway.stop() == 0, "a platform's signal met a program that was not listening yet"
