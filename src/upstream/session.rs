@@ -183,9 +183,11 @@ impl Session {
         }
     }
 
-    /// Learns from how an exchange ended.
-    pub fn learn(&self, outcome: Result<(), Kind>) {
+    /// Learns from how an exchange ended. A good answer to anything but a question leaves an expired
+    /// session expired, since it may not have needed the login.
+    pub fn learn(&self, outcome: Result<(), Kind>, question: bool) {
         let state = match outcome {
+            Ok(()) if !question && self.lock().state == State::Expired => return,
             Ok(()) => State::Ok,
             Err(Kind::UpstreamAuthExpired) => State::Expired,
             Err(Kind::UpstreamRefused | Kind::UpstreamChallenge | Kind::UpstreamRateLimited) => {
@@ -332,7 +334,7 @@ mod tests {
     fn the_end_of_a_login_is_seen_coming() {
         let url = Url::parse("https://m.example.com/").expect("url");
         let session = session("https://m.example.com", "sso=a; __cf_bm=b");
-        session.learn(Ok(()));
+        session.learn(Ok(()), true);
         session.adopt(
             &url,
             ["__cf_bm=c; Max-Age=1800", "other=1; Max-Age=60", "sso=b; Max-Age=9999999"].into_iter(),
@@ -340,7 +342,9 @@ mod tests {
         assert_eq!(session.state(), State::Ok);
         session.adopt(&url, ["sso=c; Max-Age=3600"].into_iter());
         assert_eq!(session.state(), State::Expiring);
-        session.learn(Err(Kind::UpstreamAuthExpired));
+        session.learn(Err(Kind::UpstreamAuthExpired), true);
+        assert_eq!(session.state(), State::Expired);
+        session.learn(Ok(()), false);
         assert_eq!(session.state(), State::Expired);
     }
 }

@@ -92,7 +92,7 @@ impl Transport {
     pub async fn open(&self, call: Call<'_>) -> Result<Body, Error> {
         let place = Place { protocol: self.settings.protocol, in_conversation: call.in_conversation };
         let outcome = self.exchange(&call, place).await;
-        self.session.learn(outcome.as_ref().map(drop).map_err(|error| error.kind));
+        self.session.learn(outcome.as_ref().map(drop).map_err(|error| error.kind), call.body.is_some());
         outcome
     }
 
@@ -100,14 +100,14 @@ impl Transport {
     pub fn reported(&self, place: Place, value: &Value) -> Error {
         let reason = Reason::of(value).unwrap_or_default();
         let error = failure::from_reason(place, &reason).detail(self.words(&reason));
-        self.session.learn(Err(error.kind));
+        self.session.learn(Err(error.kind), true);
         error
     }
 
     /// The error for an answer that turns out to be a web page.
     pub fn page(&self, body: &Body) -> Error {
         let error = failure::from_html(body.place, body.response().status(), body.response().headers());
-        self.session.learn(Err(error.kind));
+        self.session.learn(Err(error.kind), true);
         error
     }
 

@@ -176,3 +176,18 @@ async fn one_address_is_told_when_the_session_expires() {
     assert_eq!((requests[0].json()["event"].as_str(), requests.len()), (Some("session_expired"), 1));
     assert!(!requests[0].body.contains("bad-cookie"));
 }
+
+#[actix_web::test]
+async fn a_probe_that_needs_no_login_does_not_hide_an_expired_session() {
+    let fake = Fake::start(|request| match request.line.starts_with("GET") {
+        true => send(response("200 OK", "application/json", "{}")),
+        false => send(response("401 Unauthorized", "application/json", "{}")),
+    })
+    .await;
+    let app = spawn_before(&fake.url, "web-chat", &[("UPSTREAM_COOKIE", "sso=1")]).await;
+    assert_eq!(app.get("/api/health").await.json()["session"], "ok");
+    assert_eq!(ask(&app).await, "upstream_auth_expired");
+    let health = app.get("/api/health").await.json();
+    assert_eq!((&health["session"], &health["status"]), (&json!("expired"), &json!("degraded")), "{health}");
+    assert_eq!(health["error"]["code"], "upstream_auth_expired");
+}
