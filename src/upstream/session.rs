@@ -183,11 +183,11 @@ impl Session {
         }
     }
 
-    /// Learns from how an exchange ended. A good answer to anything but a question leaves an expired
+    /// Learns from how an exchange ended. A good answer that is not `conclusive` leaves an expired
     /// session expired, since it may not have needed the login.
-    pub fn learn(&self, outcome: Result<(), Kind>, question: bool) {
+    pub fn learn(&self, outcome: Result<(), Kind>, conclusive: bool) {
         let state = match outcome {
-            Ok(()) if !question && self.lock().state == State::Expired => return,
+            Ok(()) if !conclusive && self.lock().state == State::Expired => return,
             Ok(()) => State::Ok,
             Err(Kind::UpstreamAuthExpired) => State::Expired,
             Err(Kind::UpstreamRefused | Kind::UpstreamChallenge | Kind::UpstreamRateLimited) => {

@@ -26,7 +26,7 @@ use super::body::{self, Body};
 use super::client::{self, CONNECTED, KEEP_ALIVE};
 use super::failure::{self, Place, Reason};
 use super::session::Session;
-use crate::config;
+use crate::config::{self, Protocol};
 use crate::error::{Error, Kind};
 
 /// Sends requests to one upstream.
@@ -92,7 +92,9 @@ impl Transport {
     pub async fn open(&self, call: Call<'_>) -> Result<Body, Error> {
         let place = Place { protocol: self.settings.protocol, in_conversation: call.in_conversation };
         let outcome = self.exchange(&call, place).await;
-        self.session.learn(outcome.as_ref().map(drop).map_err(|error| error.kind), call.body.is_some());
+        // A web chat has no request that surely needs the login but a question.
+        let conclusive = call.body.is_some() || place.protocol == Protocol::OpenAi;
+        self.session.learn(outcome.as_ref().map(drop).map_err(|error| error.kind), conclusive);
         outcome
     }
 
