@@ -83,10 +83,11 @@ impl Keeper {
     /// # Errors
     /// When the store cannot be used.
     pub async fn follow(&mut self) -> Result<(), Error> {
-        if self.store.session_version().await? == self.version {
+        let Some((version, sealed)) =
+            self.store.session().await?.filter(|(version, _)| *version != self.version)
+        else {
             return Ok(());
-        }
-        let Some((version, sealed)) = self.store.session().await? else { return Ok(()) };
+        };
         self.version = version;
         match self.vault.open(&sealed) {
             Some(text) if self.session.restore(&text) => {

@@ -27,22 +27,6 @@ impl Store {
         .await
     }
 
-    /// The version of the kept session; 0 when none is kept.
-    ///
-    /// # Errors
-    /// When the store cannot be used.
-    pub async fn session_version(&self) -> Result<i64, Error> {
-        self.run(|database| async move {
-            let row = sqlx::query("SELECT version FROM upstream_sessions WHERE name = $1")
-                .bind(NAME)
-                .fetch_optional(&database.pool())
-                .await
-                .map_err(failed)?;
-            row.map_or(Ok(0), |row| row.try_get(0)).map_err(failed)
-        })
-        .await
-    }
-
     /// Keeps a session and gives its version. Of two at the same time, the later stays.
     ///
     /// # Errors
