@@ -3,7 +3,9 @@
 mod helpers;
 mod upstream;
 
+mod answers;
 mod auth;
+mod completions;
 mod conversations;
 mod documents;
 mod faults;
@@ -12,4 +14,5 @@ mod layering;
 mod operations;
 mod readme;
 mod session;
+mod talks;
 mod tools;
