@@ -16,3 +16,4 @@ mod readme;
 mod session;
 mod talks;
 mod tools;
+mod upstreams;
