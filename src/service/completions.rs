@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::usage::{Asked, Meter};
 use super::{Member, Service};
-use crate::chat::{Answer, Owner, estimate_tokens};
+use crate::chat::Owner;
 use crate::error::{Error, Kind};
 use crate::upstream::passthrough::Chunk;
 use crate::upstream::relay::{self, Content, Relayed};
@@ -48,8 +48,6 @@ pub enum CompletionContent {
     Whole(Bytes),
     /// Chunk by chunk, in the upstream's words.
     Chunks(Passing),
-    /// What it says, where the upstream's words do not fit the form that was asked for.
-    Answer(Box<Answer>),
 }
 
 /// An answer on its way through.
@@ -151,11 +149,6 @@ impl Service {
             }
             upstream::Completion::Chunks(pieces) => {
                 (pieces.status, CompletionContent::Chunks(Passing { pieces, meter, _room: room }))
-            }
-            upstream::Completion::Answer(mut answer) => {
-                meter.take(answer.usage, estimate_tokens(&answer.text));
-                answer.usage = Some(meter.usage());
-                (answer.upstream_status.unwrap_or_default(), CompletionContent::Answer(answer))
             }
         };
         Ok(Completing { model, upstream, upstream_status, content })

@@ -67,6 +67,15 @@ struct CompletionBody {
     stream: Option<bool>,
 }
 
+/// One event of a stream.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it is there for the document")]
+struct EventBody {
+    /// A chunk of the completion in JSON, or `[DONE]`.
+    #[schema(example = "[DONE]")]
+    data: String,
+}
+
 /// One message.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "it is there for the document")]
@@ -89,7 +98,7 @@ struct MessageBody {
     operation_id = "chat_completions",
     request_body(content = CompletionBody, description = "The chat, as OpenAI's protocol has it"),
     responses(
-        (status = 200, description = "The completion", content((Object = "application/json"), (String = "text/event-stream"))),
+        (status = 200, description = "The completion", content((Object = "application/json"), (EventBody = "text/event-stream"))),
         (status = "4XX", description = "A failure with what to do about it", body = OpenAiFailure),
         (status = "5XX", description = "A failure with what to do about it", body = OpenAiFailure),
     ),
@@ -136,10 +145,8 @@ async fn pass_whole(service: Arc<Service>, asked: CompletionRequest, request_id:
     match service.complete(asked).await {
         Ok(Completing { model, upstream, upstream_status, content }) => {
             let note = Note { upstream_status: Some(upstream_status), ..note(model.as_deref()) };
-            let from = |body: Bytes| Prepared::json(body, note.clone()).from_upstream(&upstream);
             match content {
-                CompletionContent::Whole(body) => from(body),
-                CompletionContent::Answer(answer) => from(answer::whole(&answer).into()),
+                CompletionContent::Whole(body) => Prepared::json(body, note).from_upstream(&upstream),
                 CompletionContent::Chunks(_) => {
                     let error = Error::new(Kind::Internal, "a stream came where none was asked for");
                     failure::prepared(&error, &request_id, note)
