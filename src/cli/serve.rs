@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use super::fail;
-use crate::api::base_url::Unreachable;
 use crate::app::Application;
 use crate::config::Config;
+use crate::reach::Unreachable;
 use crate::telemetry;
 
 /// Runs the service until it is told to stop.

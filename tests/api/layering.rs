@@ -63,6 +63,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ),
     ("error.rs", &["crate::", "actix_web", "awc"]),
     ("keys.rs", LEAF),
+    ("reach.rs", LEAF),
     ("config", LEAF),
     ("telemetry.rs", LEAF),
     ("vault.rs", LEAF),
