@@ -22,6 +22,7 @@ use crate::api::live::Draining;
 use crate::api::{self, access_log};
 use crate::config::{self, Config, Location};
 use crate::demo::{self, Demo};
+use crate::doctor::{Doctor, Mirror};
 use crate::error::{Error, Kind};
 use crate::keys::{self, GatewayKey};
 use crate::service::{Service, Shared};
@@ -136,6 +137,7 @@ impl Application {
         let peers = Peers::new(config.public.clone(), address);
         let url = peers.own_url();
         let peers = Data::new(peers);
+        let doctor = Data::new(doctor(&config, &base, &session, &store, address));
 
         if config.gateway.auth {
             tokio::task::spawn_local(upkeep::renew_keys(Arc::clone(&store), guard.clone()));
@@ -165,6 +167,7 @@ impl Application {
                 .app_data(peers.clone())
                 .app_data(documents.clone())
                 .app_data(draining_flag.clone())
+                .app_data(doctor.clone())
                 .app_data(limits.clone())
                 .app_data(heartbeat.clone())
                 .configure(api::routes)
@@ -362,6 +365,20 @@ async fn first_key(config: &Config, store: &Store, guard: &Guard) -> Result<Opti
         }
         Err(error) => Err(StartError::KeyNotKept { why: error.message, key: fresh }),
     }
+}
+
+/// The doctor that looks at this service from its own machine.
+fn doctor(
+    config: &Config,
+    base: &Url,
+    session: &Arc<Session>,
+    store: &Arc<Store>,
+    address: SocketAddr,
+) -> Doctor {
+    let local = Peers::new(config::Public { url: None, ..config.public.clone() }, address).own_url();
+    let (base, session) = (base.clone(), Arc::clone(session));
+    let mirror = Mirror { settings: config.upstream.clone(), base, session };
+    Doctor::new(config, mirror, Arc::clone(store), local)
 }
 
 fn cors(origins: Option<&[String]>) -> Cors {

@@ -10,6 +10,7 @@ pub mod app;
 pub mod upkeep;
 pub mod api;
 pub mod doctor;
+pub mod curl;
 pub mod service;
 pub mod upstream;
 pub mod store;

@@ -6,6 +6,7 @@ pub mod base_url;
 pub mod body;
 pub mod conversations;
 pub mod docs;
+pub mod doctor;
 pub mod home;
 pub mod late;
 pub mod live;
@@ -31,6 +32,7 @@ pub fn routes(config: &mut ServiceConfig) {
     tools::routes(config);
     conversations::routes(config);
     session::routes(config);
+    doctor::routes(config);
     home::routes(config);
     live::routes(config);
     docs::routes(config);

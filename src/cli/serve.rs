@@ -79,5 +79,8 @@ fn welcome(config: &Config, application: &Application) {
         Some(Unreachable::Port) => line("note", "Dify in the cloud reaches https on port 443 only".into()),
         None => {}
     }
+    if let Some(concern) = config.state_concern() {
+        line("note", format!("{concern}: set DATABASE_URL to keep conversations, keys and the login"));
+    }
     println!("{}", lines.join("\n"));
 }

@@ -11,6 +11,7 @@ mod http;
 mod net;
 mod public;
 mod replay;
+mod resident;
 mod session;
 mod upstream;
 
@@ -21,6 +22,7 @@ use secrecy::SecretString;
 use url::Url;
 
 pub use finding::{Finding, Level};
+pub use resident::Doctor;
 
 use crate::config;
 use crate::store::Store;
@@ -67,6 +69,8 @@ pub struct Service {
 /// The service's public side.
 pub struct Outside {
     /// The base URL that Dify is to use, without a trailing slash.
+    pub address: String,
+    /// Where the document is fetched from: the same, unless nobody names an address.
     pub base: String,
     /// Who says so.
     pub source: Source,
@@ -79,7 +83,7 @@ pub enum Source {
     Given,
     /// `PUBLIC_URL` or the platform.
     Configured,
-    /// Nobody: it is the address that the service listens on.
+    /// Nobody: it is where the service would listen.
     Nobody,
 }
 

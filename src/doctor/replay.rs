@@ -161,7 +161,7 @@ fn listed(service: &Service, check: &'static str, key: &str, answer: &Result<Ans
                 );
             }
             let count = body["models"].as_array().map(Vec::len).unwrap_or_default();
-            Finding::ok(check, format!("list_models with Bearer gives {count} models"))
+            Finding::ok(check, format!("list_models with Bearer gives {count} model(s)"))
         }
         (_, _) if error["code"] == "models_unknown" => Finding::warning(
             check,

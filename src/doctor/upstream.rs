@@ -143,10 +143,13 @@ fn models(settings: &config::Upstream, listed: Option<&[String]>) -> Finding {
         Some(listed) => match wanted.into_iter().find(|model| !listed.contains(model)) {
             Some(model) => Finding::warning(
                 CHECK,
-                format!("{} models, and `{model}` is not among them", listed.len()),
+                format!("`{model}` is not among the {} models that it lists", listed.len()),
                 format!("correct DEFAULT_MODEL or MODELS; the list begins with `{}`", listed[0]),
             ),
-            None => Finding::ok(CHECK, format!("{} models, the first is `{}`", listed.len(), listed[0])),
+            None => Finding::ok(
+                CHECK,
+                format!("it lists {} model(s), the first is `{}`", listed.len(), listed[0]),
+            ),
         },
         None if settings.models.is_empty() && settings.default_model.is_none() => Finding::warning(
             CHECK,

@@ -1,13 +1,16 @@
 //! The service over HTTP, with a fake upstream whose every byte the test decides.
 
+mod certificate;
 mod helpers;
 mod upstream;
 
 mod auth;
 mod conversations;
+mod doctor;
 mod documents;
 mod faults;
 mod home;
+mod import_curl;
 mod layering;
 mod operations;
 mod readme;

@@ -21,8 +21,8 @@ pub fn check(place: &str, operation: &Map<String, Value>, findings: &mut Vec<Fin
         let whereabouts = text(parameter, "in");
         if matches!(whereabouts, "header" | "cookie") && !required {
             findings.push(warning(
-                format!("{place}, `{name}`: an optional {whereabouts}"),
-                "it is always sent, empty if not given: take it in the query or the body",
+                format!("{place}, `{name}`: an optional {whereabouts}, which is always sent"),
+                "take it in the query or the body: not given, it is sent empty",
             ));
         }
         let described = !text(parameter, "description").is_empty();
