@@ -49,6 +49,8 @@ pub struct Application {
     pub url: String,
     /// Where conversations and keys are kept.
     pub store: String,
+    /// Whether what is kept outlives the process.
+    pub lasts: bool,
     /// The key that was generated at this start, to be shown once.
     pub new_key: Option<String>,
     server: Server,
@@ -204,6 +206,7 @@ impl Application {
             address,
             url,
             store: store.place(),
+            lasts: store.lasts(),
             new_key,
             server,
             demo,

@@ -11,6 +11,7 @@ pub mod upkeep;
 pub mod api;
 pub mod doctor;
 pub mod curl;
+pub mod tunnel;
 pub mod service;
 pub mod upstream;
 pub mod store;

@@ -33,7 +33,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("import-curl", inner)) => import_curl::import_curl(inner),
         Some(("doctor", inner)) => doctor::doctor(inner),
         Some(("chat", inner)) => with_config(inner, |config| chat::chat(config, inner)),
-        Some((_, inner)) => with_config(inner, serve::serve),
+        Some((_, inner)) => match inner.get_one::<String>("tunnel") {
+            Some(name) => with_config(inner, |config| serve::serve_with_tunnel(config, name)),
+            None => with_config(inner, serve::serve),
+        },
         None => with_config(&matches, serve::serve),
     }
 }
@@ -59,7 +62,15 @@ fn command() -> Command {
         .about("Publishes a chat model's mirror as an OpenAPI tool that Dify imports by URL")
         .after_help("Each setting is an environment variable as well, also in a file `.env` here. Without UPSTREAM_URL a demo answers.")
         .args(settings)
-        .subcommand(Command::new("serve").about("Start the service (the default command)"))
+        .subcommand(
+            Command::new("serve").about("Start the service (the default command)").arg(
+                text("tunnel", "Give the service a public https address by a tunnel program that is installed")
+                    .value_name("NAME")
+                    .value_parser(["any", "cloudflared", "ngrok", "tailscale"])
+                    .num_args(0..=1)
+                    .default_missing_value("any"),
+            ),
+        )
         .subcommand(
             Command::new("openapi")
                 .about("Print an OpenAPI document")

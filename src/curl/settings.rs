@@ -148,7 +148,7 @@ impl Imported {
                 Some(_) => name.starts_with(*pattern),
                 None => name == *pattern,
             };
-            let reason = LEFT_OUT.iter().position(|(patterns, _)| patterns.iter().any(|pattern| is(pattern)));
+            let reason = LEFT_OUT.iter().position(|(patterns, _)| patterns.iter().any(&is));
             let bearer = name == "authorization"
                 && value.get(..7).is_some_and(|word| word.eq_ignore_ascii_case("bearer "));
             if let Some(reason) = reason {

@@ -83,6 +83,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("reach.rs", LEAF),
     ("config", LEAF),
     ("telemetry.rs", LEAF),
+    ("tunnel.rs", LEAF),
     ("vault.rs", LEAF),
     ("curl", LEAF),
     ("doctor", DOCTOR),

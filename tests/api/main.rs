@@ -2,6 +2,7 @@
 
 mod certificate;
 mod helpers;
+mod process;
 mod upstream;
 
 mod auth;
@@ -13,6 +14,8 @@ mod home;
 mod import_curl;
 mod layering;
 mod operations;
+mod platforms;
 mod readme;
 mod session;
 mod tools;
+mod tunnel;
