@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_cors::Cors;
-use actix_web::dev::{Server, ServerHandle, Service as _};
-use actix_web::http::{Method, header};
+use actix_web::dev::{Server, ServerHandle, Service as _, ServiceRequest};
+use actix_web::http::{Method, Uri, header};
 use actix_web::middleware::from_fn;
 use actix_web::rt::net::TcpStream;
 use actix_web::web::Data;
@@ -19,7 +19,7 @@ use crate::api::auth::{self, Guard};
 use crate::api::base_url::{LocalAddress, Peers};
 use crate::api::late::Heartbeat;
 use crate::api::live::Draining;
-use crate::api::{self, access_log};
+use crate::api::{self, access_log, openai};
 use crate::config::{self, Config, Location};
 use crate::demo::{self, Demo};
 use crate::doctor::{Doctor, Mirror};
@@ -57,6 +57,7 @@ pub struct Application {
     demo: Option<ServerHandle>,
     draining: Data<Draining>,
     kept: Arc<Store>,
+    shared: Arc<Shared>,
     signals: StopSignals,
 }
 
@@ -128,7 +129,7 @@ impl Application {
         let (base, demo) = upstream_base(&config.upstream)?;
         let session = Arc::new(Session::new(&base, &config.upstream));
         let shared = Arc::new(Shared::new(Arc::clone(&store)));
-        let documents = Data::new(api::documents());
+        let documents = Data::new(api::documents(config.public.long_answers));
         let draining = Data::new(Draining::default());
         let limits = Data::new(config.limits.clone());
         let heartbeat = Data::new(Heartbeat {
@@ -144,8 +145,10 @@ impl Application {
         if config.gateway.auth {
             tokio::task::spawn_local(upkeep::renew_keys(Arc::clone(&store), guard.clone()));
         }
-        if let Some(ttl) = config.store.conversation_ttl {
-            tokio::task::spawn_local(upkeep::sweep(Arc::clone(&store), ttl));
+        tokio::task::spawn_local(upkeep::sweep(Arc::clone(&store), config.store.conversation_ttl));
+        tokio::task::spawn_local(upkeep::settle_usage(Arc::clone(&shared)));
+        if available {
+            store.interrupt_answers().await.map_err(StartError::Store)?;
         }
         if config.upstream.url.is_some() {
             let vault = Vault::new(config.store.secret_key.as_ref());
@@ -159,6 +162,7 @@ impl Application {
             }
         }
         let draining_flag = draining.clone();
+        let kept_usage = Arc::clone(&shared);
         let server = HttpServer::new(move || {
             let upstream = Upstream::new(base.clone(), &config.upstream, Arc::clone(&session));
             let service = Service::new(upstream, Arc::clone(&shared), config.upstream.clone());
@@ -181,6 +185,9 @@ impl Application {
                     // A HEAD is a GET whose body the server leaves out: RFC 9110, section 9.3.2.
                     if request.method() == Method::HEAD {
                         request.head_mut().method = Method::GET;
+                    }
+                    if let Some(path) = openai::canonical(request.path()) {
+                        lead(&mut request, &path);
                     }
                     next.call(request)
                 })
@@ -212,6 +219,7 @@ impl Application {
             demo,
             draining,
             kept: store,
+            shared: kept_usage,
             signals,
         })
     }
@@ -243,6 +251,9 @@ impl Application {
         let outcome = self.server.await;
         if let Some(demo) = self.demo {
             demo.stop(false).await;
+        }
+        if let Err(error) = self.shared.settle_usage().await {
+            log::warn!("the latest usage of keys is not kept: {}", error.message);
         }
         self.kept.close().await;
         outcome
@@ -382,6 +393,17 @@ fn doctor(
     let (base, session) = (base.clone(), Arc::clone(session));
     let mirror = Mirror { settings: config.upstream.clone(), base, session };
     Doctor::new(config, mirror, Arc::clone(store), local)
+}
+
+/// Leads a request to another path.
+fn lead(request: &mut ServiceRequest, path: &str) {
+    let mut parts = request.uri().clone().into_parts();
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    parts.path_and_query = format!("{path}{query}").parse().ok();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        request.match_info_mut().get_mut().update(&uri);
+        request.head_mut().uri = uri;
+    }
 }
 
 fn cors(origins: Option<&[String]>) -> Cors {

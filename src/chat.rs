@@ -127,6 +127,8 @@ pub enum Event {
 pub struct Answer {
     /// The answer's text so far.
     pub text: String,
+    /// The model's thinking so far.
+    pub thinking: String,
     /// The upstream's id of the answer.
     pub response_id: Option<String>,
     /// The model that answered.
@@ -148,7 +150,7 @@ impl Answer {
             Event::ResponseId(id) => self.response_id = Some(id),
             Event::Model(model) => self.model = Some(model),
             Event::ConversationId(id) => self.upstream_conversation = Some(id),
-            Event::Thinking(_) => {}
+            Event::Thinking(text) => self.thinking.push_str(&text),
             Event::Text(text) => self.text.push_str(&text),
             Event::WholeText(text) => self.text = text,
             Event::Finish(reason) => self.finish_reason = Some(reason),
@@ -166,37 +168,86 @@ pub struct Model {
     pub owned_by: String,
 }
 
-/// The gateway's id of a conversation: 128 random bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ConversationId([u8; 16]);
+macro_rules! random_id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub struct $name([u8; 16]);
 
-impl ConversationId {
-    /// A new one.
-    ///
-    /// # Errors
-    /// When the operating system gives no random bytes.
-    pub fn random() -> Result<Self, Error> {
-        crate::random::bytes().map(ConversationId)
-    }
-}
-
-impl fmt::Display for ConversationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("conv_")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl FromStr for ConversationId {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let hex = text.strip_prefix("conv_").unwrap_or(text);
-        if hex.len() != 32 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(());
+        impl $name {
+            /// A new one.
+            ///
+            /// # Errors
+            /// When the operating system gives no random bytes.
+            pub fn random() -> Result<Self, Error> {
+                crate::random::bytes().map($name)
+            }
         }
-        let number = u128::from_str_radix(hex, 16).map_err(|_| ())?;
-        Ok(ConversationId(number.to_be_bytes()))
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str($prefix)?;
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ();
+
+            fn from_str(text: &str) -> Result<Self, ()> {
+                let hex = text.strip_prefix($prefix).unwrap_or(text);
+                if hex.len() != 32 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                    return Err(());
+                }
+                let number = u128::from_str_radix(hex, 16).map_err(|_| ())?;
+                Ok($name(number.to_be_bytes()))
+            }
+        }
+    };
+}
+
+random_id!(
+    /// The gateway's id of a conversation: 128 random bits.
+    ConversationId,
+    "conv_"
+);
+
+random_id!(
+    /// The gateway's id of an answer that its caller comes back for: 128 random bits.
+    AnswerId,
+    "resp_"
+);
+
+/// What a key has used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Requests that the upstream began to answer.
+    pub requests: u64,
+    /// Tokens of the questions.
+    pub prompt_tokens: u64,
+    /// Tokens of the answers.
+    pub completion_tokens: u64,
+    /// How many of the requests' tokens are estimates.
+    pub estimated: u64,
+}
+
+impl Tally {
+    /// One request.
+    pub fn of(usage: Usage) -> Self {
+        Tally {
+            requests: 1,
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            estimated: usage.estimated.into(),
+        }
+    }
+
+    /// Adds another one.
+    pub fn add(&mut self, other: Tally) {
+        self.requests += other.requests;
+        self.prompt_tokens += other.prompt_tokens;
+        self.completion_tokens += other.completion_tokens;
+        self.estimated += other.estimated;
     }
 }
 

@@ -57,7 +57,16 @@ struct Request {
 #[derive(Deserialize)]
 struct Message {
     role: String,
-    content: String,
+    content: Value,
+}
+
+impl Message {
+    /// What it says: a text, or the texts of its parts.
+    fn text(&self) -> String {
+        let parts = self.content.as_array().into_iter().flatten();
+        let parts = parts.filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join(" ");
+        self.content.as_str().map_or(parts, String::from)
+    }
 }
 
 #[get("/v1/models")]
@@ -77,14 +86,14 @@ async fn complete(request: Json<Request>) -> HttpResponse {
     }
     let answer = answer(model, &request.messages);
     let tokens = |text: &str| text.split_whitespace().count();
-    let prompt_tokens: usize = request.messages.iter().map(|message| tokens(&message.content)).sum();
+    let prompt_tokens: usize = request.messages.iter().map(|message| tokens(&message.text())).sum();
     let completion_tokens = tokens(&answer);
     let usage = json!({
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
     });
-    let of = |object: &str, choice: Value, usage: Value| json!({ "id": "demo-answer", "object": object, "model": model, "choices": [choice], "usage": usage });
+    let of = |object: &str, choice: Value, usage: Value| json!({ "id": "demo-answer", "object": object, "created": 0, "model": model, "choices": [choice], "usage": usage });
     if !request.stream {
         let message = json!({ "role": "assistant", "content": answer });
         return HttpResponse::Ok().json(of(
@@ -103,10 +112,10 @@ async fn complete(request: Json<Request>) -> HttpResponse {
             )
         )
     };
-    let mut chunks: Vec<String> = answer
-        .split_inclusive(' ')
-        .map(|word| chunk(json!({ "content": word }), Value::Null, Value::Null))
-        .collect();
+    let mut chunks = vec![chunk(json!({ "role": "assistant", "content": "" }), Value::Null, Value::Null)];
+    chunks.extend(
+        answer.split_inclusive(' ').map(|word| chunk(json!({ "content": word }), Value::Null, Value::Null)),
+    );
     chunks.push(chunk(json!({}), "stop".into(), usage));
     chunks.push("data: [DONE]\n\n".into());
     let chunks = stream::iter(chunks).then(|chunk| async move {
@@ -117,18 +126,15 @@ async fn complete(request: Json<Request>) -> HttpResponse {
 }
 
 fn answer(model: &str, messages: &[Message]) -> String {
-    let asked: Vec<&str> = messages
-        .iter()
-        .filter(|message| message.role == "user")
-        .map(|message| message.content.as_str())
-        .collect();
+    let asked: Vec<String> =
+        messages.iter().filter(|message| message.role == "user").map(Message::text).collect();
     let quote = |text: &str| text.chars().take(200).collect::<String>();
     let last = asked.last().map(|text| quote(text)).unwrap_or_default();
     let before = match asked.len() {
         0 | 1 => String::new(),
         count => format!(
             " This is question {count} of our conversation; before it you said: \"{}\".",
-            quote(asked[count - 2])
+            quote(&asked[count - 2])
         ),
     };
     let answer = format!(

@@ -104,6 +104,24 @@ kinds! {
         retryable: false,
         hint: "leave `conversation_id` out to start a new conversation; an id is valid only with the key that started it",
     }
+    /// The answer takes longer than its caller waits, and goes on.
+    StillRunning {
+        code: "still_running",
+        retryable: true,
+        hint: "wait a little, then call GET /api/answers/{response_id} (get_answer) with the `response_id` of this answer, until it is complete; asking again would ask twice",
+    }
+    /// An answer that went on without its caller ended with the process.
+    AnswerInterrupted {
+        code: "answer_interrupted",
+        retryable: false,
+        hint: "ask again; `answer` holds the part that had come",
+    }
+    /// No answer of this key has the given id.
+    AnswerNotFound {
+        code: "answer_not_found",
+        retryable: false,
+        hint: "use the `response_id` of a `still_running` answer, with the key that asked; answers are kept for 24 hours",
+    }
     /// The upstream does not know the model.
     ModelNotFound {
         code: "model_not_found",

@@ -220,6 +220,10 @@ impl Tunnel {
                 }
             }
             if let Some(status) = ended {
+                // Its last words may still be on their way.
+                while let Ok(line) = lines.recv_timeout(PACE * 3) {
+                    last = if line.trim().is_empty() { last } else { line };
+                }
                 return Err(format!("it ended ({status}): {}", last.trim()));
             }
             if self.provider == Provider::Cloudflared

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use crate::api::auth::Guard;
 use crate::error::Error;
 use crate::keys::GatewayKey;
+use crate::service::Shared;
 use crate::store::{Store, StoredKey};
 use crate::upstream::session::Session;
 use crate::upstream::webhook;
@@ -21,6 +22,12 @@ const SESSION_RENEWAL: Duration = Duration::from_secs(2);
 
 /// How often the store's keys are read again.
 const KEY_RENEWAL: Duration = Duration::from_secs(2);
+
+/// How often what keys use is added to the store: what a killed process can lose of it.
+const USAGE_SETTLING: Duration = Duration::from_secs(2);
+
+/// How long an answer that its caller comes back for is kept.
+const ANSWERS_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// How often old conversations are looked for, and how far two clocks may be apart by then.
 const SWEEP: Duration = Duration::from_secs(600);
@@ -120,9 +127,20 @@ pub async fn renew_keys(store: Arc<Store>, guard: Data<Guard>) {
     }
 }
 
-/// Deletes conversations that nobody went on with for `ttl`. A clock that jumps would age them all
-/// at once, so nothing is deleted while the store's clock and this machine's steady one disagree.
-pub async fn sweep(store: Arc<Store>, ttl: Duration) {
+/// Adds what keys use to the store.
+pub async fn settle_usage(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(USAGE_SETTLING).await;
+        if let Err(error) = shared.settle_usage().await {
+            log::warn!(error = error.kind.code(); "the usage of keys is not kept now: {}", error.message);
+        }
+    }
+}
+
+/// Deletes conversations that nobody went on with for `ttl`, and old answers. A clock that jumps
+/// would age them all at once, so nothing is deleted while the store's clock and this machine's
+/// steady one disagree.
+pub async fn sweep(store: Arc<Store>, ttl: Option<Duration>) {
     let mut before = None;
     loop {
         tokio::time::sleep(SWEEP).await;
@@ -135,6 +153,10 @@ pub async fn sweep(store: Arc<Store>, ttl: Duration) {
             before = None;
             continue;
         }
+        if let Err(error) = store.expire_answers(ANSWERS_KEPT).await {
+            log::warn!("old answers are not deleted: {}", error.message);
+        }
+        let Some(ttl) = ttl else { continue };
         match store.expire(ttl).await {
             Ok(0) => {}
             Ok(count) => {

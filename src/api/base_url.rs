@@ -94,7 +94,13 @@ mod tests {
     use actix_web::test::TestRequest;
 
     fn base(trust: bool, peer: &str, headers: &[(&str, &str)]) -> String {
-        let public = Public { url: None, trust_proxy_headers: trust, platform: None, cors_origins: None };
+        let public = Public {
+            url: None,
+            trust_proxy_headers: trust,
+            platform: None,
+            cors_origins: None,
+            long_answers: false,
+        };
         let peers = Peers::new(public, "0.0.0.0:8080".parse().expect("address"));
         let mut request = TestRequest::default().peer_addr(peer.parse().expect("address"));
         for header in headers {

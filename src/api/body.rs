@@ -31,17 +31,48 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
         let payload = payload.take();
         Box::pin(async move {
             let limit = request.app_data::<Data<Limits>>().map_or(2 << 20, |limits| limits.body_bytes);
-            let value = match read(&request, payload, limit).await {
-                Ok(bytes) => parse(&bytes),
-                Err(error) => Err(error),
+            let read = async {
+                check_media_type(&request)?;
+                parse(&read(&request, payload, limit).await?)
             };
-            value.map(JsonBody).map_err(|error| Failure::new(&request, error))
+            read.await.map(JsonBody).map_err(|error| Failure::new(&request, error))
+        })
+    }
+}
+
+/// A request body on `/v1`, as it is.
+pub struct V1Body(pub Bytes);
+
+impl V1Body {
+    /// The bytes of a body that is declared as JSON.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn json(self, request: &HttpRequest) -> Result<Bytes, Error> {
+        check_media_type(request).map(|()| self.0)
+    }
+}
+
+impl FromRequest for V1Body {
+    type Error = Failure;
+    type Future = LocalBoxFuture<'static, Result<Self, Failure>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        let payload = payload.take();
+        Box::pin(async move {
+            let limit = request.app_data::<Data<Limits>>().map_or(20 << 20, |limits| limits.v1_body_bytes);
+            let body = read(&request, payload, limit).await;
+            let hinted = |error: Error| match error.kind {
+                Kind::BodyTooLarge => error.hinted("shorten the request, or raise `MAX_V1_BODY_BYTES`"),
+                _ => error,
+            };
+            body.map(V1Body).map_err(|error| Failure::new(&request, hinted(error)))
         })
     }
 }
 
 async fn read(request: &HttpRequest, mut payload: Payload, limit: usize) -> Result<Bytes, Error> {
-    check_media_type(request)?;
     let too_large =
         || Error::new(Kind::BodyTooLarge, format!("the request body is larger than {limit} bytes"));
     let announced =
@@ -51,14 +82,22 @@ async fn read(request: &HttpRequest, mut payload: Payload, limit: usize) -> Resu
     }
     let deadline = Instant::now() + TOTAL_TIME;
     let mut bytes = BytesMut::new();
+    let mut first: Option<Bytes> = None;
     loop {
         let chunk = timeout_at(deadline.min(Instant::now() + IDLE_TIME), payload.next()).await;
         match chunk {
             Err(_) => return Err(Error::new(Kind::BodyTimeout, "the request body did not arrive in time")),
-            Ok(None) => return Ok(bytes.freeze()),
+            Ok(None) => return Ok(first.unwrap_or_else(|| bytes.freeze())),
             Ok(Some(Err(_))) => return Err(Error::new(Kind::InvalidJson, "the request body broke off")),
-            Ok(Some(Ok(chunk))) if bytes.len() + chunk.len() > limit => return Err(too_large()),
-            Ok(Some(Ok(chunk))) => bytes.extend_from_slice(&chunk),
+            Ok(Some(Ok(chunk))) if first.as_ref().map_or(bytes.len(), Bytes::len) + chunk.len() > limit => {
+                return Err(too_large());
+            }
+            // Most bodies come in one piece, which need not be copied.
+            Ok(Some(Ok(chunk))) if bytes.is_empty() && first.is_none() => first = Some(chunk),
+            Ok(Some(Ok(chunk))) => {
+                bytes.extend_from_slice(&first.take().unwrap_or_default());
+                bytes.extend_from_slice(&chunk);
+            }
         }
     }
 }
@@ -85,7 +124,11 @@ fn check_media_type(request: &HttpRequest) -> Result<(), Error> {
     }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+/// Reads a JSON object.
+///
+/// # Errors
+/// When the bytes are no JSON, or no object of this type; then with the place that does not fit.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     if bytes.is_empty() {
         return Err(Error::new(Kind::InvalidJson, "the request body is empty"));
     }

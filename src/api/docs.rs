@@ -38,7 +38,9 @@ pub fn pages(config: &mut actix_web::web::ServiceConfig) {
     ),
     tags(
         (name = "tools", description = "What an agent or a workflow calls"),
+        (name = "openai", description = "The OpenAI-compatible interface; what is not listed under /v1 goes through as well"),
         (name = "conversations", description = "What was said, read back and deleted"),
+        (name = "usage", description = "What a key has used"),
         (name = "session", description = "The gateway's login at the upstream"),
         (name = "documents", description = "What importers read"),
         (name = "operations", description = "What platforms and monitors read"),
@@ -77,8 +79,9 @@ pub struct Documents {
 }
 
 impl Documents {
-    /// Collects the documents from the handlers that these add: the tools, and everything.
-    pub fn collect(tools: fn(&mut ServiceConfig), all: fn(&mut ServiceConfig)) -> Self {
+    /// Collects the documents from the handlers that these add: the tools, without the parameters
+    /// that are `left_out`, and everything.
+    pub fn collect(tools: fn(&mut ServiceConfig), all: fn(&mut ServiceConfig), left_out: &[&str]) -> Self {
         let document = |routes: fn(&mut ServiceConfig)| {
             let (_, document) =
                 App::new().into_utoipa_app().openapi(Base::openapi()).configure(routes).split_for_parts();
@@ -87,7 +90,14 @@ impl Documents {
             unwrap_lines(&mut document);
             document
         };
-        Documents { tools: for_importers(document(tools)), full: document(all) }
+        let mut tools = for_importers(document(tools));
+        for operation in tools["paths"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+            let schema =
+                operation.pointer_mut("/post/requestBody/content/application~1json/schema/properties");
+            let properties = schema.and_then(Value::as_object_mut);
+            properties.into_iter().for_each(|all| all.retain(|name, _| !left_out.contains(&name.as_str())));
+        }
+        Documents { tools, full: document(all) }
     }
 
     /// A document for a service at `server`, an absolute URL without a trailing slash.

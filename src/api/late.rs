@@ -2,61 +2,173 @@
 //!
 //! Dify gives a call up after 60 seconds of silence. JSON may be preceded by blanks (RFC 8259,
 //! section 2), so a late answer is announced by one every few seconds. From then on the status is
-//! 200 whatever comes, and a failure shows in the envelope alone.
+//! 200 whatever comes, and a failure shows in the body alone. An event stream begins with its head
+//! and comments instead, and has a comment in every silence.
 
 use std::convert::Infallible;
 use std::time::Duration;
 
+use actix_web::HttpResponse;
 use actix_web::http::header;
 use actix_web::web::Bytes;
-use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use futures_util::future::LocalBoxFuture;
-use futures_util::stream;
+use futures_util::stream::{self, LocalBoxStream, Stream, StreamExt};
 use tokio::time::timeout;
 
-use super::note::RequestId;
+use super::note::{Note, SharedNote};
+use super::openai::failure;
 use super::reply::Prepared;
-use super::{access_log, python_json};
+use crate::error::Error;
 
-/// When the blanks begin, and how far apart they are; `None` switches them off.
+/// A comment: an event of its own that means nothing.
+const COMMENT: &[u8] = b": ping\n\n";
+
+/// When the blanks begin, and how far apart they and the comments are.
 #[derive(Debug, Clone, Copy)]
 pub struct Heartbeat {
-    /// From the call to the first one.
+    /// From the call to the first blank; `None` sends no blanks.
     pub after: Option<Duration>,
-    /// From one to the next.
-    pub every: Duration,
+    /// From one to the next; `None` sends neither blanks nor comments.
+    pub every: Option<Duration>,
 }
 
-/// The response of some work for `request`: at once when it is done in time, else after blanks.
-pub async fn respond<B: serde::Serialize + 'static>(
-    request: &HttpRequest,
-    heartbeat: Heartbeat,
-    mut work: LocalBoxFuture<'static, Prepared<B>>,
-) -> HttpResponse {
-    let Some(after) = heartbeat.after else { return work.await.response() };
+/// The JSON response of some work: at once when it is done in time, else after blanks.
+pub async fn respond(heartbeat: Heartbeat, mut work: LocalBoxFuture<'static, Prepared>) -> HttpResponse {
+    let Some((after, every)) = heartbeat.after.zip(heartbeat.every) else { return work.await.response() };
     match timeout(after, &mut work).await {
         Ok(prepared) => prepared.response(),
-        Err(_) => HttpResponse::Ok()
-            .insert_header((header::CONTENT_TYPE, "application/json"))
-            .insert_header((header::CACHE_CONTROL, "no-store"))
-            .streaming(blanks_before(RequestId::of(request.extensions()), heartbeat, work)),
+        Err(_) => {
+            let note = SharedNote::default();
+            let mut response = HttpResponse::Ok()
+                .insert_header((header::CONTENT_TYPE, "application/json"))
+                .insert_header((header::CACHE_CONTROL, "no-store"))
+                .streaming(blanks_before(work, every, note.clone()));
+            response.extensions_mut().insert(note);
+            response
+        }
     }
 }
 
 /// A blank now, more of them while the work goes on, and its result at last.
-fn blanks_before<B: serde::Serialize + 'static>(
-    request_id: String,
-    heartbeat: Heartbeat,
-    work: LocalBoxFuture<'static, Prepared<B>>,
-) -> impl futures_util::Stream<Item = Result<Bytes, Infallible>> {
-    stream::unfold(Some((work, request_id, Duration::ZERO)), move |state| async move {
-        let (mut work, request_id, wait) = state?;
+fn blanks_before(
+    work: LocalBoxFuture<'static, Prepared>,
+    every: Duration,
+    note: SharedNote,
+) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    stream::unfold(Some((work, note, Duration::ZERO)), move |state| async move {
+        let (mut work, note, wait) = state?;
         match timeout(wait, &mut work).await {
             Ok(prepared) => {
-                access_log::late(&request_id, &prepared.note);
-                Some((Ok(Bytes::from(python_json::to_vec(&prepared.body))), None))
+                note.set(prepared.note);
+                Some((Ok(prepared.body), None))
             }
-            Err(_) => Some((Ok(Bytes::from_static(b" ")), Some((work, request_id, heartbeat.every)))),
+            Err(_) => Some((Ok(Bytes::from_static(b" ")), Some((work, note, every)))),
         }
     })
+}
+
+/// An event stream that has begun.
+pub struct EventStream {
+    /// Whole events, each with the blank line that ends it; the stream ends after an error.
+    pub events: LocalBoxStream<'static, Result<Bytes, Error>>,
+    /// What the access log is told, unless the stream fails.
+    pub note: Note,
+}
+
+/// The response of an event stream: with the status of its failure when that shows before the
+/// first comment is due, else with the failure as its last event.
+pub async fn stream(
+    request_id: String,
+    every: Option<Duration>,
+    mut begin: LocalBoxFuture<'static, Result<EventStream, Prepared>>,
+) -> HttpResponse {
+    let begun = match every {
+        Some(every) => timeout(every, &mut begin).await.ok(),
+        None => Some((&mut begin).await),
+    };
+    let note = SharedNote::default();
+    let phase = match begun {
+        Some(Err(prepared)) => return prepared.response(),
+        Some(Ok(EventStream { events, note: told })) => {
+            note.set(told);
+            Phase::Running(events)
+        }
+        None => Phase::Late(begin),
+    };
+    let beats = Beats { phase, every, request_id, note: note.clone() };
+    let mut response = HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, "text/event-stream"))
+        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        // nginx would hold small pieces back: https://nginx.org/en/docs/http/ngx_http_proxy_module.html
+        .insert_header(("x-accel-buffering", "no"))
+        .streaming(stream::unfold(beats, |mut beats| async move {
+            let bytes = beats.next().await?;
+            Some((Ok::<_, Infallible>(bytes), beats))
+        }));
+    response.extensions_mut().insert(note);
+    response
+}
+
+/// An event stream with comments in its silences.
+struct Beats {
+    phase: Phase,
+    every: Option<Duration>,
+    request_id: String,
+    note: SharedNote,
+}
+
+enum Phase {
+    /// The head went out before the first comment.
+    Late(LocalBoxFuture<'static, Result<EventStream, Prepared>>),
+    /// As [`Phase::Late`], after the first comment.
+    Waiting(LocalBoxFuture<'static, Result<EventStream, Prepared>>),
+    Running(LocalBoxStream<'static, Result<Bytes, Error>>),
+    Ended,
+}
+
+impl Beats {
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            match &mut self.phase {
+                Phase::Ended => return None,
+                Phase::Late(_) => {
+                    if let Phase::Late(begin) = std::mem::replace(&mut self.phase, Phase::Ended) {
+                        self.phase = Phase::Waiting(begin);
+                    }
+                    return Some(Bytes::from_static(COMMENT));
+                }
+                Phase::Waiting(begin) => match in_time(self.every, begin).await {
+                    None => return Some(Bytes::from_static(COMMENT)),
+                    Some(Ok(begun)) => {
+                        self.note.set(begun.note);
+                        self.phase = Phase::Running(begun.events);
+                    }
+                    Some(Err(prepared)) => {
+                        self.note.set(prepared.note);
+                        self.phase = Phase::Ended;
+                        return Some(failure::last_event(&prepared.body));
+                    }
+                },
+                Phase::Running(events) => match in_time(self.every, &mut events.next()).await {
+                    None => return Some(Bytes::from_static(COMMENT)),
+                    Some(Some(Ok(event))) => return Some(event),
+                    Some(Some(Err(error))) => {
+                        self.phase = Phase::Ended;
+                        let prepared = failure::prepared(&error, &self.request_id, self.note.get());
+                        self.note.set(prepared.note);
+                        return Some(failure::last_event(&prepared.body));
+                    }
+                    Some(None) => return None,
+                },
+            }
+        }
+    }
+}
+
+/// What a future gives, unless the next comment is due before.
+async fn in_time<F: Future + Unpin>(every: Option<Duration>, future: &mut F) -> Option<F::Output> {
+    match every {
+        Some(every) => timeout(every, future).await.ok(),
+        None => Some(future.await),
+    }
 }

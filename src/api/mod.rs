@@ -1,6 +1,7 @@
 //! The faces: each translates between a wire format and the use cases, and decides nothing.
 
 pub mod access_log;
+pub mod answers;
 pub mod auth;
 pub mod base_url;
 pub mod body;
@@ -11,10 +12,12 @@ pub mod home;
 pub mod late;
 pub mod live;
 pub mod note;
+pub mod openai;
 mod python_json;
 pub mod reply;
 pub mod session;
 pub mod tools;
+pub mod usage;
 
 use std::time::Duration;
 
@@ -30,7 +33,10 @@ use reply::Failure;
 /// Every operation, served and documented.
 pub fn routes(config: &mut ServiceConfig) {
     tools::routes(config);
+    answers::routes(config);
+    openai::routes(config);
     conversations::routes(config);
+    usage::routes(config);
     session::routes(config);
     doctor::routes(config);
     home::routes(config);
@@ -41,14 +47,23 @@ pub fn routes(config: &mut ServiceConfig) {
 /// What is served beside the operations: the files of the page, Swagger UI, and the answer where
 /// nothing else does.
 pub fn pages(config: &mut web::ServiceConfig) {
+    openai::pages(config);
     docs::pages(config);
     home::assets(config);
     config.default_service(web::to(not_found));
 }
 
-/// The documents of [`routes`].
-pub fn documents() -> Documents {
-    Documents::collect(tools::routes, routes)
+/// The documents of [`routes`]; with `long_answers`, importers learn of answers to come back for.
+pub fn documents(long_answers: bool) -> Documents {
+    if long_answers {
+        let tools = |config: &mut ServiceConfig| {
+            tools::routes(config);
+            answers::routes(config);
+        };
+        Documents::collect(tools, routes, &[])
+    } else {
+        Documents::collect(tools::routes, routes, &["wait_seconds"])
+    }
 }
 
 /// 405 where another method would be answered, else 404.
@@ -67,9 +82,11 @@ async fn not_found(request: HttpRequest, documents: Data<Documents>) -> Result<H
 /// not the caller's fault is 424 Failed Dependency (RFC 4918, section 11.4).
 pub fn tool_status(kind: Kind) -> StatusCode {
     match kind {
+        // Nothing has failed: the answer goes on.
+        Kind::StillRunning => StatusCode::OK,
         Kind::InvalidJson => StatusCode::BAD_REQUEST,
         Kind::KeyMissing | Kind::KeyWrong | Kind::KeyGuessing => StatusCode::UNAUTHORIZED,
-        Kind::NotFound | Kind::ConversationNotFound => StatusCode::NOT_FOUND,
+        Kind::NotFound | Kind::ConversationNotFound | Kind::AnswerNotFound => StatusCode::NOT_FOUND,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -98,6 +115,7 @@ pub fn tool_status(kind: Kind) -> StatusCode {
         | Kind::UpstreamTooLarge
         | Kind::UpstreamConversationLost
         | Kind::ConversationBusy
+        | Kind::AnswerInterrupted
         | Kind::StorageUnavailable
         | Kind::StorageNewer
         | Kind::Overloaded

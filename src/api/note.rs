@@ -1,5 +1,8 @@
 //! What belongs to a request beside its answer: its id, and what the access log is told.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use actix_web::dev::{Extensions, ServiceRequest};
 use actix_web::http::header::HeaderName;
 
@@ -68,6 +71,29 @@ impl Note {
         self.upstream_status = error.upstream_status.or(self.upstream_status);
         self.error = Some((error.kind, error.message.clone()));
         self
+    }
+}
+
+/// The note in a response's extensions. Whoever writes the body keeps a copy, since some of what the
+/// log is told shows only at the answer's end.
+#[derive(Clone, Default)]
+pub struct SharedNote(Rc<RefCell<Note>>);
+
+impl SharedNote {
+    /// The note as it is now.
+    pub fn get(&self) -> Note {
+        self.0.borrow().clone()
+    }
+
+    /// Replaces it.
+    pub fn set(&self, note: Note) {
+        self.0.replace(note);
+    }
+}
+
+impl From<Note> for SharedNote {
+    fn from(note: Note) -> Self {
+        SharedNote(Rc::new(RefCell::new(note)))
     }
 }
 

@@ -1,15 +1,17 @@
-//! How a tool operation's result or failure becomes a response: the envelope, the status, and what
-//! the access log is told.
+//! How a result or failure becomes a response: the envelope, the status, and what the access log
+//! is told. A failure takes the form of the face that its path belongs to.
 
 use std::fmt;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::web::Bytes;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, ResponseError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::note::{Note, RequestId};
+use super::note::{Note, RequestId, SharedNote};
+use super::openai::failure as openai;
 use super::{python_json, retry_after_seconds, tool_status};
 use crate::error::{Error, Kind};
 
@@ -36,12 +38,16 @@ pub struct ErrorBody {
 impl ErrorBody {
     /// The error as a caller of `request` reads it.
     pub fn new(error: &Error, request: &HttpRequest) -> Self {
+        ErrorBody::of(error, &RequestId::of(request.extensions()))
+    }
+
+    fn of(error: &Error, request_id: &str) -> Self {
         ErrorBody {
             code: error.kind.code(),
             message: error.caller_message(),
             hint: error.hint().to_string(),
             retryable: error.kind.retryable(),
-            request_id: RequestId::of(request.extensions()),
+            request_id: request_id.to_string(),
         }
     }
 }
@@ -55,70 +61,86 @@ pub struct FailureBody {
     pub error: ErrorBody,
 }
 
-/// A result or a failure, ready to be sent.
-pub struct Prepared<B> {
-    /// The envelope.
-    pub body: B,
+/// An answer in JSON, ready to be sent.
+pub struct Prepared {
+    /// The status, unless the head was sent before.
+    pub status: StatusCode,
+    /// The headers beside those of every such answer.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The JSON.
+    pub body: Bytes,
     /// What the access log is told.
     pub note: Note,
-    failure: Option<Error>,
 }
 
-impl<B: Serialize> Prepared<B> {
-    /// A result.
-    pub fn result(body: B, note: Note) -> Self {
-        Prepared { body, note, failure: None }
+impl Prepared {
+    /// A result, written for Dify.
+    pub fn result(body: &impl Serialize, note: Note) -> Self {
+        Prepared::json(python_json::to_vec(body), note)
+    }
+
+    /// A good answer in these very words.
+    pub fn json(body: impl Into<Bytes>, note: Note) -> Self {
+        Prepared { status: StatusCode::OK, headers: Vec::new(), body: body.into(), note }
     }
 
     /// A failure, with an envelope that says what is known beside it.
-    pub fn failure(error: Error, body: B, note: Note) -> Self {
-        Prepared { body, note: note.failed(&error), failure: Some(error) }
+    pub fn failure(error: &Error, body: &impl Serialize, note: Note) -> Self {
+        let mut headers = Vec::new();
+        if let Some(after) = error.retry_after {
+            headers.push((header::RETRY_AFTER, retry_after_seconds(after).into()));
+        }
+        if matches!(error.kind, Kind::KeyMissing | Kind::KeyWrong | Kind::KeyGuessing) {
+            // RFC 9110, section 11.6.1: a 401 names the scheme.
+            headers.push((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+        }
+        let prepared = Prepared::result(body, note.failed(error));
+        Prepared { status: tool_status(error.kind), headers, ..prepared }
     }
 
-    /// The response, with the status of the failure if it is one.
+    /// The response.
     pub fn response(self) -> HttpResponse {
-        match self.failure {
-            None => json(StatusCode::OK, &self.body, self.note),
-            Some(error) => failure(&error, &self.body, self.note),
+        let mut response = HttpResponse::build(self.status)
+            .insert_header((header::CONTENT_TYPE, "application/json"))
+            .insert_header((header::CACHE_CONTROL, "no-store"))
+            .body(self.body);
+        for (name, value) in self.headers {
+            response.headers_mut().insert(name, value);
         }
+        response.extensions_mut().insert(SharedNote::from(self.note));
+        response
     }
 }
 
 /// A response with a body written for Dify.
 pub fn json(status: StatusCode, body: &impl Serialize, note: Note) -> HttpResponse {
-    let mut response = HttpResponse::build(status)
-        .insert_header((header::CONTENT_TYPE, "application/json"))
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .body(python_json::to_vec(body));
-    response.extensions_mut().insert(note);
-    response
+    Prepared { status, ..Prepared::result(body, note) }.response()
 }
 
-fn failure(error: &Error, body: &impl Serialize, note: Note) -> HttpResponse {
-    let mut response = json(tool_status(error.kind), body, note);
-    if let Some(after) = error.retry_after {
-        response.headers_mut().insert(header::RETRY_AFTER, retry_after_seconds(after).into());
+/// The response to a request at `path` that failed with nothing else known about it.
+pub fn failed_at(path: &str, error: &Error, request_id: &str) -> HttpResponse {
+    if super::openai::is_face(path) {
+        openai::prepared(error, request_id, Note::default()).response()
+    } else {
+        let body = FailureBody { success: false, error: ErrorBody::of(error, request_id) };
+        Prepared::failure(error, &body, Note::default()).response()
     }
-    if matches!(error.kind, Kind::KeyMissing | Kind::KeyWrong | Kind::KeyGuessing) {
-        // RFC 9110, section 11.6.1: a 401 names the scheme.
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    }
-    response
 }
 
 /// A failure of a request, ready to be sent.
 #[derive(Debug)]
 pub struct Failure {
     error: Error,
-    body: FailureBody,
+    path: String,
+    request_id: String,
     allow: Option<String>,
 }
 
 impl Failure {
     /// The failure of `request`.
     pub fn new(request: &HttpRequest, error: Error) -> Self {
-        let body = FailureBody { success: false, error: ErrorBody::new(&error, request) };
-        Failure { error, body, allow: None }
+        let request_id = RequestId::of(request.extensions());
+        Failure { error, path: request.path().to_string(), request_id, allow: None }
     }
 
     /// The failure of a request whose method the path does not have, RFC 9110, section 15.5.6.
@@ -140,11 +162,11 @@ impl fmt::Display for Failure {
 
 impl ResponseError for Failure {
     fn status_code(&self) -> StatusCode {
-        tool_status(self.error.kind)
+        self.error_response().status()
     }
 
     fn error_response(&self) -> HttpResponse {
-        let mut response = failure(&self.error, &self.body, Note::default().failed(&self.error));
+        let mut response = failed_at(&self.path, &self.error, &self.request_id);
         if let Some(allow) = self.allow.as_ref().and_then(|allow| HeaderValue::from_str(allow).ok()) {
             response.headers_mut().insert(header::ALLOW, allow);
         }

@@ -4,6 +4,8 @@
 //! Every parameter is a string in the documents, because Dify refuses an empty number and turns
 //! every boolean into true; numbers are understood as text or number, `""` and null as absent.
 
+use std::time::Duration;
+
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse, get, post};
@@ -51,9 +53,24 @@ pub struct ChatRequest {
     #[serde(default, deserialize_with = "loose::number")]
     #[schema(value_type = Option<String>, default = "", example = "1000")]
     max_tokens: Option<f64>,
+    /// How many seconds to wait for the answer, as a number such as 50. When it takes longer it goes on, and get_answer returns it later. Leave it empty to wait as long as possible.
+    #[serde(default, deserialize_with = "loose::number")]
+    #[schema(value_type = Option<String>, default = "", example = "50")]
+    wait_seconds: Option<f64>,
 }
 
 impl ChatRequest {
+    /// How long the caller wants to wait.
+    fn wait(&self) -> Result<Option<Duration>, Error> {
+        match self.wait_seconds {
+            Some(seconds) if !(0.0..=86_400.0).contains(&seconds) => {
+                Err(Error::new(Kind::InvalidRequest, "`wait_seconds` is out of range")
+                    .hinted("send a number of seconds such as 50, or leave it empty"))
+            }
+            seconds => Ok(seconds.map(Duration::from_secs_f64)),
+        }
+    }
+
     /// The question that a valid request asks.
     fn question(self, caller: &Caller) -> Result<Question, Error> {
         let invalid = |message: &str, hint: &str| Err(Error::new(Kind::InvalidRequest, message).hinted(hint));
@@ -216,26 +233,31 @@ async fn chat(
     heartbeat: Data<Heartbeat>,
     body: JsonBody<ChatRequest>,
 ) -> HttpResponse {
-    let question = body.0.question(&caller);
-    let asked = request.clone();
+    let asked = body.0.wait().and_then(|wait| Ok((body.0.question(&caller)?, wait)));
+    let service = service.into_inner();
     let work = async move {
-        let outcome = match question {
-            Ok(question) => service.ask(question).await,
+        let outcome = match asked {
+            Ok((question, wait)) => service.ask(question, wait).await,
             Err(error) => Err(Failed::from(error)),
         };
-        match outcome {
-            Ok(reply) => {
-                let note = Note::of("chat").answered(&reply.answer);
-                Prepared::result(ChatResult::new(reply, None), note)
-            }
-            Err(Failed { error, partial }) => {
-                let note = Note::of("chat").answered(&partial.answer);
-                let body = ChatResult::new(*partial, Some(ErrorBody::new(&error, &asked)));
-                Prepared::failure(error, body, note)
-            }
-        }
+        prepared(outcome, Note::of("chat"), &request)
     };
-    late::respond(&request, **heartbeat, Box::pin(work)).await
+    late::respond(**heartbeat, Box::pin(work)).await
+}
+
+/// An answer, or why there is none, as the callers of chat and get_answer read it.
+pub fn prepared(outcome: Result<Reply, Failed>, note: Note, request: &HttpRequest) -> Prepared {
+    match outcome {
+        Ok(reply) => {
+            let note = note.answered(&reply.answer);
+            Prepared::result(&ChatResult::new(reply, None), note)
+        }
+        Err(Failed { error, partial }) => {
+            let note = note.answered(&partial.answer);
+            let body = ChatResult::new(*partial, Some(ErrorBody::new(&error, request)));
+            Prepared::failure(&error, &body, note)
+        }
+    }
 }
 
 /// A model that can be named.
@@ -295,7 +317,7 @@ async fn list_models(request: HttpRequest, service: Data<Service>) -> HttpRespon
                 default_model: None,
                 error: Some(ErrorBody::new(&error, &request)),
             };
-            Prepared::failure(error, body, note).response()
+            Prepared::failure(&error, &body, note).response()
         }
     }
 }

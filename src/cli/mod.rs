@@ -197,7 +197,10 @@ fn fail(code: u8, text: impl std::fmt::Display) -> ExitCode {
 fn openapi(matches: &ArgMatches) -> ExitCode {
     let value = |name: &str| matches.get_one::<String>(name).map(String::as_str).unwrap_or_default();
     let document = if value("document") == "full" { Document::Full } else { Document::Tools };
-    let document = api::documents().at(document, value("server"));
+    let long_answers = matches.try_get_one::<String>("LONG_ANSWERS").ok().flatten().cloned();
+    let long_answers = long_answers.or_else(|| std::env::var("LONG_ANSWERS").ok());
+    let long_answers = long_answers.is_some_and(|text| config::is_true(&text));
+    let document = api::documents(long_answers).at(document, value("server"));
     let text = if value("format") == "yaml" { docs::yaml(&document) } else { docs::pretty(&document) };
     match std::io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,

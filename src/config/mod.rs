@@ -70,6 +70,8 @@ pub struct Public {
     pub platform: Option<Platform>,
     /// `CORS_ALLOWED_ORIGINS`; `None` is any.
     pub cors_origins: Option<Vec<String>>,
+    /// `LONG_ANSWERS`: whether importers learn of answers to come back for.
+    pub long_answers: bool,
 }
 
 /// What the mirror speaks.
@@ -131,6 +133,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// `REQUEST_TIMEOUT_SECONDS`
     pub total: Duration,
+    /// `LONG_ANSWER_TIMEOUT_SECONDS`, at least `total`.
+    pub long: Duration,
 }
 
 /// Who may call.
@@ -187,8 +191,10 @@ pub struct Limits {
     pub body_bytes: usize,
     /// `HEARTBEAT_AFTER_SECONDS`; `None` sends no blanks.
     pub heartbeat_after: Option<Duration>,
-    /// `HEARTBEAT_SECONDS`
-    pub heartbeat_every: Duration,
+    /// `HEARTBEAT_SECONDS`; `None` sends neither blanks nor comments.
+    pub heartbeat_every: Option<Duration>,
+    /// `MAX_V1_BODY_BYTES`
+    pub v1_body_bytes: usize,
 }
 
 /// How it logs.
@@ -198,6 +204,11 @@ pub struct Log {
     pub json: Option<bool>,
     /// `RUST_LOG`
     pub filter: String,
+}
+
+/// Whether a text is one of those that mean true.
+pub fn is_true(text: &str) -> bool {
+    BOOL.iter().any(|(name, value)| *value && name.eq_ignore_ascii_case(text.trim()))
 }
 
 impl Config {
@@ -240,6 +251,7 @@ impl Config {
                 trust_proxy_headers: reader.choice("TRUST_PROXY_HEADERS", BOOL, false),
                 platform,
                 cors_origins: reader.cors_origins(),
+                long_answers: reader.choice("LONG_ANSWERS", BOOL, false),
             },
             upstream: reader.upstream(),
             gateway: Gateway { keys: reader.gateway_keys(), auth },
@@ -247,7 +259,8 @@ impl Config {
             limits: Limits {
                 body_bytes: reader.number("MAX_BODY_BYTES", 2 << 20, 1024, 1 << 30) as usize,
                 heartbeat_after: reader.seconds_or_off("HEARTBEAT_AFTER_SECONDS", 45.0),
-                heartbeat_every: reader.seconds("HEARTBEAT_SECONDS", 15.0),
+                heartbeat_every: reader.seconds_or_off("HEARTBEAT_SECONDS", 15.0),
+                v1_body_bytes: reader.number("MAX_V1_BODY_BYTES", 20 << 20, 1024, 1 << 30) as usize,
             },
             log: Log {
                 json: reader.choice("LOG_FORMAT", &[("text", Some(false)), ("json", Some(true))], None),

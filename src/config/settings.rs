@@ -140,13 +140,31 @@ pub const SETTINGS: &[Setting] = &[
     ),
     row("REQUEST_TIMEOUT_SECONDS", "SECONDS", "290", "Towards the upstream: the whole answer"),
     row(
+        "LONG_ANSWER_TIMEOUT_SECONDS",
+        "SECONDS",
+        "600",
+        "How long an answer of /api/chat may go on after REQUEST_TIMEOUT_SECONDS, counted from its beginning",
+    ),
+    row(
+        "LONG_ANSWERS",
+        "BOOL",
+        "false",
+        "Offer importers the tool get_answer and the parameter wait_seconds, for answers of more than five minutes",
+    ),
+    row(
         "HEARTBEAT_AFTER_SECONDS",
         "SECONDS",
         "45",
-        "Towards callers: when the first blank announces a late answer of /api/chat; 0 switches it off",
+        "Towards callers: when the first blank announces a late JSON answer; 0 switches it off",
     ),
-    row("HEARTBEAT_SECONDS", "SECONDS", "15", "Towards callers: from one such blank to the next"),
+    row(
+        "HEARTBEAT_SECONDS",
+        "SECONDS",
+        "15",
+        "Towards callers: from one such blank to the next, and from one comment to the next in a silent stream; 0 switches both off",
+    ),
     row("MAX_BODY_BYTES", "BYTES", "2097152", "Largest request body of /api/*"),
+    row("MAX_V1_BODY_BYTES", "BYTES", "20971520", "Largest request body of /v1/*"),
     row(
         "HISTORY_MAX_MESSAGES",
         "NUMBER",

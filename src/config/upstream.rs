@@ -29,11 +29,13 @@ impl Reader<'_> {
                 }
             }
         }
+        let total = self.seconds("REQUEST_TIMEOUT_SECONDS", 290.0);
         let timeouts = Timeouts {
             connect: self.seconds("CONNECT_TIMEOUT_SECONDS", 5.0),
             first_byte: self.seconds("FIRST_BYTE_TIMEOUT_SECONDS", 120.0),
             idle: self.seconds("IDLE_TIMEOUT_SECONDS", 60.0),
-            total: self.seconds("REQUEST_TIMEOUT_SECONDS", 290.0),
+            total,
+            long: self.seconds("LONG_ANSWER_TIMEOUT_SECONDS", 600.0).max(total),
         };
         Upstream {
             url,

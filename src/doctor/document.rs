@@ -239,8 +239,11 @@ mod tests {
     #[test]
     fn a_good_document_and_ours_have_nothing_wrong() {
         assert_eq!(check(&good()), []);
-        let ours = crate::api::documents().at(crate::api::docs::Document::Tools, "https://a.example.com");
-        assert_eq!(check(&ours), []);
+        for long_answers in [false, true] {
+            let documents = crate::api::documents(long_answers);
+            let ours = documents.at(crate::api::docs::Document::Tools, "https://a.example.com");
+            assert_eq!(check(&ours), []);
+        }
     }
 
     #[test]

@@ -217,13 +217,13 @@ async fn ping(service: &Service, form: &Form, model: Value) -> Finding {
             CHECK,
             format!("a model provider's ping is answered after {} ms", answer.took.as_millis()),
         ),
-        404 => Finding::warning(
+        404 if body["error"]["code"] != "model_not_found" => Finding::warning(
             CHECK,
             "the service has no /v1, so Dify cannot use it as a model provider",
             "use it as a tool, or run a version with the OpenAI-compatible face",
         ),
         status => {
-            let told = body["error"]["message"].as_str().unwrap_or("no reason given");
+            let told = body["error"]["message"].as_str().unwrap_or("the answer is no chat.completion");
             let seen = format!("a model provider's ping is answered with HTTP {status}: {told}");
             Finding::broken(CHECK, seen, "see the findings about the mirror")
         }

@@ -173,7 +173,7 @@ async fn question(upstream: &Upstream, settings: &config::Upstream) -> Finding {
         let messages = vec![Message { role: Role::User, text: "Reply with the word pong.".into() }];
         let prompt = Prompt { model, messages, thread: None, temperature: None, max_tokens: None };
         let asked = Instant::now();
-        let mut events = upstream.ask(&prompt).await?;
+        let mut events = upstream.ask(&prompt, None).await?;
         let mut first = None;
         while let Some(event) = events.next().await {
             if matches!(event?, Event::Text(_) | Event::WholeText(_) | Event::Thinking(_)) {

@@ -1,20 +1,30 @@
 //! The use cases: ask, list the models, tell the health. Every face calls these and nothing below.
 
+mod answers;
+mod completions;
 mod health;
+mod talks;
+mod usage;
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::chat::{Answer, ConversationId, Event, Message, Model, Owner, Prompt, Role, Thread, Usage};
+use crate::chat::{Answer, ConversationId, Event, Message, Model, Owner, Prompt, Role, Tally, Thread, Usage};
 use crate::config;
 use crate::error::{Error, Kind};
 use crate::store::{Conversation, Exchange, Store, Transcript, Turn};
+pub use crate::upstream::relay::Request as RelayRequest;
 pub use crate::upstream::session::Credentials;
 use crate::upstream::{Events, Upstream};
+pub use completions::{Completing, CompletionContent, CompletionRequest, Passing, RelayContent, Relaying};
 pub use health::{Health, Status};
+pub use talks::{Talk, Talking};
+use usage::{Asked, Meter, UsageBook};
 
 /// How long a health or a list of models is good enough for what is not asked of the upstream
 /// itself: the public page, and the choice of a model.
@@ -22,6 +32,9 @@ const CACHE_TIME: Duration = Duration::from_secs(30);
 
 /// The most questions that are answered at once in a process.
 const MAX_QUESTIONS: usize = 1024;
+
+/// The most of them that go on after their callers were told to come back.
+const MAX_LONG_ANSWERS: usize = 100;
 
 /// A question as a caller asks it.
 #[derive(Debug, Clone)]
@@ -80,6 +93,9 @@ pub struct Shared {
     store: Arc<Store>,
     /// One permit for each question that may be in flight.
     room: Arc<Semaphore>,
+    /// One permit for each of them that may go on after its caller was told to come back.
+    long: Arc<Semaphore>,
+    usage: Arc<UsageBook>,
     health: Mutex<Option<(Instant, Health)>>,
     first_model: Mutex<Option<(Instant, Option<String>)>>,
 }
@@ -90,9 +106,19 @@ impl Shared {
         Shared {
             store,
             room: Arc::new(Semaphore::new(MAX_QUESTIONS)),
+            long: Arc::new(Semaphore::new(MAX_LONG_ANSWERS)),
+            usage: Arc::default(),
             health: Mutex::default(),
             first_model: Mutex::default(),
         }
+    }
+
+    /// Adds to the store what keys have used since this was last done.
+    ///
+    /// # Errors
+    /// When the store cannot be used; then nothing is lost.
+    pub async fn settle_usage(&self) -> Result<(), Error> {
+        self.usage.settle(&self.store).await
     }
 }
 
@@ -106,12 +132,16 @@ pub struct Service {
 /// A question that is being answered.
 pub struct Running {
     events: Events,
-    answer: Answer,
+    answer: Progress,
     prompt: Prompt,
     turn: Turn,
     question: Question,
+    meter: Meter,
     _room: OwnedSemaphorePermit,
 }
+
+/// An answer so far, for whoever else wants to see it.
+type Progress = Rc<RefCell<Answer>>;
 
 impl Service {
     /// The use cases over `upstream`.
@@ -138,30 +168,22 @@ impl Service {
         self.settings.url.is_none()
     }
 
-    /// Asks and waits for the whole answer.
-    ///
-    /// # Errors
-    /// Why there is none, with the part of it that came.
-    pub async fn ask(&self, question: Question) -> Result<Reply, Failed> {
-        let mut running = self.start(question).await?;
-        while let Some(event) = running.next().await {
-            if let Err(error) = event {
-                return Err(self.abandon(running, error).await);
-            }
-        }
-        self.finish(running).await
-    }
-
     /// Asks; the answer is then read from [`Running`] and kept by [`Service::finish`], or by
     /// [`Service::abandon`] when it broke off.
     ///
     /// # Errors
     /// Why there will be no answer.
     pub async fn start(&self, question: Question) -> Result<Running, Failed> {
-        let room = Arc::clone(&self.shared.room).try_acquire_owned().map_err(|_| {
-            Error::new(Kind::Overloaded, format!("{MAX_QUESTIONS} questions are being answered already"))
-                .retry_after(Some(Duration::from_secs(1)))
-        })?;
+        self.begin(question, None, Progress::default()).await
+    }
+
+    async fn begin(
+        &self,
+        question: Question,
+        total: Option<Duration>,
+        answer: Progress,
+    ) -> Result<Running, Failed> {
+        let room = self.room()?;
         let turn = self
             .shared
             .store
@@ -174,9 +196,18 @@ impl Service {
             None => self.default_model().await.map_err(failed)?,
         };
         let prompt = self.prompt(&question, turn.conversation(), model);
-        let events = self.upstream.ask(&prompt).await.map_err(failed)?;
-        let answer = Answer { upstream_status: Some(events.status), ..Answer::default() };
-        Ok(Running { events, answer, prompt, turn, question, _room: room })
+        let events = self.upstream.ask(&prompt, total).await.map_err(failed)?;
+        answer.borrow_mut().upstream_status = Some(events.status);
+        let asked = Asked::Tokens(Usage::estimate(&prompt.messages, "").prompt_tokens);
+        let meter = Meter::new(Arc::clone(&self.shared.usage), question.owner.clone(), asked);
+        Ok(Running { events, answer, prompt, turn, question, meter, _room: room })
+    }
+
+    fn room(&self) -> Result<OwnedSemaphorePermit, Error> {
+        Arc::clone(&self.shared.room).try_acquire_owned().map_err(|_| {
+            Error::new(Kind::Overloaded, format!("{MAX_QUESTIONS} questions are being answered already"))
+                .retry_after(Some(Duration::from_secs(1)))
+        })
     }
 
     /// Keeps the turn of a complete answer and gives the reply.
@@ -194,8 +225,8 @@ impl Service {
     /// Keeps what came of an answer that broke off, as a partial one, and gives the failure. A
     /// question without any answer leaves nothing behind.
     pub async fn abandon(&self, mut running: Running, error: Error) -> Failed {
-        if running.answer.text.is_empty() {
-            let mut answer = std::mem::take(&mut running.answer);
+        if running.answer.borrow().text.is_empty() {
+            let mut answer = running.answer.take();
             answer.model = answer.model.or(running.prompt.model.take());
             let partial = Reply { answer, conversation_id: running.question.conversation };
             return Failed { error, partial: Box::new(partial) };
@@ -210,9 +241,10 @@ impl Service {
     }
 
     async fn keep(&self, running: Running, partial: bool) -> (Reply, Result<(), Error>) {
-        let Running { mut answer, prompt, turn, question, .. } = running;
+        let Running { answer, prompt, turn, question, meter, .. } = running;
+        let mut answer = answer.take();
         answer.model = answer.model.or(prompt.model);
-        answer.usage = answer.usage.or_else(|| Some(Usage::estimate(&prompt.messages, &answer.text)));
+        answer.usage = Some(meter.usage());
         answer.upstream_conversation = answer
             .upstream_conversation
             .or_else(|| prompt.thread.as_ref().map(|thread| thread.conversation.clone()));
@@ -246,6 +278,15 @@ impl Service {
     /// As [`Service::transcript`].
     pub async fn forget(&self, owner: &Owner, id: ConversationId) -> Result<(), Error> {
         self.shared.store.delete(owner, id).await
+    }
+
+    /// What a key has used, and since when, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn usage(&self, owner: &Owner) -> Result<(Tally, Option<i64>), Error> {
+        self.shared.settle_usage().await?;
+        self.shared.store.usage(owner).await
     }
 
     /// Whether the store can be used.
@@ -367,7 +408,8 @@ impl Running {
     pub async fn next(&mut self) -> Option<Result<Event, Error>> {
         let event = self.events.next().await?;
         if let Ok(event) = &event {
-            self.answer.apply(event.clone());
+            self.meter.event(event);
+            self.answer.borrow_mut().apply(event.clone());
         }
         Some(event)
     }

@@ -174,21 +174,20 @@ impl Store {
     pub async fn expire(&self, after: Duration) -> Result<u64, Error> {
         self.run(|database| async move {
             let limit = format!("{} - $1", database.now());
-            let age = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
-            let mut transaction = database.pool().begin().await.map_err(failed)?;
             let expired = format!("SELECT 1 FROM conversations c WHERE c.owner = turns.owner AND c.id = turns.id AND c.used_at < {limit}");
-            sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM turns WHERE EXISTS ({expired})")))
-                .bind(age)
-                .execute(&mut *transaction)
-                .await
-                .map_err(failed)?;
-            let deleted = sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM conversations WHERE used_at < {limit}")))
-                .bind(age)
-                .execute(&mut *transaction)
-                .await
-                .map_err(failed)?;
+            let mut transaction = database.pool().begin().await.map_err(failed)?;
+            let mut deleted = 0;
+            for text in [
+                format!("DELETE FROM continuations WHERE used_at < {limit}"),
+                format!("DELETE FROM turns WHERE EXISTS ({expired})"),
+                format!("DELETE FROM conversations WHERE used_at < {limit}"),
+            ] {
+                let age = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
+                let done = sqlx::query(sqlx::AssertSqlSafe(text)).bind(age).execute(&mut *transaction).await;
+                deleted = done.map_err(failed)?.rows_affected();
+            }
             transaction.commit().await.map_err(failed)?;
-            Ok(deleted.rows_affected())
+            Ok(deleted)
         })
         .await
     }
@@ -330,139 +329,6 @@ async fn transcript(database: Arc<Database>, owner: Owner, id: ConversationId) -
 }
 
 /// PostgreSQL takes every character but NUL.
-fn storable(text: String) -> String {
+pub fn storable(text: String) -> String {
     if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Location;
-    use tokio::sync::Mutex as TurnMutex;
-    use tokio::time::sleep;
-
-    /// Cases that share a PostgreSQL database take turns: one of them deletes what is old.
-    static ONE_AT_A_TIME: TurnMutex<()> = TurnMutex::const_new(());
-
-    /// The same cases run in memory, in a file, and in PostgreSQL where the environment names one.
-    fn stores() -> Vec<Store> {
-        let folder = std::env::temp_dir().join(format!("mirrorgate-store-{}", std::process::id()));
-        let name = ConversationId::random().expect("random bytes").to_string();
-        let mut locations = vec![Location::Memory, Location::File(folder.join(name).join("test %?.db"))];
-        locations.extend(std::env::var("TEST_POSTGRES_URL").ok().map(|url| Location::Postgres(url.into())));
-        locations.into_iter().map(|location| Store::new(location).expect("a store")).collect()
-    }
-
-    fn exchange(question: &str) -> Exchange {
-        Exchange {
-            system: Some("S".into()),
-            thread: Some(Thread { conversation: "c".into(), last_response: question.into() }),
-            question: question.into(),
-            answer: format!("{question}!\0"),
-            partial: question.is_empty(),
-        }
-    }
-
-    fn owner() -> Owner {
-        Owner(ConversationId::random().expect("random bytes").to_string())
-    }
-
-    #[tokio::test]
-    async fn a_conversation_is_kept_and_found_by_its_owner_alone() {
-        let _alone = ONE_AT_A_TIME.lock().await;
-        for store in stores() {
-            let (ann, bob) = (owner(), owner());
-            let turn = store.open(&ann, None, 10).await.expect("a turn");
-            let id = turn.id;
-            assert!(store.open(&ann, Some(id), 10).await.is_err(), "nothing is kept before the commit");
-            store.commit(turn, exchange("one")).await.expect("kept");
-            for question in ["two", "three"] {
-                let turn = store.open(&ann, Some(id), 10).await.expect("a turn");
-                store.commit(turn, exchange(question)).await.expect("kept");
-            }
-            let turn = store.open(&ann, Some(id), 4).await.expect("a turn");
-            let conversation = turn.conversation().clone();
-            let texts: Vec<_> = conversation.messages.iter().map(|message| message.text.as_str()).collect();
-            assert_eq!(texts, ["two", "two!\u{fffd}", "three", "three!\u{fffd}"]);
-            assert_eq!(conversation.thread.map(|thread| thread.last_response).as_deref(), Some("three"));
-            drop(turn);
-            for kind in [
-                store.open(&bob, Some(id), 10).await.err().map(|error| error.kind),
-                store.transcript(&bob, id).await.err().map(|error| error.kind),
-                store.delete(&bob, id).await.err().map(|error| error.kind),
-            ] {
-                assert_eq!(kind, Some(Kind::ConversationNotFound));
-            }
-            assert_eq!(store.transcript(&ann, id).await.expect("a transcript").turns.len(), 3);
-            store.delete(&ann, id).await.expect("deleted");
-            assert!(store.transcript(&ann, id).await.is_err());
-        }
-    }
-
-    #[tokio::test]
-    async fn a_conversation_that_is_deleted_during_a_turn_stays_deleted() {
-        let _alone = ONE_AT_A_TIME.lock().await;
-        for store in stores() {
-            let owner = owner();
-            let turn = store.open(&owner, None, 2).await.expect("a turn");
-            let id = turn.id;
-            store.commit(turn, exchange("one")).await.expect("kept");
-            let turn = store.open(&owner, Some(id), 2).await.expect("a turn");
-            store.delete(&owner, id).await.expect("deleted");
-            let error = store.commit(turn, exchange("two")).await.expect_err("gone");
-            assert_eq!(error.kind, Kind::ConversationNotFound);
-            assert!(store.transcript(&owner, id).await.is_err());
-        }
-    }
-
-    #[tokio::test]
-    async fn parallel_turns_wait_for_each_other_and_none_is_lost() {
-        let _alone = ONE_AT_A_TIME.lock().await;
-        for store in stores().into_iter().map(Arc::new) {
-            let owner = owner();
-            let turn = store.open(&owner, None, 2).await.expect("a turn");
-            let id = turn.id;
-            store.commit(turn, exchange("0")).await.expect("kept");
-            let turns = (1..20).map(|number| {
-                let (store, owner) = (Arc::clone(&store), owner.clone());
-                async move {
-                    let turn = store.open(&owner, Some(id), 2).await.expect("a turn");
-                    tokio::task::yield_now().await;
-                    store.commit(turn, exchange(&number.to_string())).await.expect("kept");
-                }
-            });
-            futures_util::future::join_all(turns).await;
-            assert_eq!(store.transcript(&owner, id).await.expect("a transcript").turns.len(), 20);
-        }
-    }
-
-    #[tokio::test]
-    async fn only_what_is_old_enough_expires() {
-        let _alone = ONE_AT_A_TIME.lock().await;
-        for store in stores() {
-            let owner = owner();
-            let turn = store.open(&owner, None, 2).await.expect("a turn");
-            let id = turn.id;
-            store.commit(turn, exchange("0")).await.expect("kept");
-            store.expire(Duration::from_secs(60)).await.expect("swept");
-            assert!(store.transcript(&owner, id).await.is_ok());
-            sleep(Duration::from_millis(20)).await;
-            store.expire(Duration::from_millis(10)).await.expect("swept");
-            assert!(store.transcript(&owner, id).await.is_err());
-        }
-    }
-
-    #[tokio::test]
-    async fn a_key_has_a_name_of_its_own() {
-        let _alone = ONE_AT_A_TIME.lock().await;
-        for store in stores() {
-            let name = owner().0;
-            assert!(store.add_key(&name, "d1").await.expect("kept"));
-            assert!(!store.add_key(&name, "d2").await.expect("asked"));
-            let keys = store.keys().await.expect("keys");
-            assert!(keys.iter().any(|key| key.name == name && key.digest == "d1"));
-            store.remove_key(&name).await.expect("removed");
-            assert!(store.remove_key(&name).await.is_err());
-        }
-    }
 }

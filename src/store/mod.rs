@@ -4,11 +4,16 @@
 //! One set of SQL texts serves three places: a SQLite file, PostgreSQL, and SQLite in memory. Every
 //! operation runs on a thread of the store's own and to its end, also when its caller has left.
 
+mod answers;
+mod continuations;
 mod conversations;
 mod database;
 mod keys;
 mod lease;
 mod sessions;
+#[cfg(test)]
+mod tests;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +21,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
+pub use answers::KeptAnswer;
 pub use conversations::{Conversation, Exchange, Transcript, Turn};
 use database::Database;
 pub use keys::StoredKey;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use awc::ClientResponse;
 use awc::error::PayloadError;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use tokio::time::{Instant, timeout_at};
 
@@ -90,6 +90,21 @@ impl Body {
             None => {}
         }
         Ok(chunk)
+    }
+
+    /// All that is left of it.
+    ///
+    /// # Errors
+    /// As [`Body::next`].
+    pub async fn whole(&mut self) -> Result<Bytes, Error> {
+        let Some(first) = self.next().await? else { return Ok(Bytes::new()) };
+        let Some(second) = self.next().await? else { return Ok(first) };
+        let mut bytes = BytesMut::from(first);
+        bytes.extend_from_slice(&second);
+        while let Some(chunk) = self.next().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.freeze())
     }
 
     /// The answer's HTTP status.

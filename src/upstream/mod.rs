@@ -10,6 +10,8 @@ mod client;
 pub mod failure;
 pub mod framing;
 pub mod openai;
+pub mod passthrough;
+pub mod relay;
 pub mod session;
 mod transport;
 pub mod web_chat;
@@ -20,6 +22,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream::{self, LocalBoxStream, StreamExt};
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -31,25 +34,29 @@ use crate::config::{self, Protocol};
 use crate::error::{Error, Kind};
 use body::Body;
 pub use client::{mozilla_roots, tls};
+pub use passthrough::Completion;
 use session::Session;
 use transport::Transport;
 
 /// How long an answer that is complete in itself is listened to for what may still belong to it.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// The events of one answer. The stream ends after an error; without one, the answer is complete.
-pub struct Events {
+/// One answer, piece by piece. The stream ends after an error; without one, the answer is complete.
+pub struct Pieces<T> {
     /// The HTTP status of the answer.
     pub status: u16,
-    stream: LocalBoxStream<'static, Result<Event, Error>>,
+    stream: LocalBoxStream<'static, Result<T, Error>>,
 }
 
-impl Events {
-    /// The next event, or `None` at the answer's end.
-    pub async fn next(&mut self) -> Option<Result<Event, Error>> {
+impl<T> Pieces<T> {
+    /// The next piece, or `None` at the answer's end.
+    pub async fn next(&mut self) -> Option<Result<T, Error>> {
         self.stream.next().await
     }
 }
+
+/// An answer as what it means.
+pub type Events = Pieces<Event>;
 
 /// One upstream, with connections of its own: it stays on the thread that made it.
 pub enum Upstream {
@@ -76,14 +83,44 @@ impl Upstream {
         Upstream::new(transport.base().clone(), transport.settings(), session)
     }
 
-    /// Asks and gives the answer's events as they come.
+    /// Asks and gives the answer's events as they come, for as long as `total`, by default
+    /// `REQUEST_TIMEOUT_SECONDS`.
     ///
     /// # Errors
     /// What keeps the answer from beginning; later failures come in the stream.
-    pub async fn ask(&self, prompt: &Prompt) -> Result<Events, Error> {
+    pub async fn ask(&self, prompt: &Prompt, total: Option<Duration>) -> Result<Events, Error> {
         match self {
-            Upstream::OpenAi(mirror) => mirror.ask(prompt).await,
-            Upstream::WebChat(mirror) => mirror.ask(prompt).await,
+            Upstream::OpenAi(mirror) => mirror.ask(prompt, total).await,
+            Upstream::WebChat(mirror) => mirror.ask(prompt, total).await,
+        }
+    }
+
+    /// Whether a completion can go through as its caller wrote it.
+    pub fn passes_through(&self) -> bool {
+        matches!(self, Upstream::OpenAi(_))
+    }
+
+    /// Asks for a completion in its caller's own words, JSON of the OpenAI protocol.
+    ///
+    /// # Errors
+    /// What keeps the answer from beginning, and what keeps a whole one from being complete.
+    pub async fn complete(&self, body: Bytes, stream: bool, choices: usize) -> Result<Completion, Error> {
+        passthrough::complete(self.openai()?, body, stream, choices).await
+    }
+
+    /// Passes a request of the OpenAI protocol through.
+    ///
+    /// # Errors
+    /// As [`Upstream::complete`].
+    pub async fn relay(&self, request: &relay::Request) -> Result<relay::Relayed, Error> {
+        relay::relay(self.openai()?, request).await
+    }
+
+    fn openai(&self) -> Result<&Rc<Transport>, Error> {
+        match self {
+            Upstream::OpenAi(mirror) => Ok(mirror.transport()),
+            Upstream::WebChat(_) => Err(Error::new(Kind::NotFound, "a web chat has nothing at this path")
+                .hinted("use /v1/chat/completions or /v1/models: `UPSTREAM_PROTOCOL` is web-chat")),
         }
     }
 
@@ -172,23 +209,26 @@ impl From<framing::LineTooLong> for Fault {
 /// A protocol's way from bytes to events. It does no input or output, and what it gives does not
 /// depend on how the bytes are cut.
 trait Decoder {
+    /// What comes out.
+    type Piece;
+
     /// Takes bytes in.
-    fn feed(&mut self, bytes: &[u8], events: &mut VecDeque<Event>) -> Result<(), Fault>;
+    fn feed(&mut self, bytes: &[u8], pieces: &mut VecDeque<Self::Piece>) -> Result<(), Fault>;
 
     /// How far the answer has come.
     fn progress(&self) -> Progress;
 
     /// Takes in that no more bytes come.
-    fn finish(&mut self, events: &mut VecDeque<Event>) -> Result<(), Fault>;
+    fn finish(&mut self, pieces: &mut VecDeque<Self::Piece>) -> Result<(), Fault>;
 }
 
 /// Reads a body through a decoder.
-fn decode<D: Decoder + 'static>(transport: Rc<Transport>, body: Body, decoder: D) -> Events {
-    struct State<D> {
+fn decode<D: Decoder + 'static>(transport: Rc<Transport>, body: Body, decoder: D) -> Pieces<D::Piece> {
+    struct State<D: Decoder> {
         transport: Rc<Transport>,
         body: Option<Body>,
         decoder: D,
-        queue: VecDeque<Event>,
+        queue: VecDeque<D::Piece>,
         failure: Option<Error>,
     }
     let status = body.status();
@@ -210,7 +250,7 @@ fn decode<D: Decoder + 'static>(transport: Rc<Transport>, body: Body, decoder: D
             }
         }
     });
-    Events { status, stream: stream.boxed_local() }
+    Pieces { status, stream: stream.boxed_local() }
 }
 
 enum Stop {
@@ -219,10 +259,10 @@ enum Stop {
 }
 
 /// Reads one piece of the body. What comes after an answer is settled can end it, not spoil it.
-async fn step(
+async fn step<D: Decoder>(
     body: &mut Body,
-    decoder: &mut impl Decoder,
-    queue: &mut VecDeque<Event>,
+    decoder: &mut D,
+    queue: &mut VecDeque<D::Piece>,
 ) -> Result<Progress, Stop> {
     let settled = decoder.progress() == Progress::Settled;
     let chunk = if settled {

@@ -8,14 +8,16 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::framing::{Lines, SseEvents};
 use super::transport::{Call, Transport};
 use super::{Decoder, Events, Fault, Progress, decode, first_byte, unfinished};
-use crate::chat::{Event, Model, Prompt, Usage};
+use crate::chat::{Answer, Event, Model, Prompt, Usage, estimate_tokens};
 use crate::error::{Error, Kind};
 
 /// A mirror that speaks the OpenAI protocol.
@@ -30,17 +32,17 @@ impl Mirror {
         Mirror { transport, streams: Cell::new(true) }
     }
 
-    pub(super) fn transport(&self) -> &Transport {
+    pub(super) fn transport(&self) -> &Rc<Transport> {
         &self.transport
     }
 
-    pub(super) async fn ask(&self, prompt: &Prompt) -> Result<Events, Error> {
-        let answer = self.open(prompt, self.streams.get()).await;
+    pub(super) async fn ask(&self, prompt: &Prompt, total: Option<Duration>) -> Result<Events, Error> {
+        let answer = self.open(prompt, self.streams.get(), total).await;
         let body = match answer {
             Err(error) if self.streams.get() && refuses_to_stream(&error) => {
                 log::warn!("the upstream refuses `stream`: answers are asked for as JSON from now on");
                 self.streams.set(false);
-                self.open(prompt, false).await?
+                self.open(prompt, false, total).await?
             }
             answer => answer?,
         };
@@ -48,12 +50,8 @@ impl Mirror {
     }
 
     pub(super) async fn models(&self) -> Result<Vec<Model>, Error> {
-        let call = Call { path: &["models"], accept: "application/json", body: None, in_conversation: false };
-        let mut body = self.transport.open(call).await?;
-        let mut bytes = Vec::new();
-        while let Some(chunk) = body.next().await? {
-            bytes.extend_from_slice(&chunk);
-        }
+        let mut body = self.transport.open(Call::get(&["models"])).await?;
+        let bytes = body.whole().await?;
         match first_byte(&bytes) {
             None => return Err(super::body::empty()),
             Some(b'<') => return Err(self.transport.page(&body)),
@@ -70,7 +68,12 @@ impl Mirror {
         Ok(list.iter().filter_map(model).collect())
     }
 
-    async fn open(&self, prompt: &Prompt, stream: bool) -> Result<super::Body, Error> {
+    async fn open(
+        &self,
+        prompt: &Prompt,
+        stream: bool,
+        total: Option<Duration>,
+    ) -> Result<super::Body, Error> {
         let messages = prompt
             .messages
             .iter()
@@ -85,15 +88,14 @@ impl Mirror {
         };
         let body = serde_json::to_vec(&request)
             .map_err(|_| Error::new(Kind::Internal, "the request for the upstream cannot be written"))?;
-        self.transport
-            .open(Call {
-                path: &["chat", "completions"],
-                accept: if stream { "text/event-stream, application/json" } else { "application/json" },
-                body: Some(body),
-                in_conversation: false,
-            })
-            .await
+        self.transport.open(Call { total, ..completion(body, stream) }).await
     }
+}
+
+/// The request for a completion, whose body is JSON.
+pub(super) fn completion<'a>(body: impl Into<Bytes>, stream: bool) -> Call<'a> {
+    let accept = if stream { "text/event-stream, application/json" } else { "application/json" };
+    Call::post(&["chat", "completions"], accept, body)
 }
 
 fn refuses_to_stream(error: &Error) -> bool {
@@ -107,7 +109,7 @@ fn model(value: &Value) -> Option<Model> {
     Some(Model { id: id.to_string(), owned_by: text("owned_by").unwrap_or("upstream").to_string() })
 }
 
-fn not_json(error: &serde_json::Error) -> Error {
+pub(super) fn not_json(error: &serde_json::Error) -> Error {
     if error.is_eof() {
         Error::new(Kind::UpstreamTruncated, "the upstream's JSON ended before it was complete")
     } else {
@@ -206,6 +208,8 @@ enum Form {
 }
 
 impl Decoder for Completion {
+    type Piece = Event;
+
     fn feed(&mut self, bytes: &[u8], events: &mut VecDeque<Event>) -> Result<(), Fault> {
         if let Form::Unknown = self.form {
             self.form = match first_byte(bytes) {
@@ -277,7 +281,7 @@ impl Decoder for Completion {
 }
 
 /// Whether a line is one of an event stream, or the beginning of one.
-fn is_sse_line(line: &[u8]) -> bool {
+pub(super) fn is_sse_line(line: &[u8]) -> bool {
     let fields = [&b"data"[..], b":", b"event", b"id", b"retry", "\u{feff}".as_bytes()];
     fields.iter().any(|field| line.starts_with(field) || field.starts_with(line))
 }
@@ -335,7 +339,38 @@ impl Completion {
     }
 }
 
-fn usage(value: &Value) -> Option<Usage> {
+/// What a streamed completion, all of which is here, adds up to.
+pub(super) fn joined(bytes: &[u8]) -> Result<Answer, Fault> {
+    let (mut decoder, mut events) = (Completion::default(), VecDeque::new());
+    decoder.feed(bytes, &mut events)?;
+    if decoder.progress() != Progress::Done {
+        decoder.finish(&mut events)?;
+    }
+    let mut answer = Answer::default();
+    events.into_iter().for_each(|event| answer.apply(event));
+    Ok(answer)
+}
+
+/// An estimate of the tokens in the texts of a request; pictures and sounds count nothing.
+pub fn prompt_tokens(body: &[u8]) -> u64 {
+    #[derive(Deserialize)]
+    struct Asked {
+        messages: Option<Vec<AskedMessage>>,
+        #[serde(alias = "prompt")]
+        input: Option<Value>,
+    }
+    #[derive(Deserialize)]
+    struct AskedMessage {
+        content: Option<Content>,
+    }
+    let Ok(Asked { messages, input }) = serde_json::from_slice(body) else { return 0 };
+    let texts = messages.into_iter().flatten().filter_map(|message| message.content).map(Content::text);
+    let input = input.map(|input| input.as_str().map_or_else(|| input.to_string(), String::from));
+    texts.chain(input).map(|text| estimate_tokens(&text)).sum()
+}
+
+/// What an upstream says that an answer cost; `None` without the tokens of the question.
+pub(super) fn usage(value: &Value) -> Option<Usage> {
     let number = |key: &str| value.get(key).and_then(Value::as_u64);
     let prompt_tokens = number("prompt_tokens")?;
     let completion_tokens = number("completion_tokens").unwrap_or_default();
@@ -346,7 +381,6 @@ fn usage(value: &Value) -> Option<Usage> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chat::Answer;
     use crate::upstream::pieces;
     use proptest::prelude::*;
 
@@ -377,7 +411,7 @@ mod tests {
     #[test]
     fn a_stream_and_a_whole_answer_mean_the_same() {
         let streamed = read(&[STREAM.as_bytes()]).expect("a stream");
-        let whole = r#"{"id":"r1","model":"m","choices":[{"message":{"content":"你好 🙂","tool_calls":null},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#;
+        let whole = r#"{"id":"r1","model":"m","choices":[{"message":{"content":"你好 🙂","reasoning_content":"hm","tool_calls":null},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#;
         assert_eq!(read(&[whole.as_bytes()]), Ok(streamed.clone()));
         let parts = whole.replace("\"你好 🙂\"", r#"[{"type":"text","text":"你好"},{"text":" 🙂"}]"#);
         assert_eq!(read(&[parts.as_bytes()]), Ok(streamed));

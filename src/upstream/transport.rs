@@ -17,6 +17,7 @@ use awc::error::{ConnectError, SendRequestError};
 use awc::http::header::{self, HeaderMap};
 use awc::http::{Method, StatusCode, Version};
 use awc::{Client, ClientResponse};
+use bytes::Bytes;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
@@ -42,14 +43,41 @@ pub struct Transport {
 
 /// One request.
 pub struct Call<'a> {
+    /// The method.
+    pub method: Method,
     /// The path under the base, in segments.
     pub path: &'a [&'a str],
+    /// The query, encoded.
+    pub query: Option<&'a str>,
     /// The `Accept` header.
-    pub accept: &'static str,
-    /// The JSON body of a POST; without one it is a GET.
-    pub body: Option<Vec<u8>>,
+    pub accept: &'a str,
+    /// The body and its media type.
+    pub body: Option<(&'a str, Bytes)>,
     /// Whether it goes on with one of the upstream's own conversations.
     pub in_conversation: bool,
+    /// The longest that the whole answer may take; by default the configured time.
+    pub total: Option<Duration>,
+}
+
+impl<'a> Call<'a> {
+    /// A GET of JSON.
+    pub fn get(path: &'a [&'a str]) -> Self {
+        Call {
+            method: Method::GET,
+            path,
+            query: None,
+            accept: "application/json",
+            body: None,
+            in_conversation: false,
+            total: None,
+        }
+    }
+
+    /// A POST of JSON.
+    pub fn post(path: &'a [&'a str], accept: &'a str, json: impl Into<Bytes>) -> Self {
+        let body = Some(("application/json", json.into()));
+        Call { method: Method::POST, accept, body, ..Call::get(path) }
+    }
 }
 
 impl Transport {
@@ -131,8 +159,9 @@ impl Transport {
     async fn exchange(&self, call: &Call<'_>, place: Place) -> Result<Body, Error> {
         let start = Instant::now();
         let timeouts = self.settings.timeouts;
-        let deadline = start + timeouts.total;
-        let url = config::under(&self.base, call.path);
+        let deadline = start + call.total.unwrap_or(timeouts.total);
+        let mut url = config::under(&self.base, call.path);
+        url.set_query(call.query);
         let first_byte = (start + timeouts.first_byte).min(deadline);
         let response = match timeout_at(first_byte, self.send(&url, call)).await {
             Err(_) if first_byte == deadline => return Err(body::over_deadline()),
@@ -188,14 +217,13 @@ impl Transport {
     }
 
     fn request(&self, client: &Client, url: &Url, call: &Call<'_>) -> awc::ClientRequest {
-        let method = if call.body.is_some() { Method::POST } else { Method::GET };
         let mut request = client
-            .request(method, url.as_str())
+            .request(call.method.clone(), url.as_str())
             .insert_header((header::ACCEPT, call.accept))
             .insert_header((header::ACCEPT_ENCODING, "identity"))
             .insert_header((header::USER_AGENT, concat!("mirrorgate/", env!("CARGO_PKG_VERSION"))));
-        if call.body.is_some() {
-            request = request.insert_header((header::CONTENT_TYPE, "application/json"));
+        if let Some((media_type, _)) = &call.body {
+            request = request.insert_header((header::CONTENT_TYPE, *media_type));
         }
         if let Some(key) = self.session.api_key() {
             request =
@@ -219,7 +247,7 @@ impl Transport {
 
 async fn send(request: awc::ClientRequest, call: &Call<'_>) -> Result<ClientResponse, SendRequestError> {
     match &call.body {
-        Some(body) => request.send_body(body.clone()).await,
+        Some((_, body)) => request.send_body(body.clone()).await,
         None => request.send().await,
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -14,7 +15,7 @@ use serde_json::{Map, Value};
 use super::framing::Lines;
 use super::transport::{Call, Transport};
 use super::{Decoder, Events, Fault, Progress, decode, first_byte, unfinished};
-use crate::chat::{Event, Prompt};
+use crate::chat::{Event, Prompt, Role};
 use crate::error::{Error, Kind};
 
 const CONVERSATIONS: [&str; 3] = ["rest", "app-chat", "conversations"];
@@ -35,7 +36,7 @@ impl Mirror {
         &self.transport
     }
 
-    pub(super) async fn ask(&self, prompt: &Prompt) -> Result<Events, Error> {
+    pub(super) async fn ask(&self, prompt: &Prompt, total: Option<Duration>) -> Result<Events, Error> {
         let mut path = CONVERSATIONS.to_vec();
         match &prompt.thread {
             None => path.push("new"),
@@ -44,10 +45,9 @@ impl Mirror {
         let body = serde_json::to_vec(&self.request(prompt))
             .map_err(|_| Error::new(Kind::Internal, "the request for the upstream cannot be written"))?;
         let call = Call {
-            path: &path,
-            accept: "application/x-ndjson, application/json, */*",
-            body: Some(body),
             in_conversation: prompt.thread.is_some(),
+            total,
+            ..Call::post(&path, "application/x-ndjson, application/json, */*", body)
         };
         let body = self.transport.open(call).await?;
         Ok(decode(Rc::clone(&self.transport), body, Answer::default()))
@@ -56,9 +56,7 @@ impl Mirror {
     /// Asks for the list of conversations, which costs nothing and needs the login. A mirror
     /// without that list is reachable all the same.
     pub(super) async fn probe(&self) -> Result<(), Error> {
-        let call =
-            Call { path: &CONVERSATIONS, accept: "application/json", body: None, in_conversation: false };
-        match self.transport.open(call).await {
+        match self.transport.open(Call::get(&CONVERSATIONS)).await {
             Ok(body) => {
                 body.drain();
                 Ok(())
@@ -86,10 +84,24 @@ impl Mirror {
     }
 }
 
-/// The one text that a web chat takes: the messages of the prompt, a blank line between. The
-/// service sends the instructions and the question, since the mirror keeps the conversation.
+/// The one text that a web chat takes: the messages with a blank line between. Where answers are
+/// among them, the mirror has not seen the conversation before, so it is told who said what.
 fn message(prompt: &Prompt) -> String {
-    prompt.messages.iter().map(|message| message.text.as_str()).collect::<Vec<_>>().join("\n\n")
+    let has_answers = prompt.messages.iter().any(|message| message.role == Role::Assistant);
+    let spoken = prompt.messages.iter().filter(|message| message.role != Role::System);
+    let instructions = prompt.messages.iter().filter(|message| message.role == Role::System);
+    let mut parts: Vec<String> = instructions.map(|message| message.text.clone()).collect();
+    if has_answers {
+        parts.push(
+            "Continue this conversation with the assistant's next answer, and write nothing else.".into(),
+        );
+    }
+    parts.extend(spoken.map(|message| match message.role {
+        Role::Assistant => format!("Assistant: {}", message.text),
+        Role::User if has_answers => format!("User: {}", message.text),
+        Role::User | Role::System => message.text.clone(),
+    }));
+    parts.join("\n\n")
 }
 
 #[derive(Deserialize)]
@@ -144,6 +156,8 @@ struct Answer {
 }
 
 impl Decoder for Answer {
+    type Piece = Event;
+
     fn feed(&mut self, bytes: &[u8], events: &mut VecDeque<Event>) -> Result<(), Fault> {
         // The closure cannot borrow the framing and the rest of the decoder at once.
         let mut lines = std::mem::take(&mut self.lines);

@@ -79,12 +79,6 @@ fn rows() -> Vec<Row> {
             "upstream_stalled",
             "IDLE_TIMEOUT_SECONDS",
         ),
-        row(
-            "a body that drips for ever",
-            [send(head(SSE)), (0..40).flat_map(|_| [Step::Send(chunk("\n").into()), Step::Pause(Duration::from_millis(100))]).collect()].concat(),
-            "upstream_deadline",
-            "REQUEST_TIMEOUT_SECONDS",
-        ),
         row("hanging up at once", vec![Step::Close], "upstream_disconnected", "try again"),
         row("hanging up within the head", closing("HTTP/1.1 200 OK\r\nContent-"), "upstream_disconnected", "try again"),
         row("no HTTP", closing("SSH-2.0-OpenSSH_9.2\r\n\r\n"), "upstream_invalid", "UPSTREAM_URL"),

@@ -5,7 +5,9 @@ mod helpers;
 mod process;
 mod upstream;
 
+mod answers;
 mod auth;
+mod completions;
 mod conversations;
 mod doctor;
 mod documents;
@@ -17,5 +19,6 @@ mod operations;
 mod platforms;
 mod readme;
 mod session;
+mod talks;
 mod tools;
 mod tunnel;

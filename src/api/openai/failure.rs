@@ -1,0 +1,130 @@
+//! Failures in OpenAI's shape, with OpenAI's statuses.
+//!
+//! Source: <https://platform.openai.com/docs/guides/error-codes>.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::web::Bytes;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::super::note::Note;
+use super::super::reply::Prepared;
+use super::super::retry_after_seconds;
+use crate::error::{Error, Kind};
+
+/// Tells OpenAI's own libraries whether to try again, whatever the status.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// A failure, as OpenAI writes it.
+#[derive(Serialize, ToSchema)]
+pub struct OpenAiFailure {
+    error: OpenAiError,
+}
+
+/// Why a request failed and what to do.
+#[derive(Serialize, ToSchema)]
+struct OpenAiError {
+    /// What happened and what to do, for a person.
+    #[schema(
+        example = "the upstream limits the rate of requests (HTTP 429); wait for the time in `Retry-After`"
+    )]
+    message: String,
+    /// The class of the failure.
+    #[schema(example = "rate_limit_error")]
+    r#type: &'static str,
+    /// Always null.
+    #[schema(required = true)]
+    param: Option<String>,
+    /// A stable code, the same as in the tool operations.
+    #[schema(example = "upstream_rate_limited")]
+    code: &'static str,
+    /// What to do.
+    #[schema(example = "wait for the time in `Retry-After`")]
+    hint: String,
+    /// The id of this call in the service's log.
+    #[schema(example = "5f0c2b9e8a7d4c31")]
+    request_id: String,
+}
+
+/// A failure, ready to be sent.
+pub fn prepared(error: &Error, request_id: &str, note: Note) -> Prepared {
+    let status = status(error.kind);
+    let body = OpenAiFailure {
+        error: OpenAiError {
+            // Many programs show the message alone.
+            message: format!("{}; {}", error.caller_message(), error.hint()),
+            r#type: class(status),
+            param: None,
+            code: error.kind.code(),
+            hint: error.hint().to_string(),
+            request_id: request_id.to_string(),
+        },
+    };
+    let retry = if error.kind.retryable() { "true" } else { "false" };
+    let mut headers = vec![(SHOULD_RETRY, HeaderValue::from_static(retry))];
+    if let Some(after) = error.retry_after {
+        headers.push((header::RETRY_AFTER, retry_after_seconds(after).into()));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        headers.push((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+    }
+    let body = serde_json::to_vec(&body).expect("a failure is made of texts");
+    Prepared { status, headers, ..Prepared::json(body, note.failed(error)) }
+}
+
+/// The event that ends a stream which failed: no `[DONE]` follows it.
+pub fn last_event(failure: &[u8]) -> Bytes {
+    [b"data: ", failure, b"\n\n"].concat().into()
+}
+
+/// The status of a failure on `/v1/*`.
+fn status(kind: Kind) -> StatusCode {
+    match kind {
+        Kind::InvalidJson | Kind::InvalidRequest | Kind::UpstreamRejected => StatusCode::BAD_REQUEST,
+        Kind::KeyMissing | Kind::KeyWrong | Kind::KeyGuessing => StatusCode::UNAUTHORIZED,
+        Kind::UpstreamRefused => StatusCode::FORBIDDEN,
+        Kind::NotFound
+        | Kind::ConversationNotFound
+        | Kind::AnswerNotFound
+        | Kind::ModelNotFound
+        | Kind::ModelsUnknown
+        | Kind::UpstreamNotFound => StatusCode::NOT_FOUND,
+        Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+        Kind::ConversationBusy => StatusCode::CONFLICT,
+        Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Kind::UpstreamRateLimited => StatusCode::TOO_MANY_REQUESTS,
+        Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        Kind::StorageUnavailable | Kind::StorageNewer | Kind::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::UpstreamTimeout | Kind::UpstreamStalled | Kind::UpstreamDeadline | Kind::StillRunning => {
+            StatusCode::GATEWAY_TIMEOUT
+        }
+        Kind::UpstreamUnreachable
+        | Kind::UpstreamDisconnected
+        | Kind::UpstreamAuthExpired
+        | Kind::UpstreamChallenge
+        | Kind::UpstreamError
+        | Kind::UpstreamRedirect
+        | Kind::UpstreamHtml
+        | Kind::UpstreamTruncated
+        | Kind::UpstreamEmpty
+        | Kind::UpstreamEncoding
+        | Kind::UpstreamInformational
+        | Kind::UpstreamInvalid
+        | Kind::UpstreamTooLarge
+        | Kind::UpstreamConversationLost
+        | Kind::AnswerInterrupted => StatusCode::BAD_GATEWAY,
+    }
+}
+
+fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        401 => "authentication_error",
+        403 => "permission_error",
+        429 => "rate_limit_error",
+        400..=499 => "invalid_request_error",
+        _ => "server_error",
+    }
+}

@@ -1,0 +1,248 @@
+//! The OpenAI-compatible face: what Dify's model provider and OpenAI's libraries call.
+//!
+//! Before an upstream of the same protocol requests go through in their callers' own words; before
+//! a web chat the messages become a talk, and its answer is written in OpenAI's words.
+
+mod answer;
+pub mod failure;
+mod models;
+mod relay;
+mod request;
+
+use std::sync::Arc;
+
+use actix_web::web::{self, Bytes, Data, ReqData};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, post};
+use futures_util::StreamExt;
+use futures_util::stream;
+use utoipa::ToSchema;
+use utoipa_actix_web::service_config::ServiceConfig;
+
+use super::auth::Caller;
+use super::body::V1Body;
+use super::late::{self, EventStream, Heartbeat};
+use super::note::{Note, RequestId};
+use super::reply::{Failure, Prepared};
+use crate::error::{Error, Kind};
+use crate::service::{Completing, CompletionContent, CompletionRequest, Passing, Service, Talk};
+use failure::OpenAiFailure;
+use request::Form;
+
+/// Adds the operations to an application and to its document.
+pub fn routes(config: &mut ServiceConfig) {
+    config.service(chat_completions);
+    models::routes(config);
+}
+
+/// Adds what goes through without being an operation of its own.
+pub fn pages(config: &mut web::ServiceConfig) {
+    config.service(web::resource("/v1/{path:.*}").to(relay::relay));
+}
+
+/// Whether a path belongs to this face.
+pub fn is_face(path: &str) -> bool {
+    path.starts_with("/v1/") || path == "/v1" || canonical(path).is_some()
+}
+
+/// The path that is meant by one that people paste by mistake: `/v1` left out, or there twice.
+pub fn canonical(path: &str) -> Option<String> {
+    if let Some(rest) = path.strip_prefix("/v1/v1/") {
+        return Some(format!("/v1/{rest}"));
+    }
+    let bare = path == "/chat/completions" || path == "/models" || path.starts_with("/models/");
+    bare.then(|| format!("/v1{path}"))
+}
+
+/// A request for a completion: the fields that the gateway itself looks at. All others go to the upstream as they are.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it is there for the document: the body goes through unread")]
+struct CompletionBody {
+    /// Name of the model; without it the default one answers.
+    #[schema(example = "gpt-4o")]
+    model: Option<String>,
+    /// The conversation, the newest message last.
+    messages: Vec<MessageBody>,
+    /// Whether the answer comes as server-sent events.
+    #[schema(example = false)]
+    stream: Option<bool>,
+}
+
+/// One message.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it is there for the document")]
+struct MessageBody {
+    /// `system`, `developer`, `user`, `assistant` or `tool`.
+    #[schema(example = "user")]
+    role: String,
+    /// What is said.
+    #[schema(example = "Hello")]
+    content: String,
+}
+
+/// Complete a chat
+///
+/// OpenAI's chat completions. Before an upstream that speaks OpenAI's protocol, everything goes through
+/// both ways: tools, images, structured output. With `stream` the answer is a stream of server-sent events
+/// that ends with `[DONE]`, or with an error event when it breaks off.
+#[utoipa::path(
+    tag = "openai",
+    operation_id = "chat_completions",
+    request_body(content = CompletionBody, description = "The chat, as OpenAI's protocol has it"),
+    responses(
+        (status = 200, description = "The completion", content((Object = "application/json"), (String = "text/event-stream"))),
+        (status = "4XX", description = "A failure with what to do about it", body = OpenAiFailure),
+        (status = "5XX", description = "A failure with what to do about it", body = OpenAiFailure),
+    ),
+    security(("bearer" = [])),
+)]
+#[post("/v1/chat/completions")]
+async fn chat_completions(
+    request: HttpRequest,
+    caller: ReqData<Caller>,
+    service: Data<Service>,
+    heartbeat: Data<Heartbeat>,
+    body: V1Body,
+) -> Result<HttpResponse, Failure> {
+    let request_id = RequestId::of(request.extensions());
+    let fail = |error| Failure::new(&request, error);
+    let body = body.json(&request).map_err(fail)?;
+    let service = service.into_inner();
+    let owner = caller.owner.clone();
+    Ok(if service.passes_through() {
+        let asked = request::passing(owner, body).map_err(fail)?;
+        if asked.stream {
+            let begin = Box::pin(pass_stream(service, asked, request_id.clone()));
+            late::stream(request_id, heartbeat.every, begin).await
+        } else {
+            late::respond(**heartbeat, Box::pin(pass_whole(service, asked, request_id))).await
+        }
+    } else {
+        let (talk, form) = request::talk(owner, &body).map_err(fail)?;
+        if form.stream {
+            let begin = Box::pin(talk_stream(service, talk, form, request_id.clone()));
+            late::stream(request_id, heartbeat.every, begin).await
+        } else {
+            late::respond(**heartbeat, Box::pin(talk_whole(service, talk, request_id))).await
+        }
+    })
+}
+
+fn note(model: Option<&str>) -> Note {
+    Note { model: model.map(String::from), ..Note::of("chat_completions") }
+}
+
+async fn pass_whole(service: Arc<Service>, asked: CompletionRequest, request_id: String) -> Prepared {
+    let named = asked.model.clone();
+    match service.complete(asked).await {
+        Ok(Completing { model, upstream_status, content }) => {
+            let note = Note { upstream_status: Some(upstream_status), ..note(model.as_deref()) };
+            match content {
+                CompletionContent::Whole(body) => Prepared::json(body, note),
+                CompletionContent::Answer(answer) => Prepared::json(answer::whole(&answer), note),
+                CompletionContent::Chunks(_) => {
+                    let error = Error::new(Kind::Internal, "a stream came where none was asked for");
+                    failure::prepared(&error, &request_id, note)
+                }
+            }
+        }
+        Err(error) => failure::prepared(&error, &request_id, note(named.as_deref())),
+    }
+}
+
+async fn pass_stream(
+    service: Arc<Service>,
+    asked: CompletionRequest,
+    request_id: String,
+) -> Result<EventStream, Prepared> {
+    let named = asked.model.clone();
+    let fail = |error: &Error| failure::prepared(error, &request_id, note(named.as_deref()));
+    let Completing { model, upstream_status, content } =
+        service.complete(asked).await.map_err(|error| fail(&error))?;
+    let CompletionContent::Chunks(passing) = content else {
+        return Err(fail(&Error::new(Kind::Internal, "no stream came where one was asked for")));
+    };
+    let note = Note { upstream_status: Some(upstream_status), ..note(model.as_deref()) };
+    let failed = note.clone();
+    let events = begun(passing, |data| answer::event(&data), Some(answer::DONE)).await;
+    let events = events.map_err(|error| failure::prepared(&error, &request_id, failed))?;
+    Ok(EventStream { events, note })
+}
+
+/// A stream whose first piece is there, so that a failure before it has a status of its own.
+async fn begun(
+    mut passing: Passing,
+    write: fn(Bytes) -> Bytes,
+    done: Option<Bytes>,
+) -> Result<stream::LocalBoxStream<'static, Result<Bytes, Error>>, Error> {
+    let first = passing.next().await.transpose()?.map(|data| Ok(write(data)));
+    let rest = stream::unfold(passing, move |mut passing| async move {
+        let piece = passing.next().await?;
+        Some((piece.map(write), passing))
+    });
+    Ok(stream::iter(first).chain(rest).chain(stream::iter(done.map(Ok))).boxed_local())
+}
+
+async fn talk_whole(service: Arc<Service>, talk: Talk, request_id: String) -> Prepared {
+    let named = talk.model.clone();
+    let mut talking = match service.talk(talk).await {
+        Ok(talking) => talking,
+        Err(error) => return failure::prepared(&error, &request_id, note(named.as_deref())),
+    };
+    while let Some(event) = talking.next().await {
+        if let Err(error) = event {
+            let note = note(named.as_deref()).answered(talking.answer());
+            return failure::prepared(&error, &request_id, note);
+        }
+    }
+    let said = talking.answer().text.clone();
+    let answer = service.finish_talk(talking, &said).await;
+    Prepared::json(answer::whole(&answer), note(None).answered(&answer))
+}
+
+async fn talk_stream(
+    service: Arc<Service>,
+    talk: Talk,
+    form: Form,
+    request_id: String,
+) -> Result<EventStream, Prepared> {
+    let named = talk.model.clone();
+    let mut talking = service
+        .talk(talk)
+        .await
+        .map_err(|error| failure::prepared(&error, &request_id, note(named.as_deref())))?;
+    let mut writer = answer::Writer::new(talking.model());
+    let note = Note { model: talking.model().map(String::from), ..note(None).answered(talking.answer()) };
+    // The first words are waited for, so that a failure before them has a status of its own.
+    let first = loop {
+        match talking.next().await {
+            Some(Ok(event)) => {
+                if let Some(event) = writer.step(&event) {
+                    break Some(event);
+                }
+            }
+            Some(Err(error)) => return Err(failure::prepared(&error, &request_id, note)),
+            None => break None,
+        }
+    };
+    let rest = stream::unfold(Some((talking, writer)), move |state| {
+        let service = Arc::clone(&service);
+        async move {
+            let (mut talking, mut writer) = state?;
+            loop {
+                match talking.next().await {
+                    Some(Ok(event)) => {
+                        if let Some(event) = writer.step(&event) {
+                            return Some((Ok(event), Some((talking, writer))));
+                        }
+                    }
+                    Some(Err(error)) => return Some((Err(error), None)),
+                    None => {
+                        let answer = service.finish_talk(talking, writer.said()).await;
+                        return Some((Ok(writer.end(&answer, form.include_usage)), None));
+                    }
+                }
+            }
+        }
+    });
+    Ok(EventStream { events: stream::iter(first.map(Ok)).chain(rest).boxed_local(), note })
+}

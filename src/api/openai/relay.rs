@@ -1,0 +1,112 @@
+//! Every other request under `/v1`, passed through to an upstream of the same protocol.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header;
+use actix_web::web::{Bytes, Data, ReqData};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
+use futures_util::stream;
+
+use super::super::auth::Caller;
+use super::super::body::V1Body;
+use super::super::docs::Documents;
+use super::super::late::{self, EventStream, Heartbeat};
+use super::super::note::{Note, RequestId, SharedNote};
+use super::super::reply::{Failure, Prepared};
+use super::{begun, failure};
+use crate::error::{Error, Kind};
+use crate::service::{Passing, RelayContent, RelayRequest, Relaying, Service};
+
+/// Passes a request through.
+pub async fn relay(
+    request: HttpRequest,
+    caller: ReqData<Caller>,
+    service: Data<Service>,
+    heartbeat: Data<Heartbeat>,
+    documents: Data<Documents>,
+    body: V1Body,
+) -> Result<HttpResponse, Failure> {
+    let allowed = documents.methods(request.path());
+    if !allowed.is_empty() {
+        return Err(Failure::method(&request, allowed.join(", ")));
+    }
+    let fail = |error: Error| Failure::new(&request, error);
+    let relayed = asked(&request, body.0).map_err(fail)?;
+    let request_id = RequestId::of(request.extensions());
+    let Relaying { status, headers, content } = match service.relay(caller.owner.clone(), relayed).await {
+        Ok(answer) => answer,
+        Err(error) => return Ok(failure::prepared(&error, &request_id, Note::of("relay")).response()),
+    };
+    let note = Note { upstream_status: Some(status), ..Note::of("relay") };
+    let mut response = match content {
+        RelayContent::Whole(body) => Prepared::json(body, note).response(),
+        RelayContent::Events(passing) => {
+            let begin = async move {
+                let failed = note.clone();
+                let events = begun(passing, |block| block, None).await;
+                let events = events.map_err(|error| failure::prepared(&error, &request_id, failed))?;
+                Ok(EventStream { events, note })
+            };
+            late::stream(RequestId::of(request.extensions()), heartbeat.every, Box::pin(begin)).await
+        }
+        RelayContent::Bytes(passing) => bytes(passing, note),
+    };
+    if response.status() == StatusCode::OK {
+        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+        for (name, value) in headers {
+            if let Ok(value) = header::HeaderValue::from_str(&value) {
+                response.headers_mut().insert(header::HeaderName::from_static(name), value);
+            }
+        }
+    }
+    Ok(response)
+}
+
+/// The request as it goes on: its path, query, body, and the two headers that tell of the body.
+fn asked(request: &HttpRequest, body: Bytes) -> Result<RelayRequest, Error> {
+    let missing = || Error::new(Kind::NotFound, "there is nothing at this path");
+    let method = request.method().as_str();
+    if !matches!(method, "GET" | "POST" | "DELETE") {
+        return Err(Error::new(Kind::MethodNotAllowed, format!("the method {method} is not allowed here"))
+            .hinted("use GET, POST or DELETE"));
+    }
+    let path: Vec<String> = request.match_info().query("path").split('/').map(String::from).collect();
+    let is_plain = |segment: &String| {
+        !matches!(segment.as_str(), "" | "." | "..") && !segment.contains(['\\', '\0', '%', '?', '#'])
+    };
+    if !path.iter().all(is_plain) {
+        return Err(missing());
+    }
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    let pairs = url::form_urlencoded::parse(request.query_string().as_bytes());
+    let query = query.extend_pairs(pairs.filter(|(name, _)| name != "key")).finish();
+    let header = |name: header::HeaderName| request.headers().get(name)?.to_str().ok().map(String::from);
+    Ok(RelayRequest {
+        method: method.to_string(),
+        path,
+        query: Some(query).filter(|query| !query.is_empty()),
+        accept: header(header::ACCEPT),
+        media_type: header(header::CONTENT_TYPE),
+        body,
+    })
+}
+
+/// Bytes as they come. A failure can only break the connection off, since the head is gone.
+fn bytes(passing: Passing, note: Note) -> HttpResponse {
+    let shared = SharedNote::from(note);
+    let told = shared.clone();
+    let body = stream::unfold(Some((passing, told)), |state| async move {
+        let (mut passing, told) = state?;
+        match passing.next().await? {
+            Ok(bytes) => Some((Ok(bytes), Some((passing, told)))),
+            Err(error) => {
+                told.set(told.get().failed(&error));
+                // actix loses what was ready just before an error: give it a turn to send that.
+                tokio::task::yield_now().await;
+                Some((Err(error), None))
+            }
+        }
+    });
+    let mut response = HttpResponse::Ok().streaming(body);
+    response.extensions_mut().insert(shared);
+    response
+}

@@ -1,0 +1,163 @@
+//! Conversations that a caller sends whole each time, before an upstream that keeps them itself.
+//!
+//! The messages up to the last answer are looked up by their digest: where they are known, the
+//! upstream's own conversation goes on with what is new; else all of them are sent in one prompt.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Service;
+use super::usage::{Asked, Meter};
+use crate::chat::{Answer, Event, Message, Owner, Prompt, Role, Thread, Usage};
+use crate::error::{Error, Kind};
+use crate::upstream::Events;
+
+/// A conversation with its newest question, as a caller sends it.
+#[derive(Debug, Clone)]
+pub struct Talk {
+    /// Who asks.
+    pub owner: Owner,
+    /// The model, if the caller names one.
+    pub model: Option<String>,
+    /// All messages, the oldest first.
+    pub messages: Vec<Message>,
+    /// Sampling temperature.
+    pub temperature: Option<f64>,
+    /// The most tokens to generate.
+    pub max_tokens: Option<u32>,
+}
+
+/// A talk that is being answered.
+pub struct Talking {
+    events: Events,
+    answer: Answer,
+    messages: Vec<Message>,
+    model: Option<String>,
+    thread: Option<Thread>,
+    owner: Owner,
+    meter: Meter,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Service {
+    /// Asks; the answer is then read from [`Talking`] and kept by [`Service::finish_talk`].
+    ///
+    /// # Errors
+    /// Why there will be no answer.
+    pub async fn talk(&self, talk: Talk) -> Result<Talking, Error> {
+        let room = self.room()?;
+        let Talk { owner, model, messages, temperature, max_tokens } = talk;
+        let model = match &model {
+            Some(model) => Some(self.known(model)?),
+            None => self.default_model().await?,
+        };
+        let known =
+            messages.iter().rposition(|message| message.role == Role::Assistant).map_or(0, |last| last + 1);
+        let thread = self.continuation(&owner, &messages[..known]).await;
+        let prompt = |thread: Option<Thread>| Prompt {
+            model: model.clone(),
+            messages: if thread.is_some() { messages[known..].to_vec() } else { messages.clone() },
+            thread,
+            temperature,
+            max_tokens,
+        };
+        let mut prompted = prompt(thread);
+        let events = match self.upstream.ask(&prompted, None).await {
+            // The caller sent everything, so a conversation that the upstream lost begins anew.
+            Err(error) if error.kind == Kind::UpstreamConversationLost && prompted.thread.is_some() => {
+                prompted = prompt(None);
+                self.upstream.ask(&prompted, None).await
+            }
+            asked => asked,
+        }?;
+        let asked = Asked::Tokens(Usage::estimate(&prompted.messages, "").prompt_tokens);
+        let meter = Meter::new(Arc::clone(&self.shared.usage), owner.clone(), asked);
+        let answer = Answer { upstream_status: Some(events.status), ..Answer::default() };
+        Ok(Talking { events, answer, messages, model, thread: prompted.thread, owner, meter, _room: room })
+    }
+
+    /// Keeps where the talk goes on, and gives the whole answer with its cost. `said` is the answer
+    /// as its caller has it, and will send it again.
+    pub async fn finish_talk(&self, talking: Talking, said: &str) -> Answer {
+        let Talking { mut answer, mut messages, model, thread, owner, meter, .. } = talking;
+        answer.usage = Some(meter.usage());
+        answer.model = answer.model.or(model);
+        let conversation = answer.upstream_conversation.clone().or(thread.map(|thread| thread.conversation));
+        if let Some((conversation, last_response)) = conversation.zip(answer.response_id.clone()) {
+            messages.push(Message { role: Role::Assistant, text: said.to_string() });
+            let thread = Thread { conversation, last_response };
+            let kept = self.shared.store.keep_continuation(&owner, &digest(&messages), thread).await;
+            if let Err(error) = kept {
+                log::warn!(error = error.kind.code(); "the next message of this talk will be sent with all before it: {}", error.message);
+            }
+        }
+        answer
+    }
+
+    /// Where the upstream's conversation goes on after these messages. Without the store it is not
+    /// known, and the talk can be answered all the same.
+    async fn continuation(&self, owner: &Owner, messages: &[Message]) -> Option<Thread> {
+        if messages.is_empty() {
+            return None;
+        }
+        self.shared.store.continuation(owner, &digest(messages)).await.unwrap_or_else(|error| {
+            log::warn!(error = error.kind.code(); "all messages of a talk are sent again: {}", error.message);
+            None
+        })
+    }
+}
+
+impl Talking {
+    /// The next event, or `None` when the answer is complete.
+    ///
+    /// # Errors
+    /// Why the answer breaks off.
+    pub async fn next(&mut self) -> Option<Result<Event, Error>> {
+        let event = self.events.next().await?;
+        if let Ok(event) = &event {
+            self.meter.event(event);
+            self.answer.apply(event.clone());
+        }
+        Some(event)
+    }
+
+    /// The model that was asked.
+    pub fn model(&self) -> Option<&str> {
+        self.answer.model.as_deref().or(self.model.as_deref())
+    }
+
+    /// The answer so far.
+    pub fn answer(&self) -> &Answer {
+        &self.answer
+    }
+}
+
+/// A digest of messages, in hexadecimal. Blanks around a text do not count: callers trim them.
+fn digest(messages: &[Message]) -> String {
+    let mut digest = Sha256::new();
+    for Message { role, text } in messages {
+        let text = text.trim();
+        digest.update(role.name());
+        digest.update((text.len() as u64).to_be_bytes());
+        digest.update(text);
+    }
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_tell_messages_apart_but_not_the_blanks_around_them() {
+        let of = |texts: &[&str]| {
+            let message = |text: &&str| Message { role: Role::User, text: text.to_string() };
+            digest(&texts.iter().map(message).collect::<Vec<_>>())
+        };
+        assert_eq!(of(&["a", "b"]), of(&[" a\n", "b"]));
+        assert_ne!(of(&["a", "b"]), of(&["ab"]));
+        assert_ne!(of(&["a", "b"]), of(&["a"]));
+    }
+}

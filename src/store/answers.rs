@@ -1,0 +1,131 @@
+//! Answers that go on after their caller was told to come back: one text each, with how long some
+//! process vouches for being at work on it.
+
+use std::time::Duration;
+
+use sqlx::Row;
+
+use super::Store;
+use super::conversations::storable;
+use super::database::failed;
+use crate::chat::{AnswerId, Owner};
+use crate::error::Error;
+
+/// The most finished answers that are kept for one owner.
+const MAX_ANSWERS: i64 = 1000;
+
+/// A kept answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptAnswer {
+    /// What is known of it, as the service wrote it.
+    pub record: String,
+    /// Whether it is finished.
+    pub finished: bool,
+    /// Whether some process is at work on it.
+    pub alive: bool,
+}
+
+impl Store {
+    /// Keeps what is known of an answer; one that is not finished counts as being worked on for
+    /// this long from now.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn keep_answer(
+        &self,
+        owner: &Owner,
+        id: AnswerId,
+        record: String,
+        alive: Option<Duration>,
+    ) -> Result<(), Error> {
+        let owner = owner.0.clone();
+        self.run(move |database| async move {
+            let now = database.now();
+            let text = format!(
+                "INSERT INTO answers (owner, id, record, finished, alive_until, created_at) \
+                 VALUES ($1, $2, $3, $4, {now} + $5, {now}) ON CONFLICT (owner, id) DO UPDATE SET \
+                 record = excluded.record, finished = excluded.finished, alive_until = excluded.alive_until"
+            );
+            sqlx::query(sqlx::AssertSqlSafe(text))
+                .bind(owner)
+                .bind(id.to_string())
+                .bind(storable(record))
+                .bind(i64::from(alive.is_none()))
+                .bind(alive.unwrap_or_default().as_millis() as i64)
+                .execute(&database.pool())
+                .await
+                .map_err(failed)?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// A kept answer, if the owner has one with this id.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn answer(&self, owner: &Owner, id: AnswerId) -> Result<Option<KeptAnswer>, Error> {
+        let owner = owner.0.clone();
+        self.run(move |database| async move {
+            let now = database.now();
+            let text = format!(
+                "SELECT record, finished, alive_until - {now} FROM answers WHERE owner = $1 AND id = $2"
+            );
+            let row = sqlx::query(sqlx::AssertSqlSafe(text))
+                .bind(owner)
+                .bind(id.to_string())
+                .fetch_optional(&database.pool())
+                .await
+                .map_err(failed)?;
+            let read = |row: sqlx::any::AnyRow| {
+                Ok(KeptAnswer {
+                    record: row.try_get(0)?,
+                    finished: row.try_get::<i64, _>(1)? != 0,
+                    alive: row.try_get::<i64, _>(2)? > 0,
+                })
+            };
+            row.map(read).transpose().map_err(failed)
+        })
+        .await
+    }
+
+    /// Deletes answers that are older than this, and all but the latest of each owner.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn expire_answers(&self, after: Duration) -> Result<(), Error> {
+        self.run(move |database| async move {
+            let text = format!(
+                "DELETE FROM answers WHERE created_at < {} - $1 OR finished = 1 AND $2 <= \
+                 (SELECT COUNT(*) FROM answers newer WHERE newer.owner = answers.owner AND newer.created_at > answers.created_at)",
+                database.now()
+            );
+            sqlx::query(sqlx::AssertSqlSafe(text))
+                .bind(after.as_millis() as i64)
+                .bind(MAX_ANSWERS)
+                .execute(&database.pool())
+                .await
+                .map_err(failed)?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Tells that no process is at work on any answer: at the start of the only one on a database.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn interrupt_answers(&self) -> Result<(), Error> {
+        if self.database.is_shared() {
+            return Ok(());
+        }
+        self.run(|database| async move {
+            sqlx::query("UPDATE answers SET alive_until = 0 WHERE finished = 0")
+                .execute(&database.pool())
+                .await
+                .map_err(failed)?;
+            Ok(())
+        })
+        .await
+    }
+}

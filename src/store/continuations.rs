@@ -1,0 +1,61 @@
+//! Where a conversation goes on that its caller sends whole each time.
+
+use sqlx::Row;
+
+use super::Store;
+use super::conversations::storable;
+use super::database::failed;
+use crate::chat::{Owner, Thread};
+use crate::error::Error;
+
+impl Store {
+    /// Where the upstream's own conversation goes on after messages with this digest.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn continuation(&self, owner: &Owner, prefix: &str) -> Result<Option<Thread>, Error> {
+        let (owner, prefix) = (owner.0.clone(), prefix.to_string());
+        self.run(|database| async move {
+            let row = sqlx::query(
+                "SELECT upstream_conversation, upstream_response FROM continuations WHERE owner = $1 AND prefix = $2",
+            )
+            .bind(owner)
+            .bind(prefix)
+            .fetch_optional(&database.pool())
+            .await
+            .map_err(failed)?;
+            let read = |row: sqlx::any::AnyRow| {
+                Ok(Thread { conversation: row.try_get(0)?, last_response: row.try_get(1)? })
+            };
+            row.map(read).transpose().map_err(failed)
+        })
+        .await
+    }
+
+    /// Keeps where the upstream's own conversation goes on after messages with this digest.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn keep_continuation(&self, owner: &Owner, prefix: &str, thread: Thread) -> Result<(), Error> {
+        let (owner, prefix) = (owner.0.clone(), prefix.to_string());
+        self.run(|database| async move {
+            let now = database.now();
+            let text = format!(
+                "INSERT INTO continuations (owner, prefix, upstream_conversation, upstream_response, used_at) \
+                 VALUES ($1, $2, $3, $4, {now}) ON CONFLICT (owner, prefix) DO UPDATE SET \
+                 upstream_conversation = excluded.upstream_conversation, \
+                 upstream_response = excluded.upstream_response, used_at = excluded.used_at"
+            );
+            sqlx::query(sqlx::AssertSqlSafe(text))
+                .bind(owner)
+                .bind(prefix)
+                .bind(storable(thread.conversation))
+                .bind(storable(thread.last_response))
+                .execute(&database.pool())
+                .await
+                .map_err(failed)?;
+            Ok(())
+        })
+        .await
+    }
+}
