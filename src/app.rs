@@ -114,6 +114,14 @@ impl Application {
     /// # Errors
     /// Why it cannot start.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        Application::start_with(config, None).await
+    }
+
+    /// As [`Application::start`], with a session of the upstream that is there already.
+    ///
+    /// # Errors
+    /// Why it cannot start.
+    pub async fn start_with(config: Config, session: Option<Arc<Session>>) -> Result<Self, StartError> {
         let signals = StopSignals::catch()?;
         let wanted = SocketAddr::new(config.listen.host, config.listen.port);
         let listener =
@@ -127,7 +135,7 @@ impl Application {
         let needs_store = config.gateway.auth && (available || config.gateway.keys.is_empty());
         let new_key = if needs_store { first_key(&config, &store, &guard).await? } else { None };
         let (base, demo) = upstream_base(&config.upstream)?;
-        let session = Arc::new(Session::new(&base, &config.upstream));
+        let session = session.unwrap_or_else(|| Arc::new(Session::new(&base, &config.upstream)));
         let shared = Arc::new(Shared::new(Arc::clone(&store)));
         let documents = Data::new(api::documents(config.public.long_answers));
         let draining = Data::new(Draining::default());

@@ -96,7 +96,8 @@ async fn examine(config: Option<&Config>, asked: &Asked, findings: &mut Vec<Find
     let mut patient = Patient { mirror: None, store: None, service: None, outside: None };
     if let Some(url) = &asked.url {
         patient.outside = Some(Outside { address: url.clone(), base: url.clone(), source: Source::Given });
-        patient.service = Some(Service { base: url.clone(), key: asked.key.clone(), open: false });
+        patient.service =
+            Some(Service { base: url.clone(), key: asked.key.clone(), open: false, questions: asked.deep });
     }
     let mut keeping = None;
     let mut running = None;
@@ -115,15 +116,15 @@ async fn examine(config: Option<&Config>, asked: &Asked, findings: &mut Vec<Find
     }
     let progress = |what: &str| eprintln!("checking {what} ...");
     findings.extend(doctor::examine(&patient, asked.deep, &progress).await);
+    if let Some(handle) = running {
+        handle.stop(false).await;
+    }
     // What the mirror renewed while it was asked would be lost otherwise.
     if let Some((session, before, mut keeper)) = keeping
         && config.is_some_and(|config| config.upstream.url.is_some())
         && session.snapshot() != before
     {
         let _ = keeper.keep().await;
-    }
-    if let Some(handle) = running {
-        handle.stop(false).await;
     }
     if let Some((store, _)) = patient.store {
         store.close().await;
@@ -150,6 +151,13 @@ async fn start(
 ) -> Option<actix_web::dev::ServerHandle> {
     eprintln!("checking the start of the service ...");
     let mut config = config.clone();
+    // A service that runs on the same store believes that it is the only one there, so this one has
+    // a store of its own; the login is shared with the other checks.
+    config.store.location = config::Location::Memory;
+    let mirror = patient.mirror.as_ref().filter(|mirror| mirror.settings.url.is_some());
+    let session = mirror.map(|mirror| Arc::clone(&mirror.session));
+    // The demo's answers cost nothing.
+    let questions = asked.deep || config.upstream.url.is_none();
     let configured = config.public.url.clone();
     let address = format!("http://{}", std::net::SocketAddr::new(config.listen.host, config.listen.port));
     config.listen = config::Listen { host: std::net::Ipv4Addr::LOCALHOST.into(), port: 0 };
@@ -162,7 +170,7 @@ async fn start(
     };
     config.gateway.keys.push(GatewayKey::new("doctor", &key));
     let open = !config.gateway.auth;
-    let application = match Application::start(config).await {
+    let application = match Application::start_with(config, session).await {
         Ok(application) => application,
         Err(error) => {
             let text = error.to_string();
@@ -176,7 +184,7 @@ async fn start(
     let handle = application.handle();
     tokio::task::spawn_local(application.run());
     let key = (!open).then(|| asked.key.clone().unwrap_or_else(|| SecretString::from(key)));
-    patient.service = Some(Service { base: base.clone(), key, open });
+    patient.service = Some(Service { base: base.clone(), key, open, questions });
     patient.outside = Some(match configured {
         Some(url) => Outside { address: url.clone(), base: url, source: Source::Configured },
         None => Outside { address, base, source: Source::Nobody },

@@ -64,6 +64,8 @@ pub struct Service {
     pub key: Option<SecretString>,
     /// Whether it needs no key.
     pub open: bool,
+    /// Whether calls that ask the mirror a question are replayed as well.
+    pub questions: bool,
 }
 
 /// The service's public side.
@@ -105,8 +107,7 @@ pub async fn examine(patient: &Patient, deep: bool, progress: &dyn Fn(&str)) -> 
     }
     if let Some(service) = &patient.service {
         progress("replay of Dify's calls");
-        let costs_nothing = patient.mirror.as_ref().is_some_and(|mirror| mirror.settings.url.is_none());
-        replay::check(service, deep || costs_nothing, &mut findings).await;
+        replay::check(service, &mut findings).await;
     }
     findings.extend(date.map(public::clock));
     findings

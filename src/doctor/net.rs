@@ -54,7 +54,7 @@ pub async fn reach(url: &Url, checks: &Checks, roots: RootCertStore, findings: &
         findings.push(Finding::broken(
             checks.dns,
             format!("`{host}` has no address"),
-            format!("check the spelling of the host in {setting}, and that its name is registered"),
+            format!("check the spelling of the host in {setting}, that its name is registered, and that this machine has a network"),
         ));
         return false;
     }

@@ -40,8 +40,8 @@ impl Form {
     }
 }
 
-/// Replays the calls; `deep` spends tokens.
-pub async fn check(service: &Service, deep: bool, findings: &mut Vec<Finding>) {
+/// Replays the calls.
+pub async fn check(service: &Service, findings: &mut Vec<Finding>) {
     let key = service.key.as_ref().map(|key| key.expose_secret().trim().to_string()).unwrap_or_default();
     let forms = Form::all(&key);
     let (bearer, others) = forms.split_first().expect("there are five forms");
@@ -64,7 +64,7 @@ pub async fn check(service: &Service, deep: bool, findings: &mut Vec<Finding>) {
             Err(why) => Finding::broken(form.check, why, "see the findings above"),
         });
     }
-    if deep {
+    if service.questions {
         let model =
             answer.ok().and_then(|answer| envelope(&answer)).map(|body| body["default_model"].clone());
         findings.push(chat(service, bearer).await);

@@ -37,7 +37,7 @@ impl Doctor {
     pub async fn examine(&self, address: String, key: Option<String>) -> Option<Vec<Finding>> {
         let mut patient = self.patient.try_lock().ok()?;
         let key = key.map(SecretString::from);
-        patient.service = Some(Service { base: self.local.clone(), key, open: self.open });
+        patient.service = Some(Service { base: self.local.clone(), key, open: self.open, questions: false });
         patient.outside = Some(match &self.public {
             Some(url) => Outside { address: url.clone(), base: url.clone(), source: Source::Configured },
             None => Outside { address, base: self.local.clone(), source: Source::Nobody },

@@ -300,6 +300,48 @@ async fn with_deep_one_question_is_timed_and_the_calls_that_cost_are_replayed() 
 }
 
 #[actix_web::test]
+async fn a_service_elsewhere_is_asked_no_question_without_deep_though_the_demo_is_at_home() {
+    let fake =
+        Fake::start(|_| send(response("200 OK", "application/json", "{\"data\":[{\"id\":\"m\"}]}"))).await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    let report = doctor(&["--url", &app.url(""), "--key", KEY], &[]).await;
+    report.has("replay.bearer", "ok", "1 model");
+    report.lacks("replay.chat");
+    report.lacks("replay.ping");
+    assert!(fake.requests().iter().all(|request| request.line.starts_with("GET ")));
+    let owner = app.get("/api/doctor").await;
+    assert!(owner.status == 200 && !owner.text.contains("replay.chat"), "{}", owner.text);
+    assert!(fake.requests().iter().all(|request| request.line.starts_with("GET ")));
+}
+
+#[actix_web::test]
+async fn a_cookie_that_the_mirror_renews_while_it_is_examined_is_kept() {
+    let fake = Fake::start(|request| {
+        let cookie = request.header("cookie").unwrap_or_default().to_string();
+        let number: u32 = cookie.trim_start_matches("sso=").parse().unwrap_or_default();
+        let answer = response("200 OK", "application/json", "{\"data\":[{\"id\":\"m\"}]}");
+        send(answer.replacen("\r\n", &format!("\r\nSet-Cookie: sso={}; Path=/\r\n", number + 1), 1))
+    })
+    .await;
+    let folder = temporary_folder();
+    let settings =
+        [("UPSTREAM_URL", fake.url.as_str()), ("UPSTREAM_COOKIE", "sso=100"), ("DATA_DIR", &folder)];
+    for _ in 0..2 {
+        let report = doctor(&[], &settings).await;
+        report.has("upstream.probe", "ok", "");
+        report.has("replay.query", "ok", "");
+    }
+    let cookies: Vec<u32> = fake
+        .requests()
+        .iter()
+        .filter_map(|request| request.header("cookie")?.trim_start_matches("sso=").parse().ok())
+        .collect();
+    let (first, last) = (cookies.first().expect("cookies"), cookies.last().expect("cookies"));
+    assert_eq!(*first, 100);
+    assert!(cookies.iter().filter(|number| **number == 100).count() == 1 && *last > 102, "{cookies:?}");
+}
+
+#[actix_web::test]
 async fn the_owner_reads_the_findings_over_http_and_others_do_not() {
     let app = spawn(&[]).await;
     let answer = app.get("/api/doctor").await;
