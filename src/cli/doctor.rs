@@ -185,10 +185,7 @@ async fn start(
     tokio::task::spawn_local(application.run());
     let key = (!open).then(|| asked.key.clone().unwrap_or_else(|| SecretString::from(key)));
     patient.service = Some(Service { base: base.clone(), key, open, questions });
-    patient.outside = Some(match configured {
-        Some(url) => Outside { address: url.clone(), base: url, source: Source::Configured },
-        None => Outside { address, base, source: Source::Nobody },
-    });
+    patient.outside = Some(Outside::of(configured.as_deref(), address, base));
     Some(handle)
 }
 

@@ -78,6 +78,21 @@ pub struct Outside {
     pub source: Source,
 }
 
+impl Outside {
+    /// The public side of a service that is configured to have this URL, would have that `address` if
+    /// nobody named one, and can be reached at `local` from its own machine.
+    pub fn of(configured: Option<&str>, address: String, local: String) -> Self {
+        match configured {
+            // Only containers know this name; from here the service itself must do.
+            Some(url) if url.contains("://host.docker.internal") => {
+                Outside { address: url.into(), base: local, source: Source::Nobody }
+            }
+            Some(url) => Outside { address: url.into(), base: url.into(), source: Source::Configured },
+            None => Outside { address, base: local, source: Source::Nobody },
+        }
+    }
+}
+
 /// Who names the public base URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
@@ -85,7 +100,7 @@ pub enum Source {
     Given,
     /// `PUBLIC_URL` or the platform.
     Configured,
-    /// Nobody: it is where the service would listen.
+    /// Nobody, or nobody on this machine: it cannot be asked from here.
     Nobody,
 }
 

@@ -188,3 +188,75 @@ fn trouble(error: &io::Error) -> String {
         other => format!("the TLS handshake fails: {other}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+    use super::*;
+
+    /// A handshake with a server whose certificate is for this name and ends that many days from now.
+    async fn shaken(name: &str, days: i64) -> Result<Certificate, String> {
+        let now = SystemTime::now();
+        let day = Duration::from_secs(86_400);
+        let mut params = CertificateParams::new([]).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_before = (now - 100 * day).into();
+        let key = KeyPair::generate().expect("a key");
+        let authority = params.self_signed(&key).expect("a certificate").der().clone();
+        let issuer = Issuer::new(params, key);
+        let mut params = CertificateParams::new([name.to_string()]).expect("parameters");
+        params.not_before = (now - 50 * day).into();
+        params.not_after = match days {
+            days if days < 0 => now - day * days.unsigned_abs() as u32,
+            days => now + day * days as u32,
+        }
+        .into();
+        let key = KeyPair::generate().expect("a key");
+        let own = params.signed_by(&key, &issuer).expect("a certificate").der().clone();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![own], key)
+            .expect("a good pair");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        std::thread::spawn(move || {
+            let (stream, _) = listener.accept().expect("a client");
+            let connection = ServerConnection::new(Arc::new(config)).expect("a connection");
+            // It fails where the client turns the certificate down.
+            let _ = StreamOwned::new(connection, stream).flush();
+        });
+        let mut roots = RootCertStore::empty();
+        roots.add(authority).expect("an authority");
+        handshake(roots, "m.example.com".into(), address).await
+    }
+
+    #[actix_web::test]
+    async fn certificates_are_told_apart_by_their_dates_and_names() {
+        assert_eq!(shaken("m.example.com", 90).await, Ok(Certificate { ends_soon: false }));
+        assert_eq!(shaken("m.example.com", 5).await, Ok(Certificate { ends_soon: true }));
+        assert_eq!(shaken("m.example.com", -2).await, Err("the certificate has expired".into()));
+        assert_eq!(shaken("other.example.com", 90).await, Err("the certificate is for another name".into()));
+    }
+
+    #[actix_web::test]
+    async fn a_port_that_speaks_no_tls_is_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+        });
+        let outcome = handshake(upstream::mozilla_roots(), "m.example.com".into(), address).await;
+        assert!(outcome.as_ref().is_err_and(|why| why.contains("no TLS")), "{outcome:?}");
+    }
+}

@@ -54,7 +54,7 @@ pub async fn check(
     let request = http::Request { url: &document, headers: &headers, body: None, limit: FETCH_TIME };
     match http::send(request).await {
         Ok(answer) => {
-            fetched(base, &document, &answer, findings);
+            fetched(outside, &document, &answer, findings);
             // A clock is no measure of itself.
             date(&answer).filter(|_| Unreachable::of(base) != Some(Unreachable::Loopback))
         }
@@ -135,7 +135,7 @@ fn docker_advice(url: &Url, loopback: bool) -> String {
 }
 
 /// Looks at the document that came.
-fn fetched(base: &str, document: &str, answer: &Answer, findings: &mut Vec<Finding>) {
+fn fetched(outside: &Outside, document: &str, answer: &Answer, findings: &mut Vec<Finding>) {
     const CHECK: &str = "document.fetch";
     if let Some(target) = answer.redirect() {
         findings.push(Finding::broken(
@@ -181,7 +181,11 @@ fn fetched(base: &str, document: &str, answer: &Answer, findings: &mut Vec<Findi
         findings.push(Finding::ok(document::CHECK, "it keeps all rules of Dify's importer"));
     }
     findings.extend(rules);
-    findings.push(server(base, value["servers"][0]["url"].as_str().unwrap_or_default()));
+    let to = value["servers"][0]["url"].as_str().unwrap_or_default();
+    findings.push(match to == outside.address {
+        true => Finding::ok("document.server", format!("calls go to {to}")),
+        false => server(&outside.base, to),
+    });
     findings.push(match answer.header("access-control-allow-origin") {
         Some(_) => Finding::ok("public.cors", "browsers may read the document"),
         None => Finding::warning(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use secrecy::SecretString;
 use tokio::sync::Mutex;
 
-use super::{Finding, Mirror, Outside, Patient, Service, Source, examine};
+use super::{Finding, Mirror, Outside, Patient, Service, examine};
 use crate::config::Config;
 use crate::store::Store;
 
@@ -38,10 +38,7 @@ impl Doctor {
         let mut patient = self.patient.try_lock().ok()?;
         let key = key.map(SecretString::from);
         patient.service = Some(Service { base: self.local.clone(), key, open: self.open, questions: false });
-        patient.outside = Some(match &self.public {
-            Some(url) => Outside { address: url.clone(), base: url.clone(), source: Source::Configured },
-            None => Outside { address, base: self.local.clone(), source: Source::Nobody },
-        });
+        patient.outside = Some(Outside::of(self.public.as_deref(), address, self.local.clone()));
         Some(examine(&patient, false, &|_| {}).await)
     }
 }

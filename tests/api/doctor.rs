@@ -197,6 +197,16 @@ async fn addresses_that_dify_cannot_use_are_named_with_what_to_do() {
 }
 
 #[actix_web::test]
+async fn a_name_that_only_containers_know_is_not_asked_for_here() {
+    let url = "http://host.docker.internal:8080";
+    let report = doctor(&[], &[("PUBLIC_URL", url)]).await;
+    assert_eq!(report.code, Some(0), "{:#}", report.json);
+    report.has("public.address", "warning", url);
+    report.has("dify.private", "warning", "SSRF_PROXY_ALLOW_PRIVATE_DOMAINS=host.docker.internal");
+    report.has("document.server", "ok", url);
+}
+
+#[actix_web::test]
 async fn a_document_behind_a_redirect_a_page_or_another_address_is_told() {
     let document = |server: &str| {
         mirrorgate::api::documents(false).at(mirrorgate::api::docs::Document::Tools, server).to_string()
