@@ -25,7 +25,7 @@ use crate::demo::{self, Demo};
 use crate::doctor::{Doctor, Mirror};
 use crate::error::{Error, Kind};
 use crate::keys::{self, GatewayKey};
-use crate::service::{Service, Shared};
+use crate::service::{Member, Service, Shared};
 use crate::store::Store;
 use crate::upkeep;
 use crate::upstream::Upstream;
@@ -114,14 +114,14 @@ impl Application {
     /// # Errors
     /// Why it cannot start.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        Application::start_with(config, None).await
+        Application::start_with(config, Vec::new()).await
     }
 
-    /// As [`Application::start`], with a session of the upstream that is there already.
+    /// As [`Application::start`], with sessions of the first upstreams that are there already.
     ///
     /// # Errors
     /// Why it cannot start.
-    pub async fn start_with(config: Config, session: Option<Arc<Session>>) -> Result<Self, StartError> {
+    pub async fn start_with(config: Config, sessions: Vec<Arc<Session>>) -> Result<Self, StartError> {
         let signals = StopSignals::catch()?;
         let wanted = SocketAddr::new(config.listen.host, config.listen.port);
         let listener =
@@ -134,8 +134,15 @@ impl Application {
         // While the store is down, the keys of the environment do.
         let needs_store = config.gateway.auth && (available || config.gateway.keys.is_empty());
         let new_key = if needs_store { first_key(&config, &store, &guard).await? } else { None };
-        let (base, demo) = upstream_base(&config.upstream)?;
-        let session = session.unwrap_or_else(|| Arc::new(Session::new(&base, &config.upstream)));
+        let mut demo = None;
+        let mut sessions = sessions.into_iter();
+        let mut upstreams = Vec::new();
+        for settings in config.upstreams() {
+            let (base, handle) = upstream_base(settings)?;
+            demo = demo.or(handle);
+            let session = sessions.next().unwrap_or_else(|| Arc::new(Session::new(&base, settings)));
+            upstreams.push((base, settings.clone(), session));
+        }
         let shared = Arc::new(Shared::new(Arc::clone(&store)));
         let documents = Data::new(api::documents(config.public.long_answers));
         let draining = Data::new(Draining::default());
@@ -148,7 +155,7 @@ impl Application {
         let peers = Peers::new(config.public.clone(), address);
         let url = peers.own_url();
         let peers = Data::new(peers);
-        let doctor = Data::new(doctor(&config, &base, &session, &store, address));
+        let doctor = Data::new(doctor(&config, &upstreams, &store, address));
 
         if config.gateway.auth {
             tokio::task::spawn_local(upkeep::renew_keys(Arc::clone(&store), guard.clone()));
@@ -158,22 +165,18 @@ impl Application {
         if available {
             store.interrupt_answers().await.map_err(StartError::Store)?;
         }
-        if config.upstream.url.is_some() {
-            let vault = Vault::new(config.store.secret_key.as_ref());
-            upkeep::Keeper::new(Arc::clone(&store), Arc::clone(&session), vault).start(available).await;
-            if let Some(url) = config.upstream.session_webhook.clone() {
-                tokio::task::spawn_local(upkeep::tell_expiry(
-                    Arc::clone(&session),
-                    url,
-                    base.origin().ascii_serialization(),
-                ));
+        for (_, settings, session) in upstreams.iter().filter(|(_, settings, _)| settings.url.is_some()) {
+            keeper(&config, settings, &store, session).start(available).await;
+            if let Some(url) = settings.session_webhook.clone() {
+                let name = settings.name.clone();
+                tokio::task::spawn_local(upkeep::tell_expiry(Arc::clone(session), url, name));
             }
         }
         let draining_flag = draining.clone();
         let kept_usage = Arc::clone(&shared);
         let server = HttpServer::new(move || {
-            let upstream = Upstream::new(base.clone(), &config.upstream, Arc::clone(&session));
-            let service = Service::new(upstream, Arc::clone(&shared), config.upstream.clone());
+            let members = upstreams.iter().map(|(base, settings, session)| member(base, settings, session));
+            let service = Service::new(members.collect(), Arc::clone(&shared));
             let (app, _) = App::new()
                 .into_utoipa_app()
                 .app_data(Data::new(service))
@@ -311,6 +314,23 @@ impl StopSignals {
     }
 }
 
+/// One upstream, with connections of its own.
+pub fn member(base: &Url, settings: &config::Upstream, session: &Arc<Session>) -> Member {
+    let upstream = Upstream::new(base.clone(), settings, Arc::clone(session));
+    Member { upstream, settings: settings.clone() }
+}
+
+/// What keeps an upstream's session in the store.
+pub fn keeper(
+    config: &Config,
+    settings: &config::Upstream,
+    store: &Arc<Store>,
+    session: &Arc<Session>,
+) -> upkeep::Keeper {
+    let vault = Vault::new(config.store.secret_key.as_ref());
+    upkeep::Keeper::new(Arc::clone(store), Arc::clone(session), vault, config.session_name(settings))
+}
+
 /// Where the upstream is: as configured, else the demo, which is started here.
 ///
 /// # Errors
@@ -392,15 +412,17 @@ async fn first_key(config: &Config, store: &Store, guard: &Guard) -> Result<Opti
 /// The doctor that looks at this service from its own machine.
 fn doctor(
     config: &Config,
-    base: &Url,
-    session: &Arc<Session>,
+    upstreams: &[(Url, config::Upstream, Arc<Session>)],
     store: &Arc<Store>,
     address: SocketAddr,
 ) -> Doctor {
     let local = Peers::new(config::Public { url: None, ..config.public.clone() }, address).own_url();
-    let (base, session) = (base.clone(), Arc::clone(session));
-    let mirror = Mirror { settings: config.upstream.clone(), base, session };
-    Doctor::new(config, mirror, Arc::clone(store), local)
+    let mirror = |(base, settings, session): &(Url, config::Upstream, Arc<Session>)| Mirror {
+        settings: settings.clone(),
+        base: base.clone(),
+        session: Arc::clone(session),
+    };
+    Doctor::new(config, upstreams.iter().map(mirror).collect(), Arc::clone(store), local)
 }
 
 /// Leads a request to another path.

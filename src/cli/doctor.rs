@@ -9,7 +9,6 @@ use secrecy::SecretString;
 use serde_json::json;
 use tokio::task::LocalSet;
 
-use super::session::keeper;
 use super::{Settings, fail};
 use crate::app::{self, Application};
 use crate::config::{self, Config};
@@ -17,6 +16,7 @@ use crate::doctor::{self, Finding, Level, Mirror, Outside, Patient, Service, Sou
 use crate::keys::{self, GatewayKey};
 use crate::store::Store;
 use crate::telemetry;
+use crate::upkeep::Keeper;
 use crate::upstream::session::Session;
 
 /// What the person asks for.
@@ -93,19 +93,20 @@ fn configuration(matches: &ArgMatches, findings: &mut Vec<Finding>) -> Option<Co
 }
 
 async fn examine(config: Option<&Config>, asked: &Asked, findings: &mut Vec<Finding>) {
-    let mut patient = Patient { mirror: None, store: None, service: None, outside: None };
+    let mut patient = Patient { mirrors: Vec::new(), store: None, service: None, outside: None };
     if let Some(url) = &asked.url {
         patient.outside = Some(Outside { address: url.clone(), base: url.clone(), source: Source::Given });
         patient.service =
             Some(Service { base: url.clone(), key: asked.key.clone(), open: false, questions: asked.deep });
     }
-    let mut keeping = None;
+    let mut keeping = Vec::new();
     let mut running = None;
     if let Some(config) = config {
-        match mirror_and_store(config).await {
-            Ok((mirror, store, keeper)) => {
-                keeping = Some((Arc::clone(&mirror.session), mirror.session.snapshot(), keeper));
-                patient.mirror = Some(mirror);
+        match mirrors_and_store(config).await {
+            Ok((mirrors, store, keepers)) => {
+                let sessions = mirrors.iter().map(|mirror| Arc::clone(&mirror.session));
+                keeping = sessions.map(|session| (session.snapshot(), session)).zip(keepers).collect();
+                patient.mirrors = mirrors;
                 patient.store = Some((store, config.state_concern()));
             }
             Err(text) => findings.push(Finding::broken("start", text, "see the message")),
@@ -119,27 +120,31 @@ async fn examine(config: Option<&Config>, asked: &Asked, findings: &mut Vec<Find
     if let Some(handle) = running {
         handle.stop(false).await;
     }
-    // What the mirror renewed while it was asked would be lost otherwise.
-    if let Some((session, before, mut keeper)) = keeping
-        && config.is_some_and(|config| config.upstream.url.is_some())
-        && session.snapshot() != before
-    {
-        let _ = keeper.keep().await;
+    // What a mirror renewed while it was asked would be lost otherwise.
+    for ((before, session), mut keeper) in keeping {
+        if config.is_some_and(|config| config.upstream.url.is_some()) && session.snapshot() != before {
+            let _ = keeper.keep().await;
+        }
     }
     if let Some((store, _)) = patient.store {
         store.close().await;
     }
 }
 
-/// The mirror with the session that is kept, and the store.
-async fn mirror_and_store(config: &Config) -> Result<(Mirror, Arc<Store>, crate::upkeep::Keeper), String> {
-    let (base, _) = app::upstream_base(&config.upstream).map_err(|error| error.to_string())?;
+/// The mirrors with the sessions that are kept, and the store.
+async fn mirrors_and_store(config: &Config) -> Result<(Vec<Mirror>, Arc<Store>, Vec<Keeper>), String> {
     let store = Arc::new(Store::new(config.store.location.clone()).map_err(|error| error.message)?);
-    let session = Arc::new(Session::new(&base, &config.upstream));
-    let mut keeper = keeper(config, &store, &session);
-    // A store that cannot be used is a finding of its own.
-    let _ = keeper.follow().await;
-    Ok((Mirror { settings: config.upstream.clone(), base, session }, store, keeper))
+    let (mut mirrors, mut keepers) = (Vec::new(), Vec::new());
+    for settings in config.upstreams() {
+        let (base, _) = app::upstream_base(settings).map_err(|error| error.to_string())?;
+        let session = Arc::new(Session::new(&base, settings));
+        let mut keeper = app::keeper(config, settings, &store, &session);
+        // A store that cannot be used is a finding of its own.
+        let _ = keeper.follow().await;
+        mirrors.push(Mirror { settings: settings.clone(), base, session });
+        keepers.push(keeper);
+    }
+    Ok((mirrors, store, keepers))
 }
 
 /// Starts the service on a free loopback port, with the configured settings and a key of its own.
@@ -154,8 +159,8 @@ async fn start(
     // A service that runs on the same store believes that it is the only one there, so this one has
     // a store of its own; the login is shared with the other checks.
     config.store.location = config::Location::Memory;
-    let mirror = patient.mirror.as_ref().filter(|mirror| mirror.settings.url.is_some());
-    let session = mirror.map(|mirror| Arc::clone(&mirror.session));
+    let mirrors = patient.mirrors.iter().filter(|mirror| mirror.settings.url.is_some());
+    let sessions = mirrors.map(|mirror| Arc::clone(&mirror.session)).collect();
     // The demo's answers cost nothing.
     let questions = asked.deep || config.upstream.url.is_none();
     let configured = config.public.url.clone();
@@ -170,7 +175,7 @@ async fn start(
     };
     config.gateway.keys.push(GatewayKey::new("doctor", &key));
     let open = !config.gateway.auth;
-    let application = match Application::start_with(config, session).await {
+    let application = match Application::start_with(config, sessions).await {
         Ok(application) => application,
         Err(error) => {
             let text = error.to_string();

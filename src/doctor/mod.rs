@@ -36,8 +36,8 @@ const QUESTION_TIME: Duration = Duration::from_secs(30);
 
 /// What is examined.
 pub struct Patient {
-    /// The mirror; `None` where the configuration does not tell it.
-    pub mirror: Option<Mirror>,
+    /// The mirrors; none where the configuration does not tell them.
+    pub mirrors: Vec<Mirror>,
     /// Where conversations and keys are kept, and what speaks against that place.
     pub store: Option<(Arc<Store>, Option<String>)>,
     /// The service whose calls are replayed.
@@ -109,9 +109,16 @@ pub enum Source {
 pub async fn examine(patient: &Patient, deep: bool, progress: &dyn Fn(&str)) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut date = None;
-    if let Some(mirror) = &patient.mirror {
-        date = upstream::check(mirror, deep, progress, &mut findings).await;
+    for mirror in &patient.mirrors {
+        let before = findings.len();
+        date = upstream::check(mirror, deep, progress, &mut findings).await.or(date);
         findings.push(session::check(mirror));
+        if patient.mirrors.len() > 1 {
+            let name = &mirror.settings.name;
+            findings[before..]
+                .iter_mut()
+                .for_each(|finding| finding.seen.insert_str(0, &format!("{name}: ")));
+        }
     }
     if let Some((store, concern)) = &patient.store {
         progress("store");

@@ -20,10 +20,10 @@ pub struct Doctor {
 impl Doctor {
     /// The doctor of a service with this configuration that can be reached at `local` from its own
     /// machine.
-    pub fn new(config: &Config, mirror: Mirror, store: Arc<Store>, local: String) -> Self {
+    pub fn new(config: &Config, mirrors: Vec<Mirror>, store: Arc<Store>, local: String) -> Self {
         let store = Some((store, config.state_concern()));
         Doctor {
-            patient: Mutex::new(Patient { mirror: Some(mirror), store, service: None, outside: None }),
+            patient: Mutex::new(Patient { mirrors, store, service: None, outside: None }),
             public: config.public.url.clone(),
             local,
             open: !config.gateway.auth,

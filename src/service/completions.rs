@@ -7,8 +7,8 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::Service;
 use super::usage::{Asked, Meter};
+use super::{Member, Service};
 use crate::chat::{Answer, Owner, estimate_tokens};
 use crate::error::{Error, Kind};
 use crate::upstream::passthrough::Chunk;
@@ -34,6 +34,8 @@ pub struct CompletionRequest {
 pub struct Completing {
     /// The model that was asked; `None` leaves the choice to the upstream.
     pub model: Option<String>,
+    /// The name of the upstream that answers, where there are several; else nothing.
+    pub upstream: String,
     /// The HTTP status of the upstream's answer.
     pub upstream_status: u16,
     /// The answer.
@@ -75,6 +77,8 @@ impl Passing {
 pub struct Relaying {
     /// The HTTP status.
     pub status: u16,
+    /// The name of the upstream that answers, where there are several; else nothing.
+    pub upstream: String,
     /// The headers that go on.
     pub headers: Vec<(&'static str, String)>,
     /// The body.
@@ -92,9 +96,33 @@ pub enum RelayContent {
 }
 
 impl Service {
-    /// Whether requests of the OpenAI protocol go through in their callers' own words.
-    pub fn passes_through(&self) -> bool {
-        self.upstream.passes_through()
+    /// Whether a request for this model goes through in its caller's own words: that is so unless
+    /// only upstreams of another protocol are there, or only they are known to offer the model.
+    pub fn passes_through(&self, model: Option<&str>) -> bool {
+        let offers = |member: &&Member| {
+            let settings = &member.settings;
+            model.is_none_or(|model| {
+                settings.models.iter().chain(&settings.default_model).any(|known| known == model)
+            })
+        };
+        let passes = |member: &Member| member.upstream.passes_through();
+        match self.members.iter().find(offers) {
+            Some(member) if model.is_some() => passes(member),
+            _ => self.members.iter().any(passes),
+        }
+    }
+
+    /// The upstreams to ask for a model in the caller's own words, the best first.
+    async fn passing(&self, model: Option<&str>) -> Vec<&Member> {
+        let mut candidates = self.candidates(model, None).await;
+        candidates.retain(|member| member.upstream.passes_through());
+        if candidates.is_empty() {
+            candidates.extend(self.members.iter().find(|member| member.upstream.passes_through()));
+        }
+        if candidates.is_empty() {
+            candidates.push(self.first());
+        }
+        candidates
     }
 
     /// Asks for a completion in its caller's own words.
@@ -103,15 +131,19 @@ impl Service {
     /// Why there will be none.
     pub async fn complete(&self, request: CompletionRequest) -> Result<Completing, Error> {
         let room = self.room()?;
-        let (model, body) = match &request.model {
-            Some(model) => (Some(self.known(model)?), request.body),
-            None => match self.default_model().await? {
-                Some(model) => (Some(model.clone()), with_model(&request.body, &model)?),
-                None => (None, request.body),
-            },
-        };
-        let completion = self.upstream.complete(body.clone(), request.stream, request.choices).await?;
-        let mut meter = Meter::new(Arc::clone(&self.shared.usage), request.owner, Asked::Request(body));
+        let named = request.model.as_deref();
+        let asked = self.ask_in_turn(self.passing(named).await, async |member| {
+            let model = self.model_of(member, named).await?;
+            let body = match &model {
+                Some(model) if named.is_none() => with_model(&request.body, model)?,
+                _ => request.body.clone(),
+            };
+            Ok((model, member.upstream.complete(body, request.stream, request.choices).await?))
+        });
+        let (member, (model, completion)) = asked.await?;
+        let upstream = self.told(member).unwrap_or_default();
+        let asked = Asked::Request(request.body);
+        let mut meter = Meter::new(Arc::clone(&self.shared.usage), request.owner, asked);
         let (upstream_status, content) = match completion {
             upstream::Completion::Whole(status, chunk) => {
                 meter.take(chunk.usage, chunk.tokens);
@@ -126,7 +158,7 @@ impl Service {
                 (answer.upstream_status.unwrap_or_default(), CompletionContent::Answer(answer))
             }
         };
-        Ok(Completing { model, upstream_status, content })
+        Ok(Completing { model, upstream, upstream_status, content })
     }
 
     /// Passes any other request of the OpenAI protocol through.
@@ -135,7 +167,15 @@ impl Service {
     /// Why there will be no answer.
     pub async fn relay(&self, owner: Owner, request: relay::Request) -> Result<Relaying, Error> {
         let room = self.room()?;
-        let Relayed { status, headers, content } = self.upstream.relay(&request).await?;
+        #[derive(serde::Deserialize)]
+        struct Head {
+            model: Option<String>,
+        }
+        let head = serde_json::from_slice::<Head>(&request.body).ok();
+        let candidates = self.passing(head.and_then(|head| head.model).as_deref()).await;
+        let relayed = self.ask_in_turn(candidates, async |member| member.upstream.relay(&request).await);
+        let (member, Relayed { status, headers, content }) = relayed.await?;
+        let upstream = self.told(member).unwrap_or_default();
         let mut meter = Meter::new(Arc::clone(&self.shared.usage), owner, Asked::Request(request.body));
         let content = match content {
             Content::Whole(chunk) => {
@@ -145,7 +185,7 @@ impl Service {
             Content::Events(pieces) => RelayContent::Events(Passing { pieces, meter, _room: room }),
             Content::Bytes(pieces) => RelayContent::Bytes(Passing { pieces, meter, _room: room }),
         };
-        Ok(Relaying { status, headers, content })
+        Ok(Relaying { status, upstream, headers, content })
     }
 }
 

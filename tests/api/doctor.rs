@@ -325,6 +325,18 @@ async fn a_service_elsewhere_is_asked_no_question_without_deep_though_the_demo_i
 }
 
 #[actix_web::test]
+async fn of_several_mirrors_each_is_examined() {
+    let fake = Fake::start(good_api).await;
+    let urls = format!("{},http://127.0.0.1:1", fake.url);
+    let settings = [("UPSTREAM_URL", urls.as_str()), ("UPSTREAM_API_KEY", "sk-good-key-of-the-mirror")];
+    let report = doctor(&[], &settings).await;
+    assert_eq!(report.code, Some(1));
+    report.has("upstream.tcp", "broken", "http://127.0.0.1:1: ");
+    report.has("upstream.login", "ok", &fake.url);
+    report.has("replay.bearer", "ok", "model");
+}
+
+#[actix_web::test]
 async fn a_cookie_that_the_mirror_renews_while_it_is_examined_is_kept() {
     let fake = Fake::start(|request| {
         let cookie = request.header("cookie").unwrap_or_default().to_string();

@@ -22,3 +22,4 @@ mod session;
 mod talks;
 mod tools;
 mod tunnel;
+mod upstreams;
