@@ -7,6 +7,7 @@ pub mod base_url;
 pub mod body;
 pub mod conversations;
 pub mod docs;
+pub mod doctor;
 pub mod home;
 pub mod late;
 pub mod live;
@@ -37,6 +38,7 @@ pub fn routes(config: &mut ServiceConfig) {
     conversations::routes(config);
     usage::routes(config);
     session::routes(config);
+    doctor::routes(config);
     home::routes(config);
     live::routes(config);
     docs::routes(config);
