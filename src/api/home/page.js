@@ -1,4 +1,5 @@
-// The home page without this script is complete; this adds copying and shows a key passed as #key=…
+// The home page without this script is complete; this adds copying, shows a key passed as #key=…,
+// and lets the doctor examine the service.
 (function () {
   "use strict";
   var byId = function (id) { return document.getElementById(id); };
@@ -61,7 +62,52 @@
     byId("curl-key").textContent = key;
     byId("key-row").hidden = false;
     byId("curl-note").hidden = true;
+    if (byId("doctor-key")) { byId("doctor-key").value = key; }
   }
+
+  // Each finding is text from the service, never markup.
+  function finding(box, one) {
+    var item = document.createElement("li");
+    var add = function (name, text) {
+      var node = document.createElement(name);
+      node.textContent = text;
+      item.appendChild(node);
+      return node;
+    };
+    var level = add("span", box.getAttribute("data-" + one.status) || one.status);
+    level.className = "badge " + { ok: "ok", warning: "degraded", broken: "down" }[one.status];
+    add("code", one.check);
+    add("p", one.seen);
+    if (one.advice) { add("p", one.advice).className = "advice"; }
+    return item;
+  }
+
+  function examine(box) {
+    var key = byId("doctor-key");
+    var state = byId("doctor-state");
+    var list = byId("doctor-findings");
+    var button = box.querySelector("button");
+    var headers = key ? { Authorization: "Bearer " + key.value.trim() } : {};
+    list.textContent = "";
+    state.textContent = box.getAttribute("data-working");
+    button.disabled = true;
+    fetch("/api/doctor", { headers: headers, cache: "no-store" }).then(function (response) {
+      return response.json();
+    }).then(function (told) {
+      if (!told.success) { throw new Error(told.error.message + ": " + told.error.hint); }
+      state.textContent = "";
+      told.findings.forEach(function (one) { list.appendChild(finding(box, one)); });
+    }).catch(function (error) {
+      state.textContent = box.getAttribute("data-failed") + " " + error.message;
+    }).then(function () { button.disabled = false; });
+  }
+
+  var doctor = byId("doctor");
+  doctor.hidden = false;
+  byId("doctor-form").addEventListener("submit", function (event) {
+    event.preventDefault();
+    examine(doctor);
+  });
 
   takeKey();
   window.addEventListener("hashchange", takeKey);
