@@ -54,7 +54,11 @@ pub(super) async fn complete(
 ) -> Result<Completion, Error> {
     let mut body = transport.open(openai::completion(body, stream)).await?;
     if stream {
-        return Ok(Completion::Chunks(decode(Rc::clone(transport), body, Chunks::new(choices))));
+        return Ok(Completion::Chunks(decode(
+            Rc::clone(transport),
+            body,
+            Chunks::new(choices, transport.line_bytes()),
+        )));
     }
     let status = body.status();
     let bytes = body.whole().await?;
@@ -98,6 +102,7 @@ struct SeenDelta<'a> {
 
 /// Decodes a streamed completion into chunks; a whole one becomes one chunk.
 pub struct Chunks {
+    line_bytes: usize,
     form: Form,
     /// How many choices the caller asked for.
     choices: usize,
@@ -129,9 +134,10 @@ enum Form {
 }
 
 impl Chunks {
-    /// A decoder of a completion with this many choices.
-    pub fn new(choices: usize) -> Self {
+    /// A decoder of a completion with this many choices, in lines of at most so many bytes.
+    pub fn new(choices: usize, line_bytes: usize) -> Self {
         Chunks {
+            line_bytes,
             form: Form::Unknown,
             choices,
             seen: HashSet::new(),
@@ -154,7 +160,7 @@ impl Decoder for Chunks {
                 None => return Ok(()),
                 Some(b'<') => return Err(Fault::Html),
                 Some(b'{' | b'[') => Form::Json(Vec::new()),
-                Some(_) => Form::Events(Lines::default(), SseEvents::default()),
+                Some(_) => Form::Events(Lines::new(self.line_bytes), SseEvents::new(self.line_bytes)),
             };
         }
         match std::mem::replace(&mut self.form, Form::Unknown) {
@@ -521,7 +527,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(chunks: &[&[u8]]) -> (Vec<Value>, Result<(), Kind>) {
-        let mut decoder = Chunks::new(1);
+        let mut decoder = Chunks::new(1, 1 << 20);
         let mut queue = VecDeque::new();
         let result = chunks.iter().try_for_each(|chunk| decoder.feed(chunk, &mut queue)).and_then(|()| {
             if decoder.progress() == Progress::Done { Ok(()) } else { decoder.finish(&mut queue) }
