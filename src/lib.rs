@@ -14,6 +14,7 @@ pub mod upstream;
 pub mod store;
 pub mod demo;
 pub mod telemetry;
+pub mod metrics;
 pub mod chat;
 pub mod error;
 pub mod config;

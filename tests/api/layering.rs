@@ -64,6 +64,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("error.rs", &["crate::", "actix_web", "awc"]),
     ("keys.rs", LEAF),
     ("config", LEAF),
+    ("metrics.rs", LEAF),
     ("telemetry.rs", LEAF),
     ("vault.rs", LEAF),
     ("upkeep.rs", &["crate::app", "crate::cli", "awc"]),
