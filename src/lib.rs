@@ -8,6 +8,8 @@
 pub mod cli;
 pub mod app;
 pub mod upkeep;
+pub mod shutdown;
+pub mod descriptors;
 pub mod api;
 pub mod service;
 pub mod upstream;

@@ -71,7 +71,11 @@ async fn ask(config: Config, question: Question) -> ExitCode {
     let _ = keeper.follow().await;
     let before = session.snapshot();
     let upstream = Upstream::new(base, &config.upstream, Arc::clone(&session));
-    let service = Service::new(upstream, Arc::new(Shared::new(Arc::clone(&store))), config.upstream.clone());
+    let service = Service::new(
+        upstream,
+        Arc::new(Shared::new(Arc::clone(&store), &config.limits)),
+        config.upstream.clone(),
+    );
     let code = answer(&service, question).await;
     if session.snapshot() != before
         && let Err(error) = keeper.keep().await

@@ -81,7 +81,8 @@ async fn set_session(config: &Config, credentials: &Credentials) -> Result<(), E
     let mut keeper = keeper(config, &store, &session);
     keeper.follow().await?;
     let upstream = Upstream::new(base, &config.upstream, Arc::clone(&session));
-    let service = Service::new(upstream, Arc::new(Shared::new(store)), config.upstream.clone());
+    let service =
+        Service::new(upstream, Arc::new(Shared::new(store, &config.limits)), config.upstream.clone());
     service.swap(credentials).await?;
     keeper.keep().await
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::Service;
+use super::room::Seat;
 use super::usage::{Asked, Meter};
 use crate::chat::{Answer, Owner, estimate_tokens};
 use crate::error::{Error, Kind};
@@ -54,7 +54,7 @@ pub enum CompletionContent {
 pub struct Passing {
     pieces: Pieces<Chunk>,
     meter: Meter,
-    _room: OwnedSemaphorePermit,
+    seat: Seat,
 }
 
 impl Passing {
@@ -63,7 +63,7 @@ impl Passing {
     /// # Errors
     /// Why the answer breaks off.
     pub async fn next(&mut self) -> Option<Result<Bytes, Error>> {
-        let piece = self.pieces.next().await?;
+        let piece = self.seat.next(&mut self.pieces).await?;
         Some(piece.map(|chunk| {
             self.meter.take(chunk.usage, chunk.tokens);
             chunk.data
@@ -102,7 +102,11 @@ impl Service {
     /// # Errors
     /// Why there will be none.
     pub async fn complete(&self, request: CompletionRequest) -> Result<Completing, Error> {
-        let room = self.room()?;
+        self.counted(self.shared.room.until_over(self.complete_in_time(request)).await?)
+    }
+
+    async fn complete_in_time(&self, request: CompletionRequest) -> Result<Completing, Error> {
+        let seat = self.shared.room.enter(&request.owner, "chat_completions")?;
         let (model, body) = match &request.model {
             Some(model) => (Some(self.known(model)?), request.body),
             None => match self.default_model().await? {
@@ -118,7 +122,7 @@ impl Service {
                 (status, CompletionContent::Whole(chunk.data))
             }
             upstream::Completion::Chunks(pieces) => {
-                (pieces.status, CompletionContent::Chunks(Passing { pieces, meter, _room: room }))
+                (pieces.status, CompletionContent::Chunks(Passing { pieces, meter, seat }))
             }
             upstream::Completion::Answer(mut answer) => {
                 meter.take(answer.usage, estimate_tokens(&answer.text));
@@ -134,7 +138,11 @@ impl Service {
     /// # Errors
     /// Why there will be no answer.
     pub async fn relay(&self, owner: Owner, request: relay::Request) -> Result<Relaying, Error> {
-        let room = self.room()?;
+        self.counted(self.shared.room.until_over(self.relay_in_time(owner, request)).await?)
+    }
+
+    async fn relay_in_time(&self, owner: Owner, request: relay::Request) -> Result<Relaying, Error> {
+        let seat = self.shared.room.enter(&owner, "relay")?;
         let Relayed { status, headers, content } = self.upstream.relay(&request).await?;
         let mut meter = Meter::new(Arc::clone(&self.shared.usage), owner, Asked::Request(request.body));
         let content = match content {
@@ -142,8 +150,8 @@ impl Service {
                 meter.take(chunk.usage, chunk.tokens);
                 RelayContent::Whole(chunk.data)
             }
-            Content::Events(pieces) => RelayContent::Events(Passing { pieces, meter, _room: room }),
-            Content::Bytes(pieces) => RelayContent::Bytes(Passing { pieces, meter, _room: room }),
+            Content::Events(pieces) => RelayContent::Events(Passing { pieces, meter, seat }),
+            Content::Bytes(pieces) => RelayContent::Bytes(Passing { pieces, meter, seat }),
         };
         Ok(Relaying { status, headers, content })
     }
