@@ -45,7 +45,7 @@ pub async fn track<B: MessageBody>(
     if let Some(metrics) = &metrics {
         metrics.requests_in_flight.inc();
     }
-    let draining = request.app_data::<Data<Draining>>().is_some_and(|draining| draining.has_begun());
+    let draining = request.app_data::<Data<Draining>>().cloned();
     let mut line = Line {
         metrics,
         id: id.0.clone(),
@@ -61,7 +61,8 @@ pub async fn track<B: MessageBody>(
     match AssertUnwindSafe(next.call(request)).catch_unwind().await {
         Ok(result) => {
             let mut response = result?;
-            if draining {
+            // Else a caller who keeps its connection would hold up the end.
+            if draining.is_some_and(|draining| draining.has_begun()) {
                 response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
             }
             let headers = response.headers_mut();

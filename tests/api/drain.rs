@@ -54,7 +54,9 @@ async fn what_can_finish_in_time_finishes() {
     process.signal("TERM");
     sleep(Duration::from_millis(100)).await;
     assert!(TcpStream::connect(address).await.is_err(), "nobody new is let in");
-    let whole = whole.await.expect("an answer").json();
+    let whole = whole.await.expect("an answer");
+    assert_eq!(whole.header("connection"), Some("close"));
+    let whole = whole.json();
     assert_eq!((&whole["success"], &whole["answer"]), (&json!(true), &json!("one two")));
     let streamed = streamed.await.expect("an answer").text;
     assert!(streamed.contains(" two") && streamed.ends_with("data: [DONE]\n\n"), "{streamed}");

@@ -88,6 +88,17 @@ async fn a_key_may_send_so_many_requests_a_minute() {
 }
 
 #[actix_web::test]
+async fn so_many_answers_go_on_without_their_callers() {
+    let fake = hanging().await;
+    let app = spawn_before(&fake.url, "openai", &[("MAX_LONG_ANSWERS", "1")]).await;
+    let ask = json!({"message": "hi", "wait_seconds": "0.2"});
+    assert_eq!(app.chat(ask.clone()).await.code(), "still_running");
+    let second = app.chat(ask).await;
+    assert_eq!((second.status.as_u16(), second.code().as_str()), (424, "upstream_deadline"));
+    assert_eq!(second.json()["answer"], "one");
+}
+
+#[actix_web::test]
 async fn bodies_in_flight_have_a_budget() {
     let fake = hanging().await;
     let settings = [("MAX_BODY_BYTES", "4096"), ("MAX_V1_BODY_BYTES", "4096"), ("MAX_BODIES_BYTES", "4096")];
