@@ -39,6 +39,13 @@ fn start(url: &str, folder: &str, seconds: &str) -> Process {
     ])
 }
 
+/// Waits until the upstream was asked so often.
+async fn asked(fake: &Fake, times: usize) {
+    while fake.requests().len() < times {
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
 async fn get(process: &Process, path: &str) -> Value {
     call(process.address, "GET", path, &[("x-api-key", KEY)], None).await.json()
 }
@@ -50,7 +57,7 @@ async fn what_can_finish_in_time_finishes() {
     let address = process.address;
     let whole = actix_web::rt::spawn(post(address, "/api/chat", KEY, ASK));
     let streamed = actix_web::rt::spawn(post(address, "/v1/chat/completions", KEY, STREAM));
-    sleep(Duration::from_millis(400)).await;
+    asked(&fake, 2).await;
     process.signal("TERM");
     sleep(Duration::from_millis(100)).await;
     assert!(TcpStream::connect(address).await.is_err(), "nobody new is let in");
@@ -76,6 +83,7 @@ async fn what_cannot_finish_is_told_so_and_its_part_is_kept() {
     let long = r#"{"model": "m", "message": "hi", "wait_seconds": "0.2"}"#;
     let long = post(address, "/api/chat", KEY, long).await.json();
     assert_eq!(long["error"]["code"], "still_running", "{long}");
+    asked(&fake, 3).await;
     process.signal("TERM");
     let whole = whole.await.expect("an answer");
     let envelope = whole.json();
@@ -101,9 +109,9 @@ async fn what_cannot_finish_is_told_so_and_its_part_is_kept() {
 #[actix_web::test]
 async fn a_question_that_waits_for_the_first_byte_is_told_so() {
     let fake = Fake::start(|_| vec![Step::Hang]).await;
-    let mut process = start(&fake.url, &temporary_folder(), "0.6");
+    let mut process = start(&fake.url, &temporary_folder(), "2");
     let waiting = actix_web::rt::spawn(post(process.address, "/v1/chat/completions", KEY, STREAM));
-    sleep(Duration::from_millis(300)).await;
+    asked(&fake, 1).await;
     process.signal("INT");
     let answer = waiting.await.expect("an answer");
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "shutting_down"));
@@ -133,7 +141,7 @@ async fn a_second_signal_ends_at_once() {
     let fake = slow(None).await;
     let mut process = start(&fake.url, &temporary_folder(), "20");
     let _open = actix_web::rt::spawn(post(process.address, "/v1/chat/completions", KEY, STREAM));
-    sleep(Duration::from_millis(300)).await;
+    asked(&fake, 1).await;
     process.signal("TERM");
     sleep(Duration::from_millis(300)).await;
     process.signal("TERM");
