@@ -3,6 +3,7 @@
 CREATE TABLE continuations (
     owner TEXT NOT NULL,
     prefix TEXT NOT NULL,
+    upstream TEXT NOT NULL,
     upstream_conversation TEXT NOT NULL,
     upstream_response TEXT NOT NULL,
     used_at BIGINT NOT NULL,
@@ -10,6 +11,9 @@ CREATE TABLE continuations (
 );
 
 CREATE INDEX continuations_by_use ON continuations (used_at);
+
+-- Of several upstreams, the one that keeps the conversation; null for the only one.
+ALTER TABLE conversations ADD COLUMN upstream TEXT;
 
 -- Answers that go on after their caller was told to come back. While alive_until lies ahead, some
 -- process is at work on one that is not finished.

@@ -29,7 +29,7 @@ use crate::demo::{self, Demo};
 use crate::descriptors;
 use crate::error::{Error, Kind};
 use crate::keys::{self, GatewayKey};
-use crate::service::{Service, Shared};
+use crate::service::{Member, Service, Shared};
 use crate::shutdown::{Shutdown, StopSignals};
 use crate::store::Store;
 use crate::upkeep;
@@ -127,8 +127,14 @@ impl Application {
         // While the store is down, the keys of the environment do.
         let needs_store = config.gateway.auth && (available || config.gateway.keys.is_empty());
         let new_key = if needs_store { first_key(&config, &store, &guard).await? } else { None };
-        let (base, demo) = upstream_base(&config.upstream)?;
-        let session = Arc::new(Session::new(&base, &config.upstream));
+        let mut demo = None;
+        let mut upstreams = Vec::new();
+        for settings in config.upstreams() {
+            let (base, handle) = upstream_base(settings)?;
+            demo = demo.or(handle);
+            let session = Arc::new(Session::new(&base, settings));
+            upstreams.push((base, settings.clone(), session));
+        }
         let shared = Arc::new(Shared::new(Arc::clone(&store), &config.limits));
         let documents = Data::new(api::documents(config.public.long_answers));
         let draining = Data::new(Draining::default());
@@ -152,15 +158,11 @@ impl Application {
         if available {
             store.interrupt_answers().await.map_err(StartError::Store)?;
         }
-        if config.upstream.url.is_some() {
-            let vault = Vault::new(config.store.secret_key.as_ref());
-            upkeep::Keeper::new(Arc::clone(&store), Arc::clone(&session), vault).start(available).await;
-            if let Some(url) = config.upstream.session_webhook.clone() {
-                tokio::task::spawn_local(upkeep::tell_expiry(
-                    Arc::clone(&session),
-                    url,
-                    base.origin().ascii_serialization(),
-                ));
+        for (_, settings, session) in upstreams.iter().filter(|(_, settings, _)| settings.url.is_some()) {
+            keeper(&config, settings, &store, session).start(available).await;
+            if let Some(url) = settings.session_webhook.clone() {
+                let name = settings.name.clone();
+                tokio::task::spawn_local(upkeep::tell_expiry(Arc::clone(session), url, name));
             }
         }
         // Some systems have no second handle to a socket: then new callers wait until the end.
@@ -168,8 +170,8 @@ impl Application {
         let (shown, kept_shared) = (draining.clone(), Arc::clone(&shared));
         let times = config.limits.clone();
         let server = HttpServer::new(move || {
-            let upstream = Upstream::new(base.clone(), &config.upstream, Arc::clone(&session));
-            let service = Service::new(upstream, Arc::clone(&shared), config.upstream.clone());
+            let members = upstreams.iter().map(|(base, settings, session)| member(base, settings, session));
+            let service = Service::new(members.collect(), Arc::clone(&shared));
             let (app, _) = App::new()
                 .into_utoipa_app()
                 .app_data(Data::new(service))
@@ -264,6 +266,23 @@ impl Application {
         self.kept.close().await;
         outcome
     }
+}
+
+/// One upstream, with connections of its own.
+pub fn member(base: &Url, settings: &config::Upstream, session: &Arc<Session>) -> Member {
+    let upstream = Upstream::new(base.clone(), settings, Arc::clone(session));
+    Member { upstream, settings: settings.clone() }
+}
+
+/// What keeps an upstream's session in the store.
+pub fn keeper(
+    config: &Config,
+    settings: &config::Upstream,
+    store: &Arc<Store>,
+    session: &Arc<Session>,
+) -> upkeep::Keeper {
+    let vault = Vault::new(config.store.secret_key.as_ref());
+    upkeep::Keeper::new(Arc::clone(store), Arc::clone(session), vault, config.session_name(settings))
 }
 
 /// Where the upstream is: as configured, else the demo, which is started here.

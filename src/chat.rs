@@ -42,6 +42,8 @@ pub struct Message {
 /// The place in an upstream's own conversation where the next turn goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Thread {
+    /// The name of the upstream.
+    pub upstream: String,
     /// The upstream's id of the conversation.
     pub conversation: String,
     /// The upstream's id of the last answer in it.
@@ -139,6 +141,8 @@ pub struct Answer {
     pub finish_reason: Option<String>,
     /// What it cost.
     pub usage: Option<Usage>,
+    /// The name of the upstream that gave it.
+    pub upstream: Option<String>,
     /// The HTTP status with which the upstream began it.
     pub upstream_status: Option<u16>,
 }

@@ -44,14 +44,16 @@ pub struct Keeper {
     store: Arc<Store>,
     session: Arc<Session>,
     vault: Vault,
+    /// What the session is called in the store.
+    name: String,
     /// The version in the store that the session was last equal to.
     version: i64,
 }
 
 impl Keeper {
     /// A keeper of a session that has not been read yet.
-    pub fn new(store: Arc<Store>, session: Arc<Session>, vault: Vault) -> Self {
-        Keeper { store, session, vault, version: 0 }
+    pub fn new(store: Arc<Store>, session: Arc<Session>, vault: Vault, name: String) -> Self {
+        Keeper { store, session, vault, name, version: 0 }
     }
 
     /// Takes the kept session over, and follows it from then on; a store that is not `available` now
@@ -81,7 +83,8 @@ impl Keeper {
     /// # Errors
     /// When the store cannot be used.
     pub async fn keep(&mut self) -> Result<(), Error> {
-        self.version = self.store.keep_session(self.vault.seal(&self.session.snapshot())?).await?;
+        self.version =
+            self.store.keep_session(&self.name, self.vault.seal(&self.session.snapshot())?).await?;
         Ok(())
     }
 
@@ -91,7 +94,7 @@ impl Keeper {
     /// When the store cannot be used.
     pub async fn follow(&mut self) -> Result<(), Error> {
         let Some((version, sealed)) =
-            self.store.session().await?.filter(|(version, _)| *version != self.version)
+            self.store.session(&self.name).await?.filter(|(version, _)| *version != self.version)
         else {
             return Ok(());
         };

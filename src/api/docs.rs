@@ -91,11 +91,10 @@ impl Documents {
             document
         };
         let mut tools = for_importers(document(tools));
-        for operation in tools["paths"].as_object_mut().into_iter().flat_map(Map::values_mut) {
-            let schema =
-                operation.pointer_mut("/post/requestBody/content/application~1json/schema/properties");
-            let properties = schema.and_then(Value::as_object_mut);
-            properties.into_iter().for_each(|all| all.retain(|name, _| !left_out.contains(&name.as_str())));
+        for path in ["/api/chat", "/api/answers/{response_id}"] {
+            if let Some(item) = tools["paths"].get_mut(path) {
+                leave_out(item, left_out);
+            }
         }
         Documents { tools, full: document(all) }
     }
@@ -184,6 +183,20 @@ fn for_importers(mut document: Value) -> Value {
         tags.retain(|tag| tag["name"] == "tools");
     }
     document
+}
+
+/// Takes properties of these names out of all schemas and examples.
+fn leave_out(value: &mut Value, names: &[&str]) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(|item| leave_out(item, names)),
+        Value::Object(object) => {
+            if let Some(Value::Object(properties)) = object.get_mut("properties") {
+                properties.retain(|name, _| !names.contains(&name.as_str()));
+            }
+            object.values_mut().for_each(|inner| leave_out(inner, names));
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 /// Writes references out and says null the way of 3.0: not at all in requests, where a parameter

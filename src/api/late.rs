@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::note::{Note, SharedNote};
 use super::openai::failure;
-use super::reply::Prepared;
+use super::reply::{self, Prepared};
 use crate::error::Error;
 
 /// A comment: an event of its own that means nothing.
@@ -73,6 +73,8 @@ pub struct EventStream {
     pub events: LocalBoxStream<'static, Result<Bytes, Error>>,
     /// What the access log is told, unless the stream fails.
     pub note: Note,
+    /// The name of the upstream that answers, or nothing where it is told otherwise.
+    pub upstream: String,
 }
 
 /// The response of an event stream: with the status of its failure when that shows before the
@@ -87,13 +89,13 @@ pub async fn stream(
         None => Some((&mut begin).await),
     };
     let note = SharedNote::default();
-    let phase = match begun {
+    let (phase, upstream) = match begun {
         Some(Err(prepared)) => return prepared.response(),
-        Some(Ok(EventStream { events, note: told })) => {
+        Some(Ok(EventStream { events, note: told, upstream })) => {
             note.set(told);
-            Phase::Running(events)
+            (Phase::Running(events), upstream)
         }
-        None => Phase::Late(begin),
+        None => (Phase::Late(begin), String::new()),
     };
     let beats = Beats { phase, every, request_id, note: note.clone() };
     let mut response = HttpResponse::Ok()
@@ -105,6 +107,7 @@ pub async fn stream(
             let bytes = beats.next().await?;
             Some((Ok::<_, Infallible>(bytes), beats))
         }));
+    reply::name_upstream(response.headers_mut(), &upstream);
     response.extensions_mut().insert(note);
     response
 }

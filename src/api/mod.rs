@@ -62,9 +62,9 @@ pub fn documents(long_answers: bool) -> Documents {
             tools::routes(config);
             answers::routes(config);
         };
-        Documents::collect(tools, routes, &[])
+        Documents::collect(tools, routes, &["upstream"])
     } else {
-        Documents::collect(tools::routes, routes, &["wait_seconds"])
+        Documents::collect(tools::routes, routes, &["upstream", "wait_seconds"])
     }
 }
 

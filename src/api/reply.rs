@@ -4,7 +4,7 @@
 use std::fmt;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::web::Bytes;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, ResponseError};
 use serde::Serialize;
@@ -14,6 +14,9 @@ use super::note::{Note, RequestId, SharedNote};
 use super::openai::failure as openai;
 use super::{python_json, retry_after_seconds, tool_status};
 use crate::error::{Error, Kind};
+
+/// The header that names the upstream that answered.
+const UPSTREAM: &str = "x-upstream";
 
 /// Why an operation failed and what to do.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -98,6 +101,14 @@ impl Prepared {
         Prepared { status: tool_status(error.kind), headers, ..prepared }
     }
 
+    /// Says which upstream answered.
+    pub fn from_upstream(mut self, name: &str) -> Self {
+        if let Some(value) = HeaderValue::from_str(name).ok().filter(|value| !value.is_empty()) {
+            self.headers.push((HeaderName::from_static(UPSTREAM), value));
+        }
+        self
+    }
+
     /// The response.
     pub fn response(self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status)
@@ -109,6 +120,13 @@ impl Prepared {
         }
         response.extensions_mut().insert(SharedNote::from(self.note));
         response
+    }
+}
+
+/// Says in a response's headers which upstream answers, where that has a name.
+pub fn name_upstream(headers: &mut HeaderMap, name: &str) {
+    if let Some(value) = HeaderValue::from_str(name).ok().filter(|value| !value.is_empty()) {
+        headers.insert(HeaderName::from_static(UPSTREAM), value);
     }
 }
 

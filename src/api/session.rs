@@ -29,6 +29,9 @@ pub struct SessionRequest {
     /// A bearer key.
     #[schema(example = "sk-new-key")]
     api_key: Option<String>,
+    /// Which upstream, where there are several: its name.
+    #[schema(example = "https://mirror.example.com")]
+    upstream: Option<String>,
 }
 
 impl SessionRequest {
@@ -85,8 +88,9 @@ async fn set_session(
     body: JsonBody<SessionRequest>,
 ) -> Result<HttpResponse, Failure> {
     let fail = |error| Failure::new(&request, error);
+    let upstream = body.0.upstream.clone().filter(|name| !name.trim().is_empty());
     let credentials = body.0.credentials().map_err(fail)?;
-    let state = service.swap(&credentials).await.map_err(fail)?;
+    let state = service.swap(upstream.as_deref(), &credentials).await.map_err(fail)?;
     let body = SessionResult { success: true, session: state.name(), error: None };
     Ok(reply::json(StatusCode::OK, &body, Note::of("set_session")))
 }

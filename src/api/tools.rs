@@ -183,6 +183,10 @@ pub struct ChatResult {
     /// The model that answered.
     #[schema(required = false, example = "gpt-4o")]
     model: Option<String>,
+    /// The upstream that answered, where there are several: its name, or its scheme, host and port.
+    #[schema(required = false, example = "https://mirror.example.com")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<String>,
     /// Why the model stopped: `stop`, `length` or another word of the upstream's.
     #[schema(required = false, example = "stop")]
     finish_reason: Option<String>,
@@ -203,6 +207,7 @@ impl ChatResult {
             conversation_id: reply.conversation_id.map(|id| id.to_string()),
             response_id: answer.response_id,
             model: answer.model,
+            upstream: answer.upstream,
             finish_reason: answer.finish_reason,
             usage: answer.usage.map(UsageBody::from),
             error,
@@ -250,7 +255,8 @@ pub fn prepared(outcome: Result<Reply, Failed>, note: Note, request: &HttpReques
     match outcome {
         Ok(reply) => {
             let note = note.answered(&reply.answer);
-            Prepared::result(&ChatResult::new(reply, None), note)
+            let upstream = reply.answer.upstream.clone().unwrap_or_default();
+            Prepared::result(&ChatResult::new(reply, None), note).from_upstream(&upstream)
         }
         Err(Failed { error, partial }) => {
             let note = note.answered(&partial.answer);
@@ -360,7 +366,7 @@ pub struct HealthResult {
 )]
 #[get("/api/health")]
 async fn health(request: HttpRequest, service: Data<Service>) -> HttpResponse {
-    let Health { status, latency, session, error } = service.health().await;
+    let Health { status, upstream, latency, session, error } = service.health().await;
     let note = match &error {
         Some(error) => Note::of("health").failed(error),
         None => Note::of("health"),
@@ -368,7 +374,7 @@ async fn health(request: HttpRequest, service: Data<Service>) -> HttpResponse {
     let body = HealthResult {
         success: error.is_none(),
         status: status.name(),
-        upstream: service.upstream_name(),
+        upstream: if service.is_demo() { service.upstream_name() } else { upstream },
         latency_ms: latency.as_millis() as u64,
         session: session.name(),
         error: error.map(|error| ErrorBody::new(&error, &request)),

@@ -7,14 +7,12 @@ use std::sync::Arc;
 use clap::ArgMatches;
 use tokio::task::LocalSet;
 
-use super::session::keeper;
 use super::{described, fail};
 use crate::app;
 use crate::chat::{Event, Owner};
 use crate::config::{self, Config};
 use crate::service::{Question, Service, Shared};
 use crate::telemetry;
-use crate::upstream::Upstream;
 use crate::upstream::session::Session;
 
 /// Asks the question and writes the answer as it comes.
@@ -57,30 +55,31 @@ pub fn chat(config: Config, matches: &ArgMatches) -> ExitCode {
 
 /// Asks in this process, without a server of ours between, and writes the answer as it comes.
 async fn ask(config: Config, question: Question) -> ExitCode {
-    let (base, _) = match app::upstream_base(&config.upstream) {
-        Ok(base) => base,
-        Err(error) => return fail(error.exit_code(), error),
-    };
     let store = match app::open_store(&config.store).await {
         Ok((store, _)) => Arc::new(store),
         Err(error) => return fail(error.exit_code(), error),
     };
-    let session = Arc::new(Session::new(&base, &config.upstream));
-    let mut keeper = keeper(&config, &store, &session);
-    // What the store keeps of the session is better than the settings; without it, those do.
-    let _ = keeper.follow().await;
-    let before = session.snapshot();
-    let upstream = Upstream::new(base, &config.upstream, Arc::clone(&session));
-    let service = Service::new(
-        upstream,
-        Arc::new(Shared::new(Arc::clone(&store), &config.limits)),
-        config.upstream.clone(),
-    );
+    let (mut members, mut sessions) = (Vec::new(), Vec::new());
+    for settings in config.upstreams() {
+        let (base, _) = match app::upstream_base(settings) {
+            Ok(base) => base,
+            Err(error) => return fail(error.exit_code(), error),
+        };
+        let session = Arc::new(Session::new(&base, settings));
+        let mut keeper = app::keeper(&config, settings, &store, &session);
+        // What the store keeps of the session is better than the settings; without it, those do.
+        let _ = keeper.follow().await;
+        members.push(app::member(&base, settings, &session));
+        sessions.push((session.snapshot(), session, keeper));
+    }
+    let service = Service::new(members, Arc::new(Shared::new(Arc::clone(&store), &config.limits)));
     let code = answer(&service, question).await;
-    if session.snapshot() != before
-        && let Err(error) = keeper.keep().await
-    {
-        log::error!("the session that the upstream renewed is not kept: {}", error.message);
+    for (before, session, mut keeper) in sessions {
+        if session.snapshot() != before
+            && let Err(error) = keeper.keep().await
+        {
+            log::error!("the session that the upstream renewed is not kept: {}", error.message);
+        }
     }
     store.close().await;
     code

@@ -78,6 +78,7 @@ fn command() -> Command {
                     .about("Try new credentials at the upstream and hand them to running services")
                     .arg(text("cookie", "A Cookie header line, as copied from the browser; `-` reads it from standard input").value_name("LINE"))
                     .arg(text("key", "A bearer key; `-` reads it from standard input").value_name("KEY"))
+                    .arg(text("upstream", "Which upstream, where there are several").value_name("NAME"))
                     .group(ArgGroup::new("credentials").args(["cookie", "key"]).required(true)),
             ),
         )

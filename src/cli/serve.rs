@@ -33,10 +33,9 @@ fn welcome(config: &Config, application: &Application) {
         vec![format!("mirrorgate {} listens on {}", env!("CARGO_PKG_VERSION"), application.address)];
     let mut line = |name: &str, text: String| lines.push(format!("  {name:<10} {text}"));
     match &config.upstream.url {
-        Some(upstream) => line(
-            "upstream",
-            format!("{} ({})", upstream.origin().ascii_serialization(), config.upstream.protocol.name()),
-        ),
+        Some(_) => config.upstreams().for_each(|upstream| {
+            line("upstream", format!("{} ({})", upstream.name, upstream.protocol.name()));
+        }),
         None => {
             line("upstream", "DEMO: no model is connected; set UPSTREAM_URL to your mirror's address".into())
         }

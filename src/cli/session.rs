@@ -14,10 +14,7 @@ use crate::error::{Error, Kind};
 use crate::service::{Service, Shared};
 use crate::store::Store;
 use crate::telemetry;
-use crate::upkeep::Keeper;
-use crate::upstream::Upstream;
 use crate::upstream::session::{Credentials, Session};
-use crate::vault::Vault;
 
 /// `session set`: new credentials for the upstream, tried first, then written to the store, where
 /// running services notice them.
@@ -40,8 +37,24 @@ pub fn session(config: Config, matches: &ArgMatches) -> ExitCode {
         Ok(credentials) => credentials,
         Err(text) => return fail(2, text),
     };
-    let outcome =
-        actix_web::rt::System::new().block_on(LocalSet::new().run_until(set_session(&config, &credentials)));
+    let named = matches.get_one::<String>("upstream");
+    let found: Vec<_> =
+        config.upstreams().filter(|upstream| named.is_none_or(|name| *name == upstream.name)).collect();
+    let [upstream] = found.as_slice() else {
+        let names: Vec<_> = config.upstreams().map(|upstream| upstream.name.as_str()).collect();
+        return fail(
+            2,
+            format!(
+                "error: it is not clear which upstream is meant\n  hint: give --upstream one of: {}",
+                names.join(", ")
+            ),
+        );
+    };
+    let outcome = actix_web::rt::System::new().block_on(LocalSet::new().run_until(set_session(
+        &config,
+        upstream,
+        &credentials,
+    )));
     match outcome {
         Ok(()) => {
             println!("the upstream accepts it; running services use it within seconds");
@@ -73,21 +86,19 @@ fn credentials(matches: &ArgMatches) -> Result<Credentials, String> {
     Ok(Credentials { cookie, api_key })
 }
 
-async fn set_session(config: &Config, credentials: &Credentials) -> Result<(), Error> {
+async fn set_session(
+    config: &Config,
+    settings: &config::Upstream,
+    credentials: &Credentials,
+) -> Result<(), Error> {
     let trouble = |error: StartError| Error::new(Kind::Internal, error.to_string());
-    let (base, _) = app::upstream_base(&config.upstream).map_err(trouble)?;
-    let session = Arc::new(Session::new(&base, &config.upstream));
+    let (base, _) = app::upstream_base(settings).map_err(trouble)?;
+    let session = Arc::new(Session::new(&base, settings));
     let store = Arc::new(Store::new(config.store.location.clone())?);
-    let mut keeper = keeper(config, &store, &session);
+    let mut keeper = app::keeper(config, settings, &store, &session);
     keeper.follow().await?;
-    let upstream = Upstream::new(base, &config.upstream, Arc::clone(&session));
-    let service =
-        Service::new(upstream, Arc::new(Shared::new(store, &config.limits)), config.upstream.clone());
-    service.swap(credentials).await?;
+    let member = app::member(&base, settings, &session);
+    let service = Service::new(vec![member], Arc::new(Shared::new(store, &config.limits)));
+    service.swap(None, credentials).await?;
     keeper.keep().await
-}
-
-/// What keeps a session in the store.
-pub fn keeper(config: &Config, store: &Arc<Store>, session: &Arc<Session>) -> Keeper {
-    Keeper::new(Arc::clone(store), Arc::clone(session), Vault::new(config.store.secret_key.as_ref()))
 }

@@ -13,6 +13,7 @@ mod service;
 mod settings;
 mod upstream;
 mod upstream_url;
+mod upstreams;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
@@ -39,8 +40,10 @@ pub struct Config {
     pub listen: Listen,
     /// How the service is reached from outside.
     pub public: Public,
-    /// The mirror.
+    /// The mirror; of several, the first.
     pub upstream: Upstream,
+    /// The other mirrors. What holds for all is the same in each.
+    pub others: Vec<Upstream>,
     /// Who may call.
     pub gateway: Gateway,
     /// What is kept, and where.
@@ -99,6 +102,10 @@ impl Protocol {
 /// The mirror.
 #[derive(Clone)]
 pub struct Upstream {
+    /// What it is called: by the file of upstreams, else its scheme, host and port.
+    pub name: String,
+    /// How often it is chosen beside the others.
+    pub weight: u32,
     /// `UPSTREAM_URL`, made to end where the protocol's paths begin; `None` for the demo.
     pub url: Option<Url>,
     /// `UPSTREAM_PROTOCOL`
@@ -239,6 +246,16 @@ pub fn is_true(text: &str) -> bool {
 }
 
 impl Config {
+    /// What a mirror's session is called in the store.
+    pub fn session_name(&self, upstream: &Upstream) -> String {
+        if self.others.is_empty() { "default".into() } else { upstream.name.clone() }
+    }
+
+    /// All mirrors.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        std::iter::once(&self.upstream).chain(&self.others)
+    }
+
     /// Reads and checks all settings.
     ///
     /// `lookup` gives a variable's value; `names` are the variables of the process, to find
@@ -272,6 +289,8 @@ impl Config {
                 "set GATEWAY_API_KEYS and remove GATEWAY_AUTH, or set HOST=127.0.0.1",
             );
         }
+        let mut upstreams = reader.upstreams();
+        let others = upstreams.split_off(1);
         let config = Config {
             public: Public {
                 url: reader.public_url(platform),
@@ -281,7 +300,8 @@ impl Config {
                 long_answers: reader.choice("LONG_ANSWERS", BOOL, false),
                 metrics: reader.choice("METRICS_PUBLIC", BOOL, false),
             },
-            upstream: reader.upstream(),
+            upstream: upstreams.remove(0),
+            others,
             gateway: Gateway { keys: reader.gateway_keys(), auth },
             store: reader.store(platform),
             limits: reader.limits(auth),

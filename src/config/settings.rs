@@ -29,7 +29,13 @@ pub const SETTINGS: &[Setting] = &[
         "UPSTREAM_URL",
         "URL",
         "none: the built-in demo upstream",
-        "Base URL of the mirror; with or without /v1, or the full /chat/completions address",
+        "Base URL of the mirror; with or without /v1, or the full /chat/completions address; several with commas between",
+    ),
+    row(
+        "UPSTREAMS_FILE",
+        "PATH",
+        "mirrorgate.toml, if it is there",
+        "TOML file with one block [[upstream]] for each of several mirrors, in place of UPSTREAM_URL",
     ),
     row(
         "UPSTREAM_PROTOCOL",

@@ -38,6 +38,8 @@ impl Reader<'_> {
             long: self.seconds("LONG_ANSWER_TIMEOUT_SECONDS", 600.0).max(total),
         };
         Upstream {
+            name: url.as_ref().map_or("demo".into(), |url| url.origin().ascii_serialization()),
+            weight: 1,
             url,
             protocol,
             api_key: self.api_key(),

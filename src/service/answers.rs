@@ -33,6 +33,7 @@ struct Record {
     answer: String,
     conversation_id: Option<String>,
     model: Option<String>,
+    upstream: Option<String>,
     finish_reason: Option<String>,
     /// Tokens of question and answer, and whether they are estimates.
     usage: Option<(u64, u64, bool)>,
@@ -193,6 +194,7 @@ impl Record {
             answer: answer.text,
             conversation_id: conversation.map(|id| id.to_string()),
             model: answer.model,
+            upstream: answer.upstream,
             finish_reason: answer.finish_reason,
             usage,
             error: error
@@ -212,6 +214,7 @@ impl Record {
             text: self.answer,
             response_id: Some(id.to_string()),
             model: self.model,
+            upstream: self.upstream,
             finish_reason: self.finish_reason,
             usage,
             ..Answer::default()

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::Service;
 use super::room::Seat;
 use super::usage::{Asked, Meter};
-use crate::chat::{Answer, Owner, estimate_tokens};
+use super::{Member, Service};
+use crate::chat::Owner;
 use crate::error::{Error, Kind};
 use crate::upstream::passthrough::Chunk;
 use crate::upstream::relay::{self, Content, Relayed};
@@ -34,6 +34,8 @@ pub struct CompletionRequest {
 pub struct Completing {
     /// The model that was asked; `None` leaves the choice to the upstream.
     pub model: Option<String>,
+    /// The name of the upstream that answers, where there are several; else nothing.
+    pub upstream: String,
     /// The HTTP status of the upstream's answer.
     pub upstream_status: u16,
     /// The answer.
@@ -46,8 +48,6 @@ pub enum CompletionContent {
     Whole(Bytes),
     /// Chunk by chunk, in the upstream's words.
     Chunks(Passing),
-    /// What it says, where the upstream's words do not fit the form that was asked for.
-    Answer(Box<Answer>),
 }
 
 /// An answer on its way through.
@@ -75,6 +75,8 @@ impl Passing {
 pub struct Relaying {
     /// The HTTP status.
     pub status: u16,
+    /// The name of the upstream that answers, where there are several; else nothing.
+    pub upstream: String,
     /// The headers that go on.
     pub headers: Vec<(&'static str, String)>,
     /// The body.
@@ -92,9 +94,33 @@ pub enum RelayContent {
 }
 
 impl Service {
-    /// Whether requests of the OpenAI protocol go through in their callers' own words.
-    pub fn passes_through(&self) -> bool {
-        self.upstream.passes_through()
+    /// Whether a request for this model goes through in its caller's own words: that is so unless
+    /// only upstreams of another protocol are there, or only they are known to offer the model.
+    pub fn passes_through(&self, model: Option<&str>) -> bool {
+        let offers = |member: &&Member| {
+            let settings = &member.settings;
+            model.is_none_or(|model| {
+                settings.models.iter().chain(&settings.default_model).any(|known| known == model)
+            })
+        };
+        let passes = |member: &Member| member.upstream.passes_through();
+        match self.members.iter().find(offers) {
+            Some(member) if model.is_some() => passes(member),
+            _ => self.members.iter().any(passes),
+        }
+    }
+
+    /// The upstreams to ask for a model in the caller's own words, the best first.
+    async fn passing(&self, model: Option<&str>) -> Vec<&Member> {
+        let mut candidates = self.candidates(model, None).await;
+        candidates.retain(|member| member.upstream.passes_through());
+        if candidates.is_empty() {
+            candidates.extend(self.members.iter().find(|member| member.upstream.passes_through()));
+        }
+        if candidates.is_empty() {
+            candidates.push(self.first());
+        }
+        candidates
     }
 
     /// Asks for a completion in its caller's own words.
@@ -102,20 +128,24 @@ impl Service {
     /// # Errors
     /// Why there will be none.
     pub async fn complete(&self, request: CompletionRequest) -> Result<Completing, Error> {
-        self.counted(self.shared.room.until_over(self.complete_in_time(request)).await?)
+        self.shared.room.until_over(self.complete_in_time(request)).await?
     }
 
     async fn complete_in_time(&self, request: CompletionRequest) -> Result<Completing, Error> {
         let seat = self.shared.room.enter(&request.owner, "chat_completions")?;
-        let (model, body) = match &request.model {
-            Some(model) => (Some(self.known(model)?), request.body),
-            None => match self.default_model().await? {
-                Some(model) => (Some(model.clone()), with_model(&request.body, &model)?),
-                None => (None, request.body),
-            },
-        };
-        let completion = self.upstream.complete(body.clone(), request.stream, request.choices).await?;
-        let mut meter = Meter::new(Arc::clone(&self.shared.usage), request.owner, Asked::Request(body));
+        let named = request.model.as_deref();
+        let asked = self.ask_in_turn(self.passing(named).await, async |member| {
+            let model = self.model_of(member, named).await?;
+            let body = match &model {
+                Some(model) if named.is_none() => with_model(&request.body, model)?,
+                _ => request.body.clone(),
+            };
+            Ok((model, member.upstream.complete(body, request.stream, request.choices).await?))
+        });
+        let (member, (model, completion)) = asked.await?;
+        let upstream = self.told(member).unwrap_or_default();
+        let asked = Asked::Request(request.body);
+        let mut meter = Meter::new(Arc::clone(&self.shared.usage), request.owner, asked);
         let (upstream_status, content) = match completion {
             upstream::Completion::Whole(status, chunk) => {
                 meter.take(chunk.usage, chunk.tokens);
@@ -124,13 +154,8 @@ impl Service {
             upstream::Completion::Chunks(pieces) => {
                 (pieces.status, CompletionContent::Chunks(Passing { pieces, meter, seat }))
             }
-            upstream::Completion::Answer(mut answer) => {
-                meter.take(answer.usage, estimate_tokens(&answer.text));
-                answer.usage = Some(meter.usage());
-                (answer.upstream_status.unwrap_or_default(), CompletionContent::Answer(answer))
-            }
         };
-        Ok(Completing { model, upstream_status, content })
+        Ok(Completing { model, upstream, upstream_status, content })
     }
 
     /// Passes any other request of the OpenAI protocol through.
@@ -138,12 +163,20 @@ impl Service {
     /// # Errors
     /// Why there will be no answer.
     pub async fn relay(&self, owner: Owner, request: relay::Request) -> Result<Relaying, Error> {
-        self.counted(self.shared.room.until_over(self.relay_in_time(owner, request)).await?)
+        self.shared.room.until_over(self.relay_in_time(owner, request)).await?
     }
 
     async fn relay_in_time(&self, owner: Owner, request: relay::Request) -> Result<Relaying, Error> {
         let seat = self.shared.room.enter(&owner, "relay")?;
-        let Relayed { status, headers, content } = self.upstream.relay(&request).await?;
+        #[derive(serde::Deserialize)]
+        struct Head {
+            model: Option<String>,
+        }
+        let head = serde_json::from_slice::<Head>(&request.body).ok();
+        let candidates = self.passing(head.and_then(|head| head.model).as_deref()).await;
+        let relayed = self.ask_in_turn(candidates, async |member| member.upstream.relay(&request).await);
+        let (member, Relayed { status, headers, content }) = relayed.await?;
+        let upstream = self.told(member).unwrap_or_default();
         let mut meter = Meter::new(Arc::clone(&self.shared.usage), owner, Asked::Request(request.body));
         let content = match content {
             Content::Whole(chunk) => {
@@ -153,7 +186,7 @@ impl Service {
             Content::Events(pieces) => RelayContent::Events(Passing { pieces, meter, seat }),
             Content::Bytes(pieces) => RelayContent::Bytes(Passing { pieces, meter, seat }),
         };
-        Ok(Relaying { status, headers, content })
+        Ok(Relaying { status, upstream, headers, content })
     }
 }
 

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
-use super::{CACHE_TIME, Service};
+use super::{CACHE_TIME, Member, Service};
 use crate::error::{Error, Kind};
 use crate::upstream::session::{Credentials, State};
 
 /// How long the upstream's health is waited for.
-const PROBE_TIME: Duration = Duration::from_secs(10);
+pub(super) const PROBE_TIME: Duration = Duration::from_secs(10);
 
 /// How long the public page waits for a health that is not at hand.
-const PAGE_TIME: Duration = Duration::from_secs(2);
+pub(super) const PAGE_TIME: Duration = Duration::from_secs(2);
 
 /// How well the upstream does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,8 @@ impl Status {
 pub struct Health {
     /// In one word.
     pub status: Status,
+    /// The upstream's name; of several, each with how it does.
+    pub upstream: String,
     /// How long it took to find out.
     pub latency: Duration,
     /// How the upstream took the credentials.
@@ -52,30 +55,26 @@ pub struct Health {
 
 impl Service {
     /// The upstream's health, asked of it now. It costs no tokens.
+    ///
+    /// Of several upstreams all are asked: as long as one is well, so is the service, if degraded.
     pub async fn health(&self) -> Health {
-        let start = Instant::now();
-        let outcome = match timeout(PROBE_TIME, self.upstream.probe()).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(no_answer()),
-        };
-        let session = self.upstream.session().state();
-        // A probe can succeed where the login is not needed: what a question met says more.
-        let outcome = outcome.and_then(|()| match session {
-            State::Expired => Err(Error::new(
-                Kind::UpstreamAuthExpired,
-                "the upstream did not accept the credentials when it was last asked",
-            )),
-            State::Refused => {
-                Err(Error::new(Kind::UpstreamRefused, "the upstream refused when it was last asked"))
-            }
-            State::Ok | State::Unknown | State::Expiring => Ok(()),
-        });
-        let health = Health {
-            status: outcome.as_ref().map_or_else(|error| status_after(error.kind), |()| Status::Ok),
-            latency: start.elapsed(),
-            session,
-            error: outcome.err(),
-        };
+        let all = join_all(self.members.iter().map(health_of)).await;
+        let well = all.iter().filter(|health| health.status == Status::Ok).count();
+        let latency = all.iter().map(|health| health.latency).max().unwrap_or_default();
+        let failing = all.iter().find(|health| health.status != Status::Ok).or(all.first()).cloned();
+        let mut health = failing.expect("there is an upstream, at least the demo");
+        health.latency = latency;
+        if all.len() > 1 {
+            let told = self.members.iter().zip(&all).map(|(member, health)| {
+                let trouble = health.error.as_ref().map(|error| format!(", {}", error.kind.code()));
+                format!("{} ({}{})", member.settings.name, health.status.name(), trouble.unwrap_or_default())
+            });
+            health.upstream = told.collect::<Vec<_>>().join(", ");
+        }
+        if well > 0 && well < all.len() {
+            // The others answer in its place.
+            health = Health { status: Status::Degraded, error: None, ..health };
+        }
         *self.shared.health.lock().await = Some((Instant::now(), health.clone()));
         health
     }
@@ -91,19 +90,58 @@ impl Service {
         timeout(PAGE_TIME, self.health()).await.ok()
     }
 
-    /// Replaces the upstream's credentials by others, once the upstream accepts those.
+    /// Replaces an upstream's credentials by others, once it accepts those. Of several upstreams
+    /// one must be named.
     ///
     /// # Errors
     /// What the upstream says to them; then the old ones stay.
-    pub async fn swap(&self, credentials: &Credentials) -> Result<State, Error> {
-        let trial = Arc::new(self.upstream.session().with(credentials));
-        match timeout(PROBE_TIME, self.upstream.with_session(Arc::clone(&trial)).probe()).await {
+    pub async fn swap(&self, name: Option<&str>, credentials: &Credentials) -> Result<State, Error> {
+        let found = match name {
+            Some(name) => self.member(name),
+            None => self.members.first().filter(|_| self.members.len() == 1),
+        };
+        let upstream = &found
+            .ok_or_else(|| {
+                Error::new(Kind::InvalidRequest, "it is not clear which upstream is meant")
+                    .hinted(format!("name one in `upstream`: {}", self.upstream_name()))
+            })?
+            .upstream;
+        let trial = Arc::new(upstream.session().with(credentials));
+        match timeout(PROBE_TIME, upstream.with_session(Arc::clone(&trial)).probe()).await {
             Ok(outcome) => outcome?,
             Err(_) => return Err(no_answer()),
         }
-        self.upstream.session().replace(&trial);
+        upstream.session().replace(&trial);
         *self.shared.health.lock().await = None;
-        Ok(self.upstream.session().state())
+        Ok(upstream.session().state())
+    }
+}
+
+/// The health of one upstream.
+pub(super) async fn health_of(member: &Member) -> Health {
+    let start = Instant::now();
+    let outcome = match timeout(PROBE_TIME, member.upstream.probe()).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(no_answer()),
+    };
+    let session = member.upstream.session().state();
+    // A probe can succeed where the login is not needed: what a question met says more.
+    let outcome = outcome.and_then(|()| match session {
+        State::Expired => Err(Error::new(
+            Kind::UpstreamAuthExpired,
+            "the upstream did not accept the credentials when it was last asked",
+        )),
+        State::Refused => {
+            Err(Error::new(Kind::UpstreamRefused, "the upstream refused when it was last asked"))
+        }
+        State::Ok | State::Unknown | State::Expiring => Ok(()),
+    });
+    Health {
+        upstream: member.settings.name.clone(),
+        status: outcome.as_ref().map_or_else(|error| status_after(error.kind), |()| Status::Ok),
+        latency: start.elapsed(),
+        session,
+        error: outcome.err(),
     }
 }
 

@@ -1,8 +1,13 @@
-//! What the metrics are told about the upstream.
+//! What the metrics are told about the upstreams.
 
-use super::{Failed, Service, Status};
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+
+use super::health::{PAGE_TIME, health_of};
+use super::{CACHE_TIME, Health, Member, Service, Status};
 use crate::error::{Error, Kind};
 use crate::metrics::Breaker;
+use crate::upstream::breaker::BreakerState;
 use crate::upstream::session::State;
 
 /// All states of a session, for the metrics.
@@ -14,46 +19,38 @@ const SESSIONS: [&str; 5] = [
     State::Refused.name(),
 ];
 
-/// How a call of the upstream ended that could begin an answer.
-pub(super) trait Outcome {
-    /// Why it failed.
-    fn failure(&self) -> Option<Kind>;
-}
-
-impl<T> Outcome for Result<T, Error> {
-    fn failure(&self) -> Option<Kind> {
-        self.as_ref().err().map(|error| error.kind)
-    }
-}
-
-impl<T> Outcome for Result<T, Failed> {
-    fn failure(&self) -> Option<Kind> {
-        self.as_ref().err().map(|failed| failed.error.kind)
-    }
-}
-
 impl Service {
-    /// Brings what the metrics say of the upstream up to date. It costs no tokens, and the upstream
+    /// Brings what the metrics say of the upstreams up to date. It costs no tokens, and each upstream
     /// is asked at most twice a minute.
     pub async fn measure(&self) {
-        let up = self.recent_health().await.is_some_and(|health| health.status != Status::Down);
-        let session = self.upstream.session().state().name();
-        self.shared.metrics.upstream(&self.upstream_label(), up, Breaker::Closed, session, &SESSIONS);
+        let mut known = self.shared.up.lock().await;
+        if known.as_ref().is_none_or(|(when, _)| when.elapsed() >= CACHE_TIME) {
+            let asked = self.members.iter().map(|member| timeout(PAGE_TIME, health_of(member)));
+            let is_up = |health: Health| health.status != Status::Down;
+            let up = join_all(asked).await.into_iter().map(|health| health.is_ok_and(is_up));
+            *known = Some((Instant::now(), up.collect()));
+        }
+        let up = known.as_ref().map(|(_, up)| up.as_slice()).unwrap_or_default();
+        for (member, up) in self.members.iter().zip(up) {
+            let session = member.upstream.session();
+            let breaker = match session.breaker().state() {
+                BreakerState::Closed => Breaker::Closed,
+                BreakerState::HalfOpen => Breaker::HalfOpen,
+                BreakerState::Open => Breaker::Open,
+            };
+            let name = &member.settings.name;
+            self.shared.metrics.upstream(name, *up, breaker, session.state().name(), &SESSIONS);
+        }
     }
 
-    /// Counts how an answer began, and hands the outcome on.
-    pub(super) fn counted<O: Outcome>(&self, outcome: O) -> O {
-        let word = match outcome.failure() {
+    /// Counts how an upstream answered a question, unless it was not asked.
+    pub(super) fn count(&self, member: &Member, failure: Option<&Error>) {
+        let word = match failure.map(|error| error.kind) {
             None => "ok",
             Some(kind) if is_of_upstream(kind) => kind.code(),
-            Some(_) => return outcome,
+            Some(_) => return,
         };
-        self.shared.metrics.upstream_request(&self.upstream_label(), word);
-        outcome
-    }
-
-    fn upstream_label(&self) -> String {
-        if self.is_demo() { "demo".into() } else { self.upstream.origin() }
+        self.shared.metrics.upstream_request(&member.settings.name, word);
     }
 }
 

@@ -4,15 +4,18 @@ mod answers;
 mod completions;
 mod health;
 mod measure;
+mod members;
 mod room;
 mod talks;
 mod usage;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
@@ -21,11 +24,13 @@ use crate::config;
 use crate::error::{Error, Kind};
 use crate::metrics::Metrics;
 use crate::store::{Conversation, Exchange, Store, Transcript, Turn};
+use crate::upstream::Events;
 pub use crate::upstream::relay::Request as RelayRequest;
 pub use crate::upstream::session::Credentials;
-use crate::upstream::{Events, Upstream};
 pub use completions::{Completing, CompletionContent, CompletionRequest, Passing, RelayContent, Relaying};
 pub use health::{Health, Status};
+use members::Lists;
+pub use members::Member;
 use room::{Room, Seat};
 pub use talks::{Talk, Talking};
 use usage::{Asked, Meter, UsageBook};
@@ -96,7 +101,10 @@ pub struct Shared {
     most_long: usize,
     usage: Arc<UsageBook>,
     health: Mutex<Option<(Instant, Health)>>,
-    first_model: Mutex<Option<(Instant, Option<String>)>>,
+    /// Whether each upstream answers, for the metrics.
+    up: Mutex<Option<(Instant, Vec<bool>)>>,
+    first_models: Mutex<HashMap<String, (Instant, Option<String>)>>,
+    lists: Mutex<Lists>,
 }
 
 impl Shared {
@@ -111,7 +119,9 @@ impl Shared {
             usage: Arc::new(UsageBook::new(Arc::clone(&metrics))),
             metrics,
             health: Mutex::default(),
-            first_model: Mutex::default(),
+            up: Mutex::default(),
+            first_models: Mutex::default(),
+            lists: Mutex::default(),
         }
     }
 
@@ -139,16 +149,20 @@ impl Shared {
     }
 }
 
-/// The use cases over one upstream; one a thread.
+/// The use cases over the upstreams; one a thread.
 pub struct Service {
-    upstream: Upstream,
+    /// At least one.
+    members: Vec<Member>,
     shared: Arc<Shared>,
+    /// What holds for all upstreams.
     settings: config::Upstream,
 }
 
 /// A question that is being answered.
 pub struct Running {
     events: Events,
+    /// The name of the upstream, and whether it keeps conversations itself.
+    upstream: (String, bool),
     answer: Progress,
     prompt: Prompt,
     turn: Turn,
@@ -161,9 +175,10 @@ pub struct Running {
 type Progress = Rc<RefCell<Answer>>;
 
 impl Service {
-    /// The use cases over `upstream`.
-    pub fn new(upstream: Upstream, shared: Arc<Shared>, settings: config::Upstream) -> Self {
-        Service { upstream, shared, settings }
+    /// The use cases over these upstreams, at least one.
+    pub fn new(members: Vec<Member>, shared: Arc<Shared>) -> Self {
+        let settings = members.first().expect("there is an upstream, at least the demo").settings.clone();
+        Service { members, shared, settings }
     }
 
     /// The name of what the upstream speaks.
@@ -171,13 +186,13 @@ impl Service {
         self.settings.protocol.name()
     }
 
-    /// What the upstream is called: that it is the demo, or its scheme, host and port.
+    /// What the upstreams are called: that it is the demo, or their names.
     pub fn upstream_name(&self) -> String {
         if self.is_demo() {
-            "demo: no model is connected, set UPSTREAM_URL".into()
-        } else {
-            self.upstream.origin()
+            return "demo: no model is connected, set UPSTREAM_URL".into();
         }
+        let names: Vec<&str> = self.members.iter().map(|member| member.settings.name.as_str()).collect();
+        names.join(", ")
     }
 
     /// Whether the built-in demo answers.
@@ -202,7 +217,7 @@ impl Service {
     ) -> Result<Running, Failed> {
         let partial = Reply { conversation_id: question.conversation, ..Reply::default() };
         match self.shared.room.until_over(self.begin_in_time(question, total, answer)).await {
-            Ok(begun) => self.counted(begun),
+            Ok(begun) => begun,
             Err(error) => Err(Failed { error, partial: Box::new(partial) }),
         }
     }
@@ -221,16 +236,25 @@ impl Service {
             .await?;
         let known = || Reply { conversation_id: question.conversation, ..Default::default() };
         let failed = |error| Failed { error, partial: Box::new(known()) };
-        let model = match &question.model {
-            Some(model) => Some(self.known(model).map_err(failed)?),
-            None => self.default_model().await.map_err(failed)?,
-        };
-        let prompt = self.prompt(&question, turn.conversation(), model);
-        let events = self.upstream.ask(&prompt, total).await.map_err(failed)?;
-        answer.borrow_mut().upstream_status = Some(events.status);
+        let thread = turn.conversation().thread.as_ref();
+        let candidates =
+            self.candidates(question.model.as_deref(), thread.map(|thread| thread.upstream.as_str())).await;
+        let asked = self.ask_in_turn(candidates, async |member| {
+            let model = self.model_of(member, question.model.as_deref()).await?;
+            let prompt = self.prompt(&question, turn.conversation(), model, member);
+            let events = member.upstream.ask(&prompt, total).await?;
+            Ok((prompt, events))
+        });
+        let (member, (prompt, events)) = asked.await.map_err(failed)?;
+        {
+            let mut answer = answer.borrow_mut();
+            answer.upstream_status = Some(events.status);
+            answer.upstream = self.told(member);
+        }
+        let upstream = (member.settings.name.clone(), member.upstream.keeps_conversations());
         let asked = Asked::Tokens(Usage::estimate(&prompt.messages, "").prompt_tokens);
         let meter = Meter::new(Arc::clone(&self.shared.usage), question.owner.clone(), asked);
-        Ok(Running { events, answer, prompt, turn, question, meter, seat })
+        Ok(Running { events, upstream, answer, prompt, turn, question, meter, seat })
     }
 
     /// Keeps the turn of a complete answer and gives the reply.
@@ -264,7 +288,9 @@ impl Service {
     }
 
     async fn keep(&self, running: Running, partial: bool) -> (Reply, Result<(), Error>) {
-        let Running { answer, prompt, turn, question, meter, .. } = running;
+        let Running {
+            upstream: (upstream, keeps_conversations), answer, prompt, turn, question, meter, ..
+        } = running;
         let mut answer = answer.take();
         answer.model = answer.model.or(prompt.model);
         answer.usage = Some(meter.usage());
@@ -272,11 +298,11 @@ impl Service {
             .upstream_conversation
             .or_else(|| prompt.thread.as_ref().map(|thread| thread.conversation.clone()));
         let thread = answer.upstream_conversation.clone().zip(answer.response_id.clone());
-        let thread = thread.filter(|_| self.upstream.keeps_conversations());
+        let thread = thread.filter(|_| keeps_conversations);
         let exchange = Exchange {
             system: question.system.or_else(|| turn.conversation().system.clone()),
             thread: thread
-                .map(|(conversation, last_response)| Thread { conversation, last_response })
+                .map(|(conversation, last_response)| Thread { upstream, conversation, last_response })
                 .or(prompt.thread),
             question: question.message,
             answer: answer.text.clone(),
@@ -320,36 +346,41 @@ impl Service {
         self.shared.store.prepare().await
     }
 
-    /// The models that a caller can name.
+    /// The models that a caller can name: those of all upstreams, each once.
     ///
     /// # Errors
-    /// When the upstream fails, or nobody knows its models.
+    /// When no upstream can tell its models: why the first cannot.
     pub async fn models(&self) -> Result<Models, Error> {
-        let configured = &self.settings.models;
-        let models = if configured.is_empty() {
-            let asked = self.shared.room.until_over(self.upstream.models()).await??;
-            asked.or_else(|| self.settings.default_model.clone().map(|id| vec![named(id)])).ok_or_else(
-                || {
-                    Error::new(
-                        Kind::ModelsUnknown,
-                        "this upstream cannot list its models, and none is configured",
-                    )
-                },
-            )?
-        } else {
-            configured.iter().cloned().map(named).collect()
-        };
-        let first = models.first().map(|model| model.id.clone());
-        Ok(Models { models, default_model: self.settings.default_model.clone().or(first) })
+        let mut models: Vec<Model> = Vec::new();
+        let mut default_model = None;
+        let mut failure = None;
+        for asked in self.shared.room.until_over(join_all(self.members.iter().map(models_of))).await? {
+            match asked {
+                Ok((list, default)) => {
+                    default_model = default_model.or(default);
+                    let news: Vec<Model> = list
+                        .into_iter()
+                        .filter(|one| models.iter().all(|known| known.id != one.id))
+                        .collect();
+                    models.extend(news);
+                }
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        match failure {
+            Some(error) if models.is_empty() => Err(error),
+            _ => Ok(Models { models, default_model }),
+        }
     }
 
-    /// The model that a caller names, unless a configured list lacks it: an upstream that cannot
-    /// list its models may not tell a wrong one either.
-    fn known(&self, model: &str) -> Result<String, Error> {
-        let settings = &self.settings;
+    /// The model to ask an upstream for: the one that the caller names, unless a configured list
+    /// lacks it, since an upstream that cannot list its models may not tell a wrong one either.
+    async fn model_of(&self, member: &Member, named: Option<&str>) -> Result<Option<String>, Error> {
+        let settings = &member.settings;
+        let Some(model) = named else { return self.default_model(member).await };
         let listed = || settings.models.iter().chain(&settings.default_model).any(|known| known == model);
         if settings.models.is_empty() || listed() {
-            Ok(model.to_string())
+            Ok(Some(model.to_string()))
         } else {
             Err(Error::new(Kind::ModelNotFound, "the model is not one of `MODELS`"))
         }
@@ -357,19 +388,20 @@ impl Service {
 
     /// The model for questions that name none: the configured one, else the upstream's first.
     /// `None` leaves the choice to an upstream that does not list its models.
-    async fn default_model(&self) -> Result<Option<String>, Error> {
-        let configured = self.settings.default_model.as_ref().or(self.settings.models.first());
-        if configured.is_some() || self.upstream.keeps_conversations() {
+    async fn default_model(&self, member: &Member) -> Result<Option<String>, Error> {
+        let settings = &member.settings;
+        let configured = settings.default_model.as_ref().or(settings.models.first());
+        if configured.is_some() || member.upstream.keeps_conversations() {
             return Ok(configured.cloned());
         }
         // Held while the upstream is asked: a crowd at the start asks once.
-        let mut first = self.shared.first_model.lock().await;
-        if let Some((when, model)) = &*first
+        let mut first = self.shared.first_models.lock().await;
+        if let Some((when, model)) = first.get(&settings.name)
             && when.elapsed() < CACHE_TIME
         {
             return Ok(model.clone());
         }
-        let model = match self.upstream.models().await {
+        let model = match member.upstream.models().await {
             Ok(models) => models.and_then(|models| models.into_iter().next()).map(|model| model.id),
             Err(error) => match error.kind {
                 Kind::UpstreamNotFound
@@ -379,18 +411,29 @@ impl Service {
                 _ => return Err(error),
             },
         };
-        *first = Some((Instant::now(), model.clone()));
+        first.insert(settings.name.clone(), (Instant::now(), model.clone()));
         Ok(model)
     }
 
-    fn prompt(&self, question: &Question, conversation: &Conversation, model: Option<String>) -> Prompt {
+    fn prompt(
+        &self,
+        question: &Question,
+        conversation: &Conversation,
+        model: Option<String>,
+        member: &Member,
+    ) -> Prompt {
         let of = |role, text: &str| Message { role, text: text.to_string() };
         let system = question.system.as_ref().or(conversation.system.as_ref());
+        // A conversation that was kept before there were several upstreams names none.
+        let is_there = |thread: &&Thread| {
+            member.upstream.keeps_conversations()
+                && (thread.upstream == member.settings.name || thread.upstream.is_empty())
+        };
+        let thread = conversation.thread.as_ref().filter(is_there);
         let mut messages = Vec::new();
-        if self.upstream.keeps_conversations() {
+        if thread.is_some() {
             // The upstream has seen the instructions already, unless they are new.
-            let news =
-                system.filter(|_| conversation.thread.is_none() || system != conversation.system.as_ref());
+            let news = system.filter(|_| system != conversation.system.as_ref());
             messages.extend(news.map(|system| of(Role::System, system)));
         } else {
             messages.extend(system.map(|system| of(Role::System, system)));
@@ -400,7 +443,7 @@ impl Service {
         Prompt {
             model,
             messages,
-            thread: conversation.thread.clone(),
+            thread: thread.cloned(),
             temperature: question.temperature,
             max_tokens: question.max_tokens,
         }
@@ -436,6 +479,21 @@ impl Running {
         }
         Some(event)
     }
+}
+
+/// The models of one upstream, and the one that answers when none is named.
+async fn models_of(member: &Member) -> Result<(Vec<Model>, Option<String>), Error> {
+    let settings = &member.settings;
+    let models = if settings.models.is_empty() {
+        let asked = member.upstream.models().await?;
+        asked.or_else(|| settings.default_model.clone().map(|id| vec![named(id)])).ok_or_else(|| {
+            Error::new(Kind::ModelsUnknown, "this upstream cannot list its models, and none is configured")
+        })?
+    } else {
+        settings.models.iter().cloned().map(named).collect()
+    };
+    let first = models.first().map(|model| model.id.clone());
+    Ok((models, settings.default_model.clone().or(first)))
 }
 
 fn named(id: String) -> Model {

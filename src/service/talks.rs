@@ -32,6 +32,7 @@ pub struct Talk {
 /// A talk that is being answered.
 pub struct Talking {
     events: Events,
+    upstream: String,
     answer: Answer,
     messages: Vec<Message>,
     model: Option<String>,
@@ -47,51 +48,58 @@ impl Service {
     /// # Errors
     /// Why there will be no answer.
     pub async fn talk(&self, talk: Talk) -> Result<Talking, Error> {
-        self.counted(self.shared.room.until_over(self.talk_in_time(talk)).await?)
+        self.shared.room.until_over(self.talk_in_time(talk)).await?
     }
 
     async fn talk_in_time(&self, talk: Talk) -> Result<Talking, Error> {
         let seat = self.shared.room.enter(&talk.owner, "chat_completions")?;
         let Talk { owner, model, messages, temperature, max_tokens } = talk;
-        let model = match &model {
-            Some(model) => Some(self.known(model)?),
-            None => self.default_model().await?,
-        };
         let known =
             messages.iter().rposition(|message| message.role == Role::Assistant).map_or(0, |last| last + 1);
         let thread = self.continuation(&owner, &messages[..known]).await;
-        let prompt = |thread: Option<Thread>| Prompt {
+        let prompt = |model: &Option<String>, thread: Option<Thread>| Prompt {
             model: model.clone(),
             messages: if thread.is_some() { messages[known..].to_vec() } else { messages.clone() },
             thread,
             temperature,
             max_tokens,
         };
-        let mut prompted = prompt(thread);
-        let events = match self.upstream.ask(&prompted, None).await {
-            // The caller sent everything, so a conversation that the upstream lost begins anew.
-            Err(error) if error.kind == Kind::UpstreamConversationLost && prompted.thread.is_some() => {
-                prompted = prompt(None);
-                self.upstream.ask(&prompted, None).await
+        let preferred = thread.as_ref().map(|thread| thread.upstream.clone());
+        let candidates = self.candidates(model.as_deref(), preferred.as_deref()).await;
+        let asked = self.ask_in_turn(candidates, async |member| {
+            let model = self.model_of(member, model.as_deref()).await?;
+            let of_member = |thread: &Thread| thread.upstream == member.settings.name;
+            let prompted = prompt(&model, thread.clone().filter(of_member));
+            match member.upstream.ask(&prompted, None).await {
+                // The caller sent everything, so a conversation that the upstream lost begins anew.
+                Err(error) if error.kind == Kind::UpstreamConversationLost && prompted.thread.is_some() => {
+                    let prompted = prompt(&model, None);
+                    let events = member.upstream.ask(&prompted, None).await?;
+                    Ok((prompted, events))
+                }
+                events => events.map(|events| (prompted, events)),
             }
-            asked => asked,
-        }?;
+        });
+        let (member, (prompted, events)) = asked.await?;
+        let upstream = member.settings.name.clone();
         let asked = Asked::Tokens(Usage::estimate(&prompted.messages, "").prompt_tokens);
         let meter = Meter::new(Arc::clone(&self.shared.usage), owner.clone(), asked);
-        let answer = Answer { upstream_status: Some(events.status), ..Answer::default() };
-        Ok(Talking { events, answer, messages, model, thread: prompted.thread, owner, meter, seat })
+        let answer =
+            Answer { upstream_status: Some(events.status), upstream: self.told(member), ..Answer::default() };
+        let Prompt { model, thread, .. } = prompted;
+        Ok(Talking { events, upstream, answer, messages, model, thread, owner, meter, seat })
     }
 
     /// Keeps where the talk goes on, and gives the whole answer with its cost. `said` is the answer
     /// as its caller has it, and will send it again.
     pub async fn finish_talk(&self, talking: Talking, said: &str) -> Answer {
-        let Talking { mut answer, mut messages, model, thread, owner, meter, .. } = talking;
+        let Talking { upstream, mut answer, mut messages, model, thread, owner, meter, .. } = talking;
         answer.usage = Some(meter.usage());
         answer.model = answer.model.or(model);
         let conversation = answer.upstream_conversation.clone().or(thread.map(|thread| thread.conversation));
         if let Some((conversation, last_response)) = conversation.zip(answer.response_id.clone()) {
             messages.push(Message { role: Role::Assistant, text: said.to_string() });
-            let thread = Thread { conversation, last_response };
+            let thread = Thread { upstream, conversation, last_response };
             let kept = self.shared.store.keep_continuation(&owner, &digest(&messages), thread).await;
             if let Err(error) = kept {
                 log::warn!(error = error.kind.code(); "the next message of this talk will be sent with all before it: {}", error.message);

@@ -17,7 +17,7 @@ impl Store {
         let (owner, prefix) = (owner.0.clone(), prefix.to_string());
         self.run(|database| async move {
             let row = sqlx::query(
-                "SELECT upstream_conversation, upstream_response FROM continuations WHERE owner = $1 AND prefix = $2",
+                "SELECT upstream, upstream_conversation, upstream_response FROM continuations WHERE owner = $1 AND prefix = $2",
             )
             .bind(owner)
             .bind(prefix)
@@ -25,7 +25,11 @@ impl Store {
             .await
             .map_err(failed)?;
             let read = |row: sqlx::any::AnyRow| {
-                Ok(Thread { conversation: row.try_get(0)?, last_response: row.try_get(1)? })
+                Ok(Thread {
+                    upstream: row.try_get(0)?,
+                    conversation: row.try_get(1)?,
+                    last_response: row.try_get(2)?,
+                })
             };
             row.map(read).transpose().map_err(failed)
         })
@@ -41,14 +45,15 @@ impl Store {
         self.run(|database| async move {
             let now = database.now();
             let text = format!(
-                "INSERT INTO continuations (owner, prefix, upstream_conversation, upstream_response, used_at) \
-                 VALUES ($1, $2, $3, $4, {now}) ON CONFLICT (owner, prefix) DO UPDATE SET \
-                 upstream_conversation = excluded.upstream_conversation, \
+                "INSERT INTO continuations (owner, prefix, upstream, upstream_conversation, upstream_response, used_at) \
+                 VALUES ($1, $2, $3, $4, $5, {now}) ON CONFLICT (owner, prefix) DO UPDATE SET \
+                 upstream = excluded.upstream, upstream_conversation = excluded.upstream_conversation, \
                  upstream_response = excluded.upstream_response, used_at = excluded.used_at"
             );
             sqlx::query(sqlx::AssertSqlSafe(text))
                 .bind(owner)
                 .bind(prefix)
+                .bind(thread.upstream)
                 .bind(storable(thread.conversation))
                 .bind(storable(thread.last_response))
                 .execute(&database.pool())

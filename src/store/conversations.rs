@@ -210,7 +210,7 @@ impl Store {
 /// The conversation's own row.
 async fn head(database: &Database, owner: &Owner, id: ConversationId) -> Result<AnyRow, Error> {
     sqlx::query(
-        "SELECT system, upstream_conversation, upstream_response, turns, created_at, used_at FROM conversations WHERE owner = $1 AND id = $2",
+        "SELECT system, upstream_conversation, upstream_response, turns, created_at, used_at, upstream FROM conversations WHERE owner = $1 AND id = $2",
     )
     .bind(&owner.0)
     .bind(id.to_string())
@@ -249,9 +249,11 @@ async fn load(
     let row = head(&database, &owner, id).await?;
     let pairs = turns(&database, &owner, id, history.div_ceil(2)).await?;
     let read = || -> Result<(Conversation, i64), sqlx::Error> {
-        let upstream: Option<String> = row.try_get(1)?;
-        let thread = upstream.zip(row.try_get::<Option<String>, _>(2)?);
-        let thread = thread.map(|(conversation, last_response)| Thread { conversation, last_response });
+        let ids = row.try_get::<Option<String>, _>(1)?.zip(row.try_get::<Option<String>, _>(2)?);
+        let upstream: Option<String> = row.try_get(6)?;
+        let upstream = upstream.unwrap_or_default();
+        let thread =
+            ids.map(|(conversation, last_response)| Thread { upstream, conversation, last_response });
         let messages = pairs.into_iter().flat_map(|(question, answer, _)| {
             [Message { role: Role::User, text: question }, Message { role: Role::Assistant, text: answer }]
         });
@@ -263,30 +265,32 @@ async fn load(
 
 async fn commit(database: &Database, turn: &Turn, exchange: Exchange) -> Result<(), Error> {
     let now = database.now();
-    let (upstream, response) =
-        exchange.thread.map(|thread| (thread.conversation, thread.last_response)).unzip();
+    let (upstream, ids) =
+        exchange.thread.map(|thread| (thread.upstream, (thread.conversation, thread.last_response))).unzip();
+    let (conversation, response) = ids.unzip();
     let id = turn.id.to_string();
     let mut transaction = database.pool().begin().await.map_err(failed)?;
     // The number of turns is compared, so that no process writes over another's turn, whatever
     // became of its lease; and a conversation that was deleted meanwhile stays deleted.
     let text = if turn.before == 0 {
         format!(
-            "INSERT INTO conversations (owner, id, system, upstream_conversation, upstream_response, turns, created_at, used_at) \
-             VALUES ($1, $2, $3, $4, $5, $6 + 1, {now}, {now}) ON CONFLICT (owner, id) DO NOTHING"
+            "INSERT INTO conversations (owner, id, system, upstream_conversation, upstream_response, turns, upstream, created_at, used_at) \
+             VALUES ($1, $2, $3, $4, $5, $6 + 1, $7, {now}, {now}) ON CONFLICT (owner, id) DO NOTHING"
         )
     } else {
         format!(
             "UPDATE conversations SET system = $3, upstream_conversation = $4, upstream_response = $5, \
-             turns = turns + 1, used_at = {now} WHERE owner = $1 AND id = $2 AND turns = $6"
+             upstream = $7, turns = turns + 1, used_at = {now} WHERE owner = $1 AND id = $2 AND turns = $6"
         )
     };
     let written = sqlx::query(sqlx::AssertSqlSafe(text))
         .bind(&turn.owner.0)
         .bind(&id)
         .bind(exchange.system.map(storable))
-        .bind(upstream.map(storable))
+        .bind(conversation.map(storable))
         .bind(response.map(storable))
         .bind(turn.before)
+        .bind(upstream)
         .execute(&mut *transaction)
         .await
         .map_err(failed)?;

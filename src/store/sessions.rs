@@ -6,18 +6,16 @@ use super::Store;
 use super::database::failed;
 use crate::error::Error;
 
-/// There is one upstream, so there is one session.
-const NAME: &str = "default";
-
 impl Store {
-    /// The kept session and its version.
+    /// The kept session of this name and its version.
     ///
     /// # Errors
     /// When the store cannot be used.
-    pub async fn session(&self) -> Result<Option<(i64, String)>, Error> {
+    pub async fn session(&self, name: &str) -> Result<Option<(i64, String)>, Error> {
+        let name = name.to_string();
         self.run(|database| async move {
             let row = sqlx::query("SELECT version, sealed FROM upstream_sessions WHERE name = $1")
-                .bind(NAME)
+                .bind(name)
                 .fetch_optional(&database.pool())
                 .await
                 .map_err(failed)?;
@@ -31,7 +29,8 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be used.
-    pub async fn keep_session(&self, sealed: String) -> Result<i64, Error> {
+    pub async fn keep_session(&self, name: &str, sealed: String) -> Result<i64, Error> {
+        let name = name.to_string();
         self.run(|database| async move {
             let now = database.now();
             let text = format!(
@@ -40,7 +39,7 @@ impl Store {
                  sealed = excluded.sealed, changed_at = excluded.changed_at RETURNING version"
             );
             let row = sqlx::query(sqlx::AssertSqlSafe(text))
-                .bind(NAME)
+                .bind(name)
                 .bind(sealed)
                 .fetch_one(&database.pool())
                 .await

@@ -21,7 +21,11 @@ fn stores() -> Vec<Store> {
 fn exchange(question: &str) -> Exchange {
     Exchange {
         system: Some("S".into()),
-        thread: Some(Thread { conversation: "c".into(), last_response: question.into() }),
+        thread: Some(Thread {
+            upstream: "u".into(),
+            conversation: "c".into(),
+            last_response: question.into(),
+        }),
         question: question.into(),
         answer: format!("{question}!\0"),
         partial: question.is_empty(),
@@ -138,7 +142,8 @@ async fn a_continuation_is_found_by_its_owner_alone_and_the_latest_holds() {
         let (ann, bob) = (owner(), owner());
         assert_eq!(store.continuation(&ann, "p").await.expect("asked"), None);
         for last in ["r1", "r2"] {
-            let thread = Thread { conversation: "c".into(), last_response: last.into() };
+            let thread =
+                Thread { upstream: "u".into(), conversation: "c".into(), last_response: last.into() };
             store.keep_continuation(&ann, "p", thread).await.expect("kept");
         }
         let found = store.continuation(&ann, "p").await.expect("asked").expect("a thread");

@@ -6,6 +6,7 @@
 //! wrong, `session` keeps the login.
 
 mod body;
+pub mod breaker;
 mod client;
 pub mod failure;
 pub mod framing;

@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::framing::{Lines, SseEvents};
 use super::transport::{Call, Transport};
 use super::{Decoder, Events, Fault, Progress, decode, first_byte, unfinished};
-use crate::chat::{Answer, Event, Model, Prompt, Usage, estimate_tokens};
+use crate::chat::{Event, Model, Prompt, Usage, estimate_tokens};
 use crate::error::{Error, Kind};
 
 /// A mirror that speaks the OpenAI protocol.
@@ -351,18 +351,6 @@ impl Completion {
     }
 }
 
-/// What a streamed completion, all of which is here, adds up to.
-pub(super) fn joined(bytes: &[u8]) -> Result<Answer, Fault> {
-    let (mut decoder, mut events) = (Completion::new(1 << 20), VecDeque::new());
-    decoder.feed(bytes, &mut events)?;
-    if decoder.progress() != Progress::Done {
-        decoder.finish(&mut events)?;
-    }
-    let mut answer = Answer::default();
-    events.into_iter().for_each(|event| answer.apply(event));
-    Ok(answer)
-}
-
 /// An estimate of the tokens in the texts of a request; pictures and sounds count nothing.
 pub fn prompt_tokens(body: &[u8]) -> u64 {
     #[derive(Deserialize)]
@@ -393,6 +381,7 @@ pub(super) fn usage(value: &Value) -> Option<Usage> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chat::Answer;
     use crate::upstream::pieces;
     use proptest::prelude::*;
 

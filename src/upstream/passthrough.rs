@@ -9,11 +9,12 @@
 //! length. So a tool call goes on in one piece, with its id, which all of them understand.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
@@ -21,8 +22,8 @@ use super::framing::{Lines, SseEvents};
 use super::openai::{self, is_sse_line, not_json, usage};
 use super::transport::Transport;
 use super::{Decoder, Fault, Pieces, Progress, decode, first_byte, unfinished};
-use crate::chat::{Answer, Usage, estimate_tokens};
-use crate::error::Error;
+use crate::chat::{Usage, estimate_tokens};
+use crate::error::{Error, Kind};
 
 /// One chunk of a completion.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,8 +42,6 @@ pub enum Completion {
     Whole(u16, Chunk),
     /// Chunk by chunk.
     Chunks(Pieces<Chunk>),
-    /// What it says, where the mirror streams though that was not asked for; with the HTTP status.
-    Answer(Box<Answer>),
 }
 
 /// Asks for a completion in its caller's own words.
@@ -66,8 +65,7 @@ pub(super) async fn complete(
         None => Err(super::body::empty().into()),
         Some(b'<') => Err(Fault::Html),
         Some(b'{' | b'[') => whole(bytes).map(|chunk| Completion::Whole(status, chunk)),
-        Some(_) => openai::joined(&bytes)
-            .map(|answer| Completion::Answer(Box::new(Answer { upstream_status: Some(status), ..answer }))),
+        Some(_) => joined(&bytes, choices).map(|chunk| Completion::Whole(status, chunk)),
     };
     read.map_err(|fault| super::name(transport, &body, fault))
 }
@@ -75,6 +73,7 @@ pub(super) async fn complete(
 /// What matters in a chunk.
 #[derive(Deserialize)]
 struct Seen<'a> {
+    object: Option<&'a str>,
     #[serde(borrow)]
     choices: Option<Vec<SeenChoice<'a>>>,
     #[serde(borrow)]
@@ -94,11 +93,15 @@ struct SeenChoice<'a> {
 
 #[derive(Deserialize)]
 struct SeenDelta<'a> {
+    role: Option<IgnoredAny>,
     #[serde(borrow)]
     content: Option<&'a RawValue>,
     #[serde(borrow)]
     tool_calls: Option<&'a RawValue>,
 }
+
+/// The `object` of a chunk.
+const CHUNK: &str = "chat.completion.chunk";
 
 /// Decodes a streamed completion into chunks; a whole one becomes one chunk.
 pub struct Chunks {
@@ -174,7 +177,7 @@ impl Decoder for Chunks {
                 let result = lines.feed(bytes, |line| {
                     self.skipped += usize::from(!is_sse_line(line));
                     match sse.line(line)? {
-                        Some(data) => self.event(data, pieces),
+                        Some(data) => self.event(data, false, pieces),
                         None => Ok(()),
                     }
                 });
@@ -206,7 +209,7 @@ impl Decoder for Chunks {
                 self.skipped += usize::from(!is_sse_line(&last));
                 let complete = sse.line(&last)?;
                 let data = complete.or_else(|| sse.end()).unwrap_or_default();
-                self.event(data.clone(), pieces)?;
+                self.event(data.clone(), true, pieces)?;
                 self.release(|_| true, pieces);
                 if self.skipped > 0 {
                     log::warn!(lines = self.skipped; "skipped parts of the upstream's stream that are not of the protocol");
@@ -226,8 +229,8 @@ impl Chunks {
         self.finished.len() >= self.choices.max(self.seen.len())
     }
 
-    /// Takes in the data of one server-sent event.
-    fn event(&mut self, mut data: Vec<u8>, pieces: &mut VecDeque<Chunk>) -> Result<(), Fault> {
+    /// Takes in the data of one server-sent event. The `last` one, which nothing ends, may break off.
+    fn event(&mut self, mut data: Vec<u8>, last: bool, pieces: &mut VecDeque<Chunk>) -> Result<(), Fault> {
         let text = data.trim_ascii();
         if text.is_empty() || self.done {
             return Ok(());
@@ -237,23 +240,47 @@ impl Chunks {
                 return Err(super::body::empty().into());
             }
             self.done = true;
-            self.release(|_| true, pieces);
+            self.end(pieces);
+            return Ok(());
+        }
+        if text[0] != b'{' {
+            self.skipped += 1;
             return Ok(());
         }
         // In valid JSON a line end stands between tokens alone, so a blank means the same.
-        data.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
-        let looked = match serde_json::from_slice::<Seen<'_>>(&data) {
+        data.iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = b' ');
+        let understood = self.understood;
+        let broken = || {
+            if last {
+                return unfinished(understood, 0, b"");
+            }
+            Error::new(Kind::UpstreamInvalid, "a part of the upstream's stream is broken")
+                .hinted("try again; if it stays, look into the mirror's own log")
+                .into()
+        };
+        let text = std::str::from_utf8(&data).map_err(|_| broken())?;
+        let looked = match serde_json::from_str::<Seen<'_>>(text) {
             Ok(seen) => self.look(seen)?,
             Err(_) => None,
         };
         match looked {
             Some((usage, tokens)) => pieces.push_back(Chunk { data: data.into(), usage, tokens }),
-            None => match serde_json::from_slice(&data) {
-                Ok(Value::Object(chunk)) => self.mend(chunk, pieces)?,
-                _ => self.skipped += 1,
-            },
+            None => self.mend(serde_json::from_str(text).map_err(|_| broken())?, pieces)?,
         }
         Ok(())
+    }
+
+    /// Says what the upstream left out at the end: the tool calls still held, and why choices ended.
+    fn end(&mut self, pieces: &mut VecDeque<Chunk>) {
+        self.release(|_| true, pieces);
+        let mut open: Vec<u64> =
+            self.seen.iter().copied().filter(|index| !self.finished.contains_key(index)).collect();
+        open.sort_unstable();
+        for index in open {
+            let choice = json!({ "index": index, "delta": {}, "finish_reason": "stop" });
+            let chunk = json!({ "object": CHUNK, "choices": [choice] });
+            pieces.push_back(Chunk { data: chunk.to_string().into(), usage: None, tokens: 0 });
+        }
     }
 
     /// Takes in a chunk that can go on as it is, and gives its usage and an estimate of its tokens;
@@ -264,13 +291,16 @@ impl Chunks {
         }
         let spent = seen.usage.map(|text| serde_json::from_str(text.get()).ok().as_ref().and_then(usage));
         let Some(choices) = seen.choices.filter(|_| spent != Some(None)) else { return Ok(None) };
+        if seen.object.is_none() {
+            return Ok(None);
+        }
         let is_good = |choice: &SeenChoice<'_>| {
-            let index = choice.index.unwrap_or_default();
+            let (Some(index), Some(delta)) = (choice.index, &choice.delta) else { return false };
+            let begins_unnamed = delta.role.is_none() && !self.seen.contains(&index);
             let forgets_the_end = choice.finish_reason.is_none() && self.finished.contains_key(&index);
             let ends_calls =
                 choice.finish_reason.is_some() && self.calls.iter().any(|call| call.choice == index);
-            let has_calls = choice.delta.as_ref().is_some_and(|delta| delta.tool_calls.is_some());
-            !forgets_the_end && !ends_calls && !has_calls
+            !begins_unnamed && !forgets_the_end && !ends_calls && delta.tool_calls.is_none()
         };
         if !choices.iter().all(is_good) {
             return Ok(None);
@@ -307,14 +337,24 @@ impl Chunks {
         {
             *usage = Value::Null;
         }
+        if !chunk.get("object").is_some_and(Value::is_string) {
+            chunk.insert("object".into(), CHUNK.into());
+        }
         let mut choices = match chunk.insert("choices".into(), Value::Null) {
             Some(Value::Array(choices)) => choices,
             _ => Vec::new(),
         };
         let mut tokens = 0;
-        let had_calls = choices.len();
+        let before = choices.len();
+        for (place, choice) in choices.iter_mut().enumerate() {
+            if let Some(choice) =
+                choice.as_object_mut().filter(|choice| !choice.get("index").is_some_and(Value::is_u64))
+            {
+                choice.insert("index".into(), place.into());
+            }
+        }
         choices.retain_mut(|choice| self.mend_choice(choice, &chunk, &mut tokens));
-        let said_nothing_else = choices.len() < had_calls && choices.is_empty() && spent.is_none();
+        let said_nothing_else = choices.len() < before && choices.is_empty() && spent.is_none();
         let ended = choices.iter().filter(|choice| choice["finish_reason"].is_string());
         let ended: Vec<u64> = ended.map(|choice| choice["index"].as_u64().unwrap_or_default()).collect();
         self.release(|call| ended.contains(&call.choice), pieces);
@@ -331,11 +371,18 @@ impl Chunks {
         let index = choice.get("index").and_then(Value::as_u64).unwrap_or_default();
         let reason = choice.get("finish_reason").and_then(Value::as_str);
         let reason = reason.filter(|reason| !reason.is_empty()).map(String::from);
+        let begins = !self.seen.contains(&index);
         self.note(index, reason.as_deref());
         if let (None, Some(before)) = (&reason, self.finished.get(&index)) {
             choice.insert("finish_reason".into(), before.clone().into());
         }
+        if !choice.get("delta").is_some_and(Value::is_object) {
+            choice.insert("delta".into(), json!({}));
+        }
         let Some(delta) = choice.get_mut("delta").and_then(Value::as_object_mut) else { return true };
+        if begins && !delta.get("role").is_some_and(Value::is_string) {
+            delta.insert("role".into(), "assistant".into());
+        }
         *tokens += delta.get("content").and_then(Value::as_str).map_or(0, estimate_tokens);
         let Some(Value::Array(calls)) = delta.shift_remove("tool_calls") else { return true };
         if self.calls.is_empty() {
@@ -347,8 +394,8 @@ impl Chunks {
                 self.join(index, place, piece);
             }
         }
-        let has_words = |(key, value): (&String, &Value)| {
-            key != "role" && !value.is_null() && value.as_str().is_none_or(|text| !text.is_empty())
+        let has_words = |(_, value): (&String, &Value)| {
+            !value.is_null() && value.as_str().is_none_or(|text| !text.is_empty())
         };
         choice.get("finish_reason").is_some_and(Value::is_string)
             || choice["delta"].as_object().is_some_and(|delta| delta.iter().any(has_words))
@@ -434,7 +481,7 @@ fn new_call_id() -> String {
 fn chunk_of(bytes: &[u8]) -> Result<Chunk, Fault> {
     let mut value = whole_value(bytes)?;
     let Some(object) = value.as_object_mut() else { return Err(unfinished(false, 1, b"")) };
-    object.insert("object".into(), "chat.completion.chunk".into());
+    object.insert("object".into(), CHUNK.into());
     let spent = object.get("usage").and_then(usage);
     for choice in object.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
         let Some(choice) = choice.as_object_mut() else { continue };
@@ -449,12 +496,65 @@ fn chunk_of(bytes: &[u8]) -> Result<Chunk, Fault> {
     Ok(Chunk { data: value.to_string().into(), usage: spent, tokens })
 }
 
+/// A stream, all of which is here, as the whole completion that was asked for.
+fn joined(bytes: &[u8], choices: usize) -> Result<Chunk, Fault> {
+    // Its length is bounded already, and so are its lines.
+    let (mut decoder, mut pieces) = (Chunks::new(choices, usize::MAX), VecDeque::new());
+    decoder.feed(bytes, &mut pieces)?;
+    if decoder.progress() != Progress::Done {
+        decoder.finish(&mut pieces)?;
+    }
+    let usage = pieces.iter().filter_map(|chunk| chunk.usage).next_back();
+    let tokens = pieces.iter().map(|chunk| chunk.tokens).sum();
+    let mut whole = Map::new();
+    let mut messages: BTreeMap<u64, (Map<String, Value>, Value)> = BTreeMap::new();
+    for chunk in &pieces {
+        let Ok(Value::Object(mut chunk)) = serde_json::from_slice(&chunk.data) else { continue };
+        let Some(Value::Array(choices)) = chunk.shift_remove("choices") else { continue };
+        for mut choice in choices {
+            let (message, reason) = messages.entry(choice["index"].as_u64().unwrap_or_default()).or_default();
+            if choice["finish_reason"].is_string() {
+                *reason = choice["finish_reason"].take();
+            }
+            if let Value::Object(delta) = choice["delta"].take() {
+                delta.into_iter().for_each(|(key, value)| add(message, key, value));
+            }
+        }
+        chunk.into_iter().filter(|(_, value)| !value.is_null()).for_each(|(key, value)| {
+            whole.insert(key, value);
+        });
+    }
+    whole.insert("object".into(), "chat.completion".into());
+    let choices = messages.into_iter().map(|(index, (mut message, reason))| {
+        message.entry("content").or_insert(Value::Null);
+        json!({ "index": index, "message": message, "finish_reason": reason })
+    });
+    whole.insert("choices".into(), choices.collect());
+    Ok(Chunk { data: Value::Object(whole).to_string().into(), usage, tokens })
+}
+
+/// Adds a field of a delta to a message: texts and lists go on, all else is replaced.
+fn add(message: &mut Map<String, Value>, key: String, value: Value) {
+    match (message.get_mut(&key), value) {
+        (Some(Value::String(text)), Value::String(more)) if key != "role" => text.push_str(&more),
+        (Some(Value::Array(items)), Value::Array(more)) => items.extend(more),
+        (Some(_), Value::Null) => {}
+        (_, value) => {
+            message.insert(key, value);
+        }
+    }
+}
+
 fn whole_value(bytes: &[u8]) -> Result<Value, Fault> {
     let value: Value = serde_json::from_slice(bytes).map_err(|error| not_json(&error))?;
     if let Some(error) = value.get("error").filter(|error| !error.is_null()) {
         return Err(reported(error.clone()));
     }
-    if value["choices"].is_array() { Ok(value) } else { Err(unfinished(false, 1, b"")) }
+    match value["choices"].as_array() {
+        Some(choices) if choices.is_empty() => Err(super::body::empty().into()),
+        Some(_) => Ok(value),
+        None => Err(unfinished(false, 1, b"")),
+    }
 }
 
 /// A whole completion that goes on as it is, unless it lacks what Dify's client insists on: a
@@ -488,7 +588,7 @@ pub(super) fn whole(bytes: Bytes) -> Result<Chunk, Fault> {
         let spent = spent.map(|text| serde_json::from_str(text.get()).ok().as_ref().and_then(complete_usage));
         let contents: Option<Vec<&RawValue>> =
             choices.iter().map(|choice| choice.message.as_ref()?.content).collect();
-        if let Some(contents) = contents.filter(|_| spent != Some(None)) {
+        if let Some(contents) = contents.filter(|all| !all.is_empty() && spent != Some(None)) {
             let spent = spent.flatten();
             let estimate = || contents.iter().map(|content| estimate_tokens(content.get())).sum();
             let tokens = if spent.is_some() { 0 } else { estimate() };
@@ -560,9 +660,9 @@ mod tests {
         assert_eq!(result, Ok(()));
         assert_eq!(
             chunks[0],
-            json!({"id": "r", "x": 1.10, "choices": [{"index": 0, "delta": {"content": "你"}}]})
+            json!({"id": "r", "x": 1.10, "choices": [{"index": 0, "delta": {"content": "你", "role": "assistant"}}], "object": CHUNK})
         );
-        assert_eq!(chunks[1], json!({"id": "r", "choices": []}));
+        assert_eq!(chunks[1], json!({"id": "r", "choices": [], "object": CHUNK}));
         let calls = &chunks[2]["choices"][0]["delta"]["tool_calls"];
         assert_eq!(
             calls[0],
@@ -587,6 +687,40 @@ mod tests {
     }
 
     #[test]
+    fn what_small_mirrors_leave_out_is_filled_in() {
+        let (chunks, result) = read(&[b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: {\"choices\":[{\"delta\":null}]}\n\ndata: [DONE]\n\n"]);
+        assert_eq!(result, Ok(()));
+        assert_eq!(
+            chunks[0]["choices"][0],
+            json!({"delta": {"content": "a", "role": "assistant"}, "index": 0})
+        );
+        assert_eq!(chunks[1]["choices"][0]["delta"], json!({}));
+        assert_eq!(chunks[2]["choices"][0], json!({"index": 0, "delta": {}, "finish_reason": "stop"}));
+        let good = "{\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\"}}]}";
+        for broken in ["{\"choices\":[{", "{\"id\":\"\u{fffd}"] {
+            let text = format!("data: {good}\n\ndata: {broken}\n\ndata: [DONE]\n\n");
+            assert_eq!(read(&[text.as_bytes()]).1, Err(Kind::UpstreamInvalid));
+        }
+        let mut bytes = format!("data: {good}\n\n").into_bytes();
+        bytes.extend(b"data: {\"id\":\"\xff\",\"choices\":[]}\n\n");
+        assert_eq!(read(&[&bytes]).1, Err(Kind::UpstreamInvalid));
+    }
+
+    #[test]
+    fn a_stream_that_was_not_asked_for_is_joined() {
+        let chunk = joined(STREAM.as_bytes(), 1).unwrap_or_else(|_| panic!("a completion"));
+        let whole: Value = serde_json::from_slice(&chunk.data).expect("JSON");
+        assert_eq!((whole["object"].as_str(), whole["id"].as_str()), (Some("chat.completion"), Some("r")));
+        let message = &whole["choices"][0]["message"];
+        assert_eq!(
+            (message["content"].as_str(), message["tool_calls"].as_array().map(Vec::len)),
+            (Some("你"), Some(2))
+        );
+        assert_eq!(whole["choices"][0]["finish_reason"], "stop");
+        assert_eq!(chunk.usage.map(|usage| usage.prompt_tokens), Some(3));
+    }
+
+    #[test]
     fn every_cut_before_the_finish_is_truncation() {
         let finish = STREAM.find("\"finish_reason\"").expect("a finish");
         let first = STREAM.find("}]}").expect("a chunk") + 3;
@@ -604,6 +738,7 @@ mod tests {
             (" ", Kind::UpstreamEmpty),
             ("data: [DONE]\n\n", Kind::UpstreamEmpty),
             ("{\"result\":{}}", Kind::UpstreamInvalid),
+            ("{\"choices\":[]}", Kind::UpstreamEmpty),
             ("garbage\n\n", Kind::UpstreamInvalid),
         ] {
             assert_eq!(read(&[text.as_bytes()]).1, Err(kind), "{text}");

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use url::Url;
 
+use super::breaker::Breaker;
 use crate::config;
 use crate::error::Kind;
 
@@ -67,6 +68,7 @@ pub struct Session {
     /// A digest of the settings that seeded it: when they change, what was kept is void.
     seed: String,
     inner: Mutex<Inner>,
+    breaker: Breaker,
     changed: Notify,
     expired: Notify,
 }
@@ -111,6 +113,7 @@ impl Session {
             base: base.clone(),
             seed: seed.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
             inner: Mutex::new(inner),
+            breaker: Breaker::default(),
             changed: Notify::new(),
             expired: Notify::new(),
         }
@@ -132,6 +135,7 @@ impl Session {
             base: self.base.clone(),
             seed: self.seed.clone(),
             inner: Mutex::new(inner),
+            breaker: Breaker::default(),
             changed: Notify::new(),
             expired: Notify::new(),
         }
@@ -186,6 +190,7 @@ impl Session {
     /// Learns from how an exchange ended. A good answer that is not `conclusive` leaves an expired
     /// session expired, since it may not have needed the login.
     pub fn learn(&self, outcome: Result<(), Kind>, conclusive: bool) {
+        self.breaker.learn(outcome);
         let state = match outcome {
             Ok(()) if !conclusive && self.lock().state == State::Expired => return,
             Ok(()) => State::Ok,
@@ -199,6 +204,11 @@ impl Session {
         if state == State::Expired && before != State::Expired {
             self.expired.notify_one();
         }
+    }
+
+    /// Whether the upstream is to be asked before others.
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
     }
 
     /// Says again that the session has changed, when that could not be kept.

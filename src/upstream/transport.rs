@@ -6,7 +6,7 @@
 //! such head is an error, and every wait has a timer. Redirects are never followed and no
 //! connection uses HTTP/2.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use crate::error::{Error, Kind};
 
 /// Sends requests to one upstream.
 pub struct Transport {
-    client: Client,
+    client: RefCell<Client>,
     /// Never uses a connection twice.
     fresh: Client,
     /// Where the protocol's paths begin.
@@ -84,7 +84,7 @@ impl Transport {
     /// A transport with connections of its own; it stays on the thread that made it.
     pub fn new(base: Url, settings: Rc<config::Upstream>, session: Arc<Session>) -> Self {
         Transport {
-            client: client::client(&settings.timeouts, KEEP_ALIVE),
+            client: RefCell::new(client::client(&settings.timeouts, KEEP_ALIVE)),
             fresh: client::client(&settings.timeouts, Duration::ZERO),
             base,
             settings,
@@ -179,6 +179,10 @@ impl Transport {
 
         let status = response.status();
         if status.is_informational() {
+            // awc takes it for the whole answer and has just put the connection back, with the real
+            // answer still to come: the next question there would read that as its own. Nothing
+            // was awaited since, so nobody has taken it up yet.
+            self.client.replace(client::client(&timeouts, KEEP_ALIVE));
             return Err(Error::new(
                 Kind::UpstreamInformational,
                 format!(
@@ -211,7 +215,10 @@ impl Transport {
     /// once more on a connection of its own. On a new connection it is never sent twice.
     async fn send(&self, url: &Url, call: &Call<'_>) -> Result<ClientResponse, SendRequestError> {
         let attempt = async {
-            let outcome = send(self.request(&self.client, url, call), call).await;
+            let outcome = {
+                let request = self.request(&self.client.borrow(), url, call);
+                send(request, call).await
+            };
             (outcome, CONNECTED.with(Cell::get))
         };
         match CONNECTED.scope(Cell::new(false), attempt).await {

@@ -138,7 +138,7 @@ async fn failures_have_openais_shape_and_statuses() {
     let limited = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n";
     for (bytes, status, code) in [
         (response("401 Unauthorized", "application/json", body), 502, "upstream_auth_expired"),
-        (response("403 Forbidden", "application/json", body), 403, "upstream_refused"),
+        (response("403 Forbidden", "application/json", body), 502, "upstream_refused"),
         (
             response("404 Not Found", "application/json", r#"{"error":{"code":"model_not_found"}}"#),
             404,

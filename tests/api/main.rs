@@ -22,3 +22,4 @@ mod readme;
 mod session;
 mod talks;
 mod tools;
+mod upstreams;

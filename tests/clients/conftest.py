@@ -22,6 +22,7 @@ import dify_client
 import httpx
 import postgres
 import pytest
+from fake_openai import FakeOpenAI
 from fake_upstream import FakeUpstream
 from postgres import free_port
 
@@ -197,6 +198,14 @@ def mirror() -> Iterator[FakeUpstream]:
     upstream.close()
 
 
+@pytest.fixture
+def provider() -> Iterator[FakeOpenAI]:
+    """An OpenAI-style upstream that sends what the test says."""
+    upstream = FakeOpenAI()
+    yield upstream
+    upstream.close()
+
+
 def eventually(condition: Callable[[], object], seconds: float, what: str) -> float:
     """Waits until the condition holds; how long that took."""
     start = time.monotonic()
@@ -205,6 +214,10 @@ def eventually(condition: Callable[[], object], seconds: float, what: str) -> fl
             pytest.fail(f"not within {seconds} s: {what}")
         time.sleep(0.02)
     return time.monotonic() - start
+
+
+def provider_settings(provider: FakeOpenAI, **more: str) -> dict[str, str]:
+    return {"UPSTREAM_URL": f"{provider.url}/v1", "UPSTREAM_API_KEY": provider.api_key, **more}
 
 
 def upstream_settings(mirror: FakeUpstream, protocol: str) -> dict[str, str]:

@@ -59,6 +59,8 @@ class FakeUpstream:
     session: str = field(default_factory=lambda: secrets.token_hex(16))
     fault: str | None = None
     delay: float = 0.0
+    # While set, answers stop half-way until this happens.
+    halfway: threading.Event | None = None
     requests: list[Recorded] = field(default_factory=list)
     conversations: dict[str, Conversation] = field(default_factory=dict)
     # A second cookie that is handed out with the first answer and asked for ever after.
@@ -247,7 +249,10 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.end_headers()
-        for part in pieces(body, CHUNK):
+        parts = pieces(body, CHUNK)
+        for number, part in enumerate(parts):
+            if number == len(parts) // 2 and self.state.halfway is not None:
+                self.state.halfway.wait(60)
             self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
             self.wfile.flush()
         self.wfile.write(b"0\r\n\r\n")

@@ -6,7 +6,9 @@ import json
 
 import dify_client
 import httpx
+import openai
 import pytest
+from fake_openai import USAGE, FakeOpenAI, Reply, completion, read_events, text_chunks
 from fake_upstream import FAULTS, FakeUpstream, answer
 
 SAMPLE = {
@@ -141,3 +143,63 @@ def test_the_mirror_fails_on_demand(mirror: FakeUpstream, fault: str):
             response.status_code == 200 and response.headers["content-type"] == "application/json"
         )
         assert not good or fault in ("empty", "garbage")
+
+
+# --- the OpenAI-style upstream ---
+
+
+def sdk_of(provider: FakeOpenAI) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{provider.url}/v1", api_key=provider.api_key, max_retries=0)
+
+
+@pytest.mark.parametrize("messy", [False, True])
+def test_the_provider_speaks_to_openais_sdk(provider: FakeOpenAI, messy: bool):
+    provider.calls = 2
+    question = {"model": "mirror-small", "messages": [{"role": "user", "content": "你好"}]}
+    with sdk_of(provider) as client:
+        whole = client.chat.completions.create(**question)
+        assert whole.choices[0].message.content == answer(1, "你好")
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        chunks = list(client.chat.completions.create(**question, **options))
+        assert chunks[-1].usage and chunks[-1].usage.to_dict() == USAGE
+        tool = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+        with client.chat.completions.stream(**question, tools=[tool]) as stream:
+            calls = stream.get_final_completion().choices[0].message.tool_calls
+        assert calls and [json.loads(call.function.arguments)["city"] for call in calls] == [
+            "台北",
+            "Paris",
+        ]
+        sound = client.audio.transcriptions.create(model="whisper-1", file=("a.wav", b"RIFF"))
+        assert sound.text.startswith("a.wav: 4 bytes, ")
+        assert client.embeddings.create(model="mirror-small", input="ab").data[0].embedding[0] == 2
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve("no-such-model")
+        # The messy form says the same, and by the letter of the specification alone.
+        provider.messy = messy
+        raw = client.chat.completions.with_raw_response.create(**question, stream=True)
+        text = raw.http_response.read().decode()
+        if messy:
+            with pytest.raises(AssertionError):
+                read_events(text)
+        else:
+            assert [json.loads(item) for item in read_events(text)[:-1]] == text_chunks(
+                "mirror-small", answer(1, "你好")
+            )
+
+
+def test_the_provider_pauses_and_breaks_where_it_is_told_to(provider: FakeOpenAI):
+    url = f"{provider.url}/v1/chat/completions"
+    reply = Reply.json(completion("mirror-small", "text"))
+    gate = provider.gate()
+    provider.replies.extend([reply.halved(gate), reply.cut_after(9), Reply.error(429, "slow")])
+    with httpx.stream("POST", url, json={}) as response:
+        parts = response.iter_raw()
+        first = next(parts)
+        gate.reached()
+        assert len(first) < len(reply.body)
+        gate.open()
+        assert first + b"".join(parts) == reply.body
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.post(url, json={})
+    assert httpx.post(url, json={}).status_code == 429
+    assert [request.path for request in provider.asked()] == ["/v1/chat/completions"] * 3

@@ -83,7 +83,6 @@ fn status(kind: Kind) -> StatusCode {
     match kind {
         Kind::InvalidJson | Kind::InvalidRequest | Kind::UpstreamRejected => StatusCode::BAD_REQUEST,
         Kind::KeyMissing | Kind::KeyWrong | Kind::KeyGuessing => StatusCode::UNAUTHORIZED,
-        Kind::UpstreamRefused => StatusCode::FORBIDDEN,
         Kind::NotFound
         | Kind::ConversationNotFound
         | Kind::AnswerNotFound
@@ -106,6 +105,7 @@ fn status(kind: Kind) -> StatusCode {
         Kind::UpstreamUnreachable
         | Kind::UpstreamDisconnected
         | Kind::UpstreamAuthExpired
+        | Kind::UpstreamRefused
         | Kind::UpstreamChallenge
         | Kind::UpstreamError
         | Kind::UpstreamRedirect
@@ -124,7 +124,6 @@ fn status(kind: Kind) -> StatusCode {
 fn class(status: StatusCode) -> &'static str {
     match status.as_u16() {
         401 => "authentication_error",
-        403 => "permission_error",
         429 => "rate_limit_error",
         400..=499 => "invalid_request_error",
         _ => "server_error",

@@ -67,6 +67,15 @@ struct CompletionBody {
     stream: Option<bool>,
 }
 
+/// One event of a stream.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it is there for the document")]
+struct EventBody {
+    /// A chunk of the completion in JSON, or `[DONE]`.
+    #[schema(example = "[DONE]")]
+    data: String,
+}
+
 /// One message.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "it is there for the document")]
@@ -89,7 +98,7 @@ struct MessageBody {
     operation_id = "chat_completions",
     request_body(content = CompletionBody, description = "The chat, as OpenAI's protocol has it"),
     responses(
-        (status = 200, description = "The completion", content((Object = "application/json"), (String = "text/event-stream"))),
+        (status = 200, description = "The completion", content((Object = "application/json"), (EventBody = "text/event-stream"))),
         (status = "4XX", description = "A failure with what to do about it", body = OpenAiFailure),
         (status = "5XX", description = "A failure with what to do about it", body = OpenAiFailure),
     ),
@@ -108,8 +117,8 @@ async fn chat_completions(
     let body = body.json(&request).map_err(fail)?;
     let service = service.into_inner();
     let owner = caller.owner.clone();
-    Ok(if service.passes_through() {
-        let asked = request::passing(owner, body).map_err(fail)?;
+    let asked = request::passing(owner.clone(), body.clone()).map_err(fail)?;
+    Ok(if service.passes_through(asked.model.as_deref()) {
         if asked.stream {
             let begin = Box::pin(pass_stream(service, asked, request_id.clone()));
             late::stream(request_id, heartbeat.every, begin).await
@@ -134,11 +143,10 @@ fn note(model: Option<&str>) -> Note {
 async fn pass_whole(service: Arc<Service>, asked: CompletionRequest, request_id: String) -> Prepared {
     let named = asked.model.clone();
     match service.complete(asked).await {
-        Ok(Completing { model, upstream_status, content }) => {
+        Ok(Completing { model, upstream, upstream_status, content }) => {
             let note = Note { upstream_status: Some(upstream_status), ..note(model.as_deref()) };
             match content {
-                CompletionContent::Whole(body) => Prepared::json(body, note),
-                CompletionContent::Answer(answer) => Prepared::json(answer::whole(&answer), note),
+                CompletionContent::Whole(body) => Prepared::json(body, note).from_upstream(&upstream),
                 CompletionContent::Chunks(_) => {
                     let error = Error::new(Kind::Internal, "a stream came where none was asked for");
                     failure::prepared(&error, &request_id, note)
@@ -156,7 +164,7 @@ async fn pass_stream(
 ) -> Result<EventStream, Prepared> {
     let named = asked.model.clone();
     let fail = |error: &Error| failure::prepared(error, &request_id, note(named.as_deref()));
-    let Completing { model, upstream_status, content } =
+    let Completing { model, upstream, upstream_status, content } =
         service.complete(asked).await.map_err(|error| fail(&error))?;
     let CompletionContent::Chunks(passing) = content else {
         return Err(fail(&Error::new(Kind::Internal, "no stream came where one was asked for")));
@@ -165,7 +173,7 @@ async fn pass_stream(
     let failed = note.clone();
     let events = begun(passing, |data| answer::event(&data), Some(answer::DONE)).await;
     let events = events.map_err(|error| failure::prepared(&error, &request_id, failed))?;
-    Ok(EventStream { events, note })
+    Ok(EventStream { events, note, upstream })
 }
 
 /// A stream whose first piece is there, so that a failure before it has a status of its own.
@@ -196,7 +204,8 @@ async fn talk_whole(service: Arc<Service>, talk: Talk, request_id: String) -> Pr
     }
     let said = talking.answer().text.clone();
     let answer = service.finish_talk(talking, &said).await;
-    Prepared::json(answer::whole(&answer), note(None).answered(&answer))
+    let upstream = answer.upstream.clone().unwrap_or_default();
+    Prepared::json(answer::whole(&answer), note(None).answered(&answer)).from_upstream(&upstream)
 }
 
 async fn talk_stream(
@@ -212,6 +221,7 @@ async fn talk_stream(
         .map_err(|error| failure::prepared(&error, &request_id, note(named.as_deref())))?;
     let mut writer = answer::Writer::new(talking.model());
     let note = Note { model: talking.model().map(String::from), ..note(None).answered(talking.answer()) };
+    let upstream = talking.answer().upstream.clone().unwrap_or_default();
     // The first words are waited for, so that a failure before them has a status of its own.
     let first = loop {
         match talking.next().await {
@@ -244,5 +254,5 @@ async fn talk_stream(
             }
         }
     });
-    Ok(EventStream { events: stream::iter(first.map(Ok)).chain(rest).boxed_local(), note })
+    Ok(EventStream { events: stream::iter(first.map(Ok)).chain(rest).boxed_local(), note, upstream })
 }

@@ -11,7 +11,7 @@ use super::super::body::V1Body;
 use super::super::docs::Documents;
 use super::super::late::{self, EventStream, Heartbeat};
 use super::super::note::{Note, RequestId, SharedNote};
-use super::super::reply::{Failure, Prepared};
+use super::super::reply::{self, Failure, Prepared};
 use super::{begun, failure};
 use crate::error::{Error, Kind};
 use crate::service::{Passing, RelayContent, RelayRequest, Relaying, Service};
@@ -32,10 +32,11 @@ pub async fn relay(
     let fail = |error: Error| Failure::new(&request, error);
     let relayed = asked(&request, body.0).map_err(fail)?;
     let request_id = RequestId::of(request.extensions());
-    let Relaying { status, headers, content } = match service.relay(caller.owner.clone(), relayed).await {
-        Ok(answer) => answer,
-        Err(error) => return Ok(failure::prepared(&error, &request_id, Note::of("relay")).response()),
-    };
+    let Relaying { status, upstream, headers, content } =
+        match service.relay(caller.owner.clone(), relayed).await {
+            Ok(answer) => answer,
+            Err(error) => return Ok(failure::prepared(&error, &request_id, Note::of("relay")).response()),
+        };
     let note = Note { upstream_status: Some(status), ..Note::of("relay") };
     let mut response = match content {
         RelayContent::Whole(body) => Prepared::json(body, note).response(),
@@ -44,7 +45,7 @@ pub async fn relay(
                 let failed = note.clone();
                 let events = begun(passing, |block| block, None).await;
                 let events = events.map_err(|error| failure::prepared(&error, &request_id, failed))?;
-                Ok(EventStream { events, note })
+                Ok(EventStream { events, note, upstream: String::new() })
             };
             late::stream(RequestId::of(request.extensions()), heartbeat.every, Box::pin(begin)).await
         }
@@ -52,6 +53,7 @@ pub async fn relay(
     };
     if response.status() == StatusCode::OK {
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+        reply::name_upstream(response.headers_mut(), &upstream);
         for (name, value) in headers {
             if let Ok(value) = header::HeaderValue::from_str(&value) {
                 response.headers_mut().insert(header::HeaderName::from_static(name), value);

@@ -120,6 +120,9 @@ pub fn talk(owner: Owner, bytes: &[u8]) -> Result<(Talk, Form), Error> {
         );
     }
     let messages = asked.messages.into_iter().map(message).collect::<Result<Vec<_>, Error>>()?;
+    if messages.last().is_none_or(|last| last.text.trim().is_empty()) {
+        return cannot("the last message is empty", "send the question in the last message");
+    }
     let include_usage = asked.stream_options.and_then(|options| options.include_usage).unwrap_or_default();
     let form = Form { stream: asked.stream.unwrap_or_default(), include_usage };
     let talk = Talk {
@@ -198,6 +201,8 @@ mod tests {
             json!([]),
             json!({"messages": []}),
             json!({"messages": "hi"}),
+            json!({"messages": [{"role": "user"}]}),
+            json!({"messages": [{"role": "user", "content": " "}]}),
             json!({"messages": [{"role": "user", "content": 1}]}),
             json!({"messages": [{"role": "judge", "content": "x"}]}),
             json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]}),
