@@ -27,6 +27,7 @@ use crate::api::{self, access_log, openai};
 use crate::config::{self, Config, Location};
 use crate::demo::{self, Demo};
 use crate::descriptors;
+use crate::doctor::{Doctor, Mirror};
 use crate::error::{Error, Kind};
 use crate::keys::{self, GatewayKey};
 use crate::service::{Member, Service, Shared};
@@ -48,6 +49,8 @@ pub struct Application {
     pub url: String,
     /// Where conversations and keys are kept.
     pub store: String,
+    /// Whether what is kept outlives the process.
+    pub lasts: bool,
     /// The key that was generated at this start, to be shown once.
     pub new_key: Option<String>,
     server: Server,
@@ -110,6 +113,14 @@ impl Application {
     /// # Errors
     /// Why it cannot start.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        Application::start_with(config, Vec::new()).await
+    }
+
+    /// As [`Application::start`], with sessions of the first upstreams that are there already.
+    ///
+    /// # Errors
+    /// Why it cannot start.
+    pub async fn start_with(config: Config, sessions: Vec<Arc<Session>>) -> Result<Self, StartError> {
         let signals = StopSignals::catch()
             .map_err(|error| StartError::Other(format!("signals cannot be caught: {error}")))?;
         descriptors::provide(config.limits.streams);
@@ -128,11 +139,12 @@ impl Application {
         let needs_store = config.gateway.auth && (available || config.gateway.keys.is_empty());
         let new_key = if needs_store { first_key(&config, &store, &guard).await? } else { None };
         let mut demo = None;
+        let mut sessions = sessions.into_iter();
         let mut upstreams = Vec::new();
         for settings in config.upstreams() {
             let (base, handle) = upstream_base(settings)?;
             demo = demo.or(handle);
-            let session = Arc::new(Session::new(&base, settings));
+            let session = sessions.next().unwrap_or_else(|| Arc::new(Session::new(&base, settings)));
             upstreams.push((base, settings.clone(), session));
         }
         let shared = Arc::new(Shared::new(Arc::clone(&store), &config.limits));
@@ -149,6 +161,7 @@ impl Application {
         let peers = Peers::new(config.public.clone(), address);
         let url = peers.own_url();
         let peers = Data::new(peers);
+        let doctor = Data::new(doctor(&config, &upstreams, &store, address));
 
         if config.gateway.auth {
             tokio::task::spawn_local(upkeep::renew_keys(Arc::clone(&store), guard.clone()));
@@ -181,6 +194,7 @@ impl Application {
                 .app_data(shown.clone())
                 .app_data(metrics.clone())
                 .app_data(budget.clone())
+                .app_data(doctor.clone())
                 .app_data(limits.clone())
                 .app_data(heartbeat.clone())
                 .configure(api::routes)
@@ -227,6 +241,7 @@ impl Application {
             address,
             url,
             store: store.place(),
+            lasts: store.lasts(),
             new_key,
             server,
             demo,
@@ -372,6 +387,22 @@ fn free_slow_readers(stream: &TcpStream, after: Duration) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (stream, after);
+}
+
+/// The doctor that looks at this service from its own machine.
+fn doctor(
+    config: &Config,
+    upstreams: &[(Url, config::Upstream, Arc<Session>)],
+    store: &Arc<Store>,
+    address: SocketAddr,
+) -> Doctor {
+    let local = Peers::new(config::Public { url: None, ..config.public.clone() }, address).own_url();
+    let mirror = |(base, settings, session): &(Url, config::Upstream, Arc<Session>)| Mirror {
+        settings: settings.clone(),
+        base: base.clone(),
+        session: Arc::clone(session),
+    };
+    Doctor::new(config, upstreams.iter().map(mirror).collect(), Arc::clone(store), local)
 }
 
 /// Leads a request to another path.

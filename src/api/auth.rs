@@ -13,7 +13,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header;
 use actix_web::middleware::Next;
 use actix_web::web::Data;
-use actix_web::{HttpMessage, ResponseError};
+use actix_web::{HttpMessage, HttpRequest, ResponseError};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use governor::clock::{Clock, DefaultClock};
@@ -84,6 +84,12 @@ impl Guard {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(KeyRing::new(all));
     }
 
+    /// The key of a request that was admitted by one.
+    pub fn accepted(&self, request: &HttpRequest) -> Option<String> {
+        let ring = self.ring();
+        presented(request).into_iter().find(|key| ring.find([key.as_str()].into_iter()).is_some())
+    }
+
     fn ring(&self) -> Arc<KeyRing> {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -104,7 +110,7 @@ impl Guard {
         if self.open {
             return Ok(Caller { owner: Owner("anyone".into()), name: "anyone".into() });
         }
-        let candidates = presented(request);
+        let candidates = presented(request.request());
         if let Some(key) = self.ring().find(candidates.iter().map(String::as_str)) {
             return Ok(Caller { owner: key.owner(), name: key.name.clone() });
         }
@@ -172,7 +178,7 @@ pub async fn check<B: MessageBody>(
 }
 
 /// Every text in the request that may be meant as the key.
-fn presented(request: &ServiceRequest) -> Vec<String> {
+fn presented(request: &HttpRequest) -> Vec<String> {
     let mut keys = Vec::new();
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     if let Some(value) = header(header::AUTHORIZATION.as_str()) {
@@ -225,16 +231,16 @@ mod tests {
             key.to_string(),
         ] {
             let request =
-                TestRequest::default().insert_header(("Authorization", value.as_str())).to_srv_request();
+                TestRequest::default().insert_header(("Authorization", value.as_str())).to_http_request();
             assert!(presented(&request).contains(&key.to_string()), "{value}");
         }
         let request =
-            TestRequest::default().insert_header(("X-API-Key", format!(" {key} "))).to_srv_request();
+            TestRequest::default().insert_header(("X-API-Key", format!(" {key} "))).to_http_request();
         assert_eq!(presented(&request), [key]);
-        let request = TestRequest::with_uri("/api/models?x=1&key=sk-0123%2F4%2B5%3D%0A").to_srv_request();
+        let request = TestRequest::with_uri("/api/models?x=1&key=sk-0123%2F4%2B5%3D%0A").to_http_request();
         assert_eq!(presented(&request), [key]);
         for value in ["Bearer ", "Basic", ""] {
-            let request = TestRequest::default().insert_header(("Authorization", value)).to_srv_request();
+            let request = TestRequest::default().insert_header(("Authorization", value)).to_http_request();
             assert_eq!(presented(&request), Vec::<String>::new(), "{value}");
         }
     }

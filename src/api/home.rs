@@ -15,10 +15,11 @@ use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::auth::Guard;
-use super::base_url::{Peers, Unreachable};
+use super::base_url::Peers;
 use super::docs::{Document, Documents};
 use super::note::Note;
 use super::reply;
+use crate::reach::Unreachable;
 use crate::service::{Health, Service};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");

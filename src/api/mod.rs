@@ -9,6 +9,7 @@ pub mod budget;
 pub mod conversations;
 mod depth;
 pub mod docs;
+pub mod doctor;
 pub mod home;
 pub mod late;
 pub mod live;
@@ -40,6 +41,7 @@ pub fn routes(config: &mut ServiceConfig) {
     conversations::routes(config);
     usage::routes(config);
     session::routes(config);
+    doctor::routes(config);
     home::routes(config);
     live::routes(config);
     metrics::routes(config);

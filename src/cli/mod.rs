@@ -1,6 +1,8 @@
 //! The command line: commands, flags, and what a person reads at the start.
 
 mod chat;
+mod doctor;
+mod import_curl;
 mod key;
 mod serve;
 mod session;
@@ -12,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Arg, ArgGroup, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
 use crate::api;
 use crate::api::docs::{self, Document};
@@ -28,8 +30,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("healthcheck", matches)) => with_config(matches, healthcheck),
         Some(("key", inner)) => with_config(inner, |config| key::key(config, inner)),
         Some(("session", inner)) => with_config(inner, |config| session::session(config, inner)),
+        Some(("import-curl", inner)) => import_curl::import_curl(inner),
+        Some(("doctor", inner)) => doctor::doctor(inner),
         Some(("chat", inner)) => with_config(inner, |config| chat::chat(config, inner)),
-        Some((_, inner)) => with_config(inner, serve::serve),
+        Some((_, inner)) => match inner.get_one::<String>("tunnel") {
+            Some(name) => with_config(inner, |config| serve::serve_with_tunnel(config, name)),
+            None => with_config(inner, serve::serve),
+        },
         None => with_config(&matches, serve::serve),
     }
 }
@@ -55,7 +62,15 @@ fn command() -> Command {
         .about("Publishes a chat model's mirror as an OpenAPI tool that Dify imports by URL")
         .after_help("Each setting is an environment variable as well, also in a file `.env` here. Without UPSTREAM_URL a demo answers.")
         .args(settings)
-        .subcommand(Command::new("serve").about("Start the service (the default command)"))
+        .subcommand(
+            Command::new("serve").about("Start the service (the default command)").arg(
+                text("tunnel", "Give the service a public https address by a tunnel program that is installed")
+                    .value_name("NAME")
+                    .value_parser(["any", "cloudflared", "ngrok", "tailscale"])
+                    .num_args(0..=1)
+                    .default_missing_value("any"),
+            ),
+        )
         .subcommand(
             Command::new("openapi")
                 .about("Print an OpenAPI document")
@@ -90,6 +105,19 @@ fn command() -> Command {
                 .arg(text("system", "Instructions for the model").value_name("TEXT"))
                 .arg(text("conversation", "Go on with this conversation, by the id printed after its last answer").value_name("ID")),
         )
+        .subcommand(
+            Command::new("import-curl")
+                .about("Make settings of a browser's \"Copy as cURL\" text of the chat's own request")
+                .arg(Arg::new("file").value_name("FILE").help("The file that holds the text; standard input without one")),
+        )
+        .subcommand(
+            Command::new("doctor")
+                .about("Check the configuration, the upstream, and the service as Dify sees it; exit 1 if anything is broken")
+                .arg(text("url", "Examine the running service at this base URL, instead of one started for the examination").value_name("URL").value_parser(server_url))
+                .arg(text("key", "The gateway key with which Dify's calls are replayed").value_name("KEY"))
+                .arg(text("json", "Print the findings as JSON").action(ArgAction::SetTrue))
+                .arg(text("deep", "Ask the mirror one real question, which costs tokens").action(ArgAction::SetTrue)),
+        )
 }
 
 /// An absolute http or https URL without a trailing slash.
@@ -106,24 +134,42 @@ fn server_url(text: &str) -> Result<String, String> {
     }
 }
 
-/// Reads the settings from flags, the environment and `.env`, in this order, and goes on with them.
+/// Reads the settings and goes on with them.
 fn with_config(matches: &ArgMatches, go_on: impl FnOnce(Config) -> ExitCode) -> ExitCode {
-    let file = match env_file() {
-        Ok(file) => file,
+    let settings = match Settings::read(matches) {
+        Ok(settings) => settings,
         Err(text) => return fail(2, text),
     };
-    let lookup = |name: &str| {
-        let flag = matches.try_get_one::<String>(name).ok().flatten().cloned();
+    match Config::load(&|name: &str| settings.get(name), settings.names()) {
+        Ok(config) => go_on(config),
+        Err(problems) => fail(problems.exit_code(), problems),
+    }
+}
+
+/// The settings of flags, the environment and `.env`, in this order.
+struct Settings<'a> {
+    matches: &'a ArgMatches,
+    file: HashMap<String, String>,
+}
+
+impl<'a> Settings<'a> {
+    /// Reads `.env`.
+    fn read(matches: &'a ArgMatches) -> Result<Self, String> {
+        Ok(Settings { matches, file: env_file()? })
+    }
+
+    fn get(&self, name: &str) -> Option<String> {
+        let flag = self.matches.try_get_one::<String>(name).ok().flatten().cloned();
         // Platforms' own variables are no settings, so clap does not know them.
         flag.or_else(|| std::env::var(name).ok())
             .filter(|value| !value.trim().is_empty())
-            .or_else(|| file.get(name).cloned())
-    };
-    let names =
-        std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).chain(file.keys().cloned());
-    match Config::load(&lookup, names) {
-        Ok(config) => go_on(config),
-        Err(problems) => fail(problems.exit_code(), problems),
+            .or_else(|| self.file.get(name).cloned())
+    }
+
+    /// The variables that are there, to find misspelt ones.
+    fn names(&self) -> impl Iterator<Item = String> + '_ {
+        let environment = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        environment.chain(self.file.keys().cloned())
     }
 }
 

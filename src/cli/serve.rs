@@ -1,33 +1,95 @@
 //! `serve`: starts the service, and what a person reads then.
 
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
 
 use super::fail;
-use crate::api::base_url::Unreachable;
 use crate::app::Application;
 use crate::config::Config;
+use crate::reach::Unreachable;
 use crate::telemetry;
+use crate::tunnel::{Provider, Tunnel};
 
 /// Runs the service until it is told to stop.
 pub fn serve(config: Config) -> ExitCode {
     telemetry::start(&config.log);
-    let shown = config.clone();
+    actix_web::rt::System::new().block_on(run(config, None))
+}
+
+/// Runs the service behind a tunnel: the one that is named, else the first that is installed.
+pub fn serve_with_tunnel(mut config: Config, name: &str) -> ExitCode {
+    let asked = Provider::ALL.into_iter().find(|provider| provider.name() == name);
+    telemetry::start(&config.log);
+    if config.listen.port == 0 {
+        // The tunnel must know the port before the service listens.
+        let free = TcpListener::bind((config.listen.host, 0)).and_then(|listener| listener.local_addr());
+        config.listen.port = free.map_or(0, |address| address.port());
+    }
+    let host = match config.listen.host {
+        host if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        host => host,
+    };
+    let target = SocketAddr::new(host, config.listen.port);
     actix_web::rt::System::new().block_on(async {
-        match Application::start(config).await {
-            Ok(application) => {
-                welcome(&shown, &application);
-                match application.run().await {
-                    Ok(()) => ExitCode::SUCCESS,
-                    Err(error) => fail(1, format!("error: the server failed: {error}")),
-                }
+        eprintln!("starting the tunnel ...");
+        let tunnel = tokio::select! {
+            tunnel = Tunnel::start(asked, target) => tunnel,
+            // Dropping the start ends the program that it started.
+            () = stopped() => return ExitCode::from(130),
+        };
+        match tunnel {
+            Ok(tunnel) => {
+                // PUBLIC_URL and the platform know better, such as a name of one's own.
+                config.public.url.get_or_insert_with(|| tunnel.url.clone());
+                run(config, Some(tunnel)).await
             }
-            Err(error) => fail(error.exit_code(), error),
+            Err(failure) => fail(failure.exit_code(), failure),
         }
     })
 }
 
+/// Waits for a signal to stop.
+async fn stopped() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}
+
+async fn run(config: Config, mut tunnel: Option<Tunnel>) -> ExitCode {
+    let shown = config.clone();
+    let application = match Application::start(config).await {
+        Ok(application) => application,
+        Err(error) => return fail(error.exit_code(), error),
+    };
+    welcome(&shown, &application, tunnel.as_ref());
+    let watch = async {
+        match &mut tunnel {
+            Some(tunnel) => tunnel.watch().await,
+            None => std::future::pending().await,
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = application.run() => outcome,
+        () = watch => Ok(()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(1, format!("error: the server failed: {error}")),
+    }
+}
+
 /// What a person reads at the start, on standard output. The key is shown here and nowhere else.
-fn welcome(config: &Config, application: &Application) {
+fn welcome(config: &Config, application: &Application, tunnel: Option<&Tunnel>) {
     let url = &application.url;
     let mut lines =
         vec![format!("mirrorgate {} listens on {}", env!("CARGO_PKG_VERSION"), application.address)];
@@ -41,6 +103,9 @@ fn welcome(config: &Config, application: &Application) {
         }
     }
     line("store", application.store.clone());
+    if let Some(tunnel) = tunnel {
+        line("tunnel", format!("{} by {}", tunnel.url, tunnel.provider.name()));
+    }
     match &application.new_key {
         Some(key) => {
             line("page", format!("{url}/#key={key}"));
@@ -77,6 +142,19 @@ fn welcome(config: &Config, application: &Application) {
         ),
         Some(Unreachable::Port) => line("note", "Dify in the cloud reaches https on port 443 only".into()),
         None => {}
+    }
+    if let Some(limits) = tunnel.and_then(|tunnel| tunnel.provider.limits()) {
+        line("note", limits.into());
+    }
+    let concern = match application.lasts {
+        true => config.state_concern(),
+        false => Some("conversations and the login are forgotten at a restart".into()),
+    };
+    if let Some(concern) = concern {
+        line(
+            "note",
+            format!("{concern}; set DATABASE_URL to a PostgreSQL server, or DATA_DIR to a disk that lasts"),
+        );
     }
     println!("{}", lines.join("\n"));
 }

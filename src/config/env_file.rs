@@ -46,6 +46,25 @@ pub fn parse(text: &str) -> Result<HashMap<String, String>, (usize, &'static str
     Ok(values)
 }
 
+/// The line that [`parse`] reads this value from; `None` where no quotes can hold it. Where it can be,
+/// the line means the same to a shell.
+pub fn line(name: &str, value: &str) -> Option<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:@%+,=".contains(&byte);
+    let bare = value.trim() == value
+        && !value.contains(['\n', '\r'])
+        && !value.contains(" #")
+        && !value.starts_with(['"', '\'']);
+    if value.bytes().all(plain) {
+        Some(format!("{name}={value}\n"))
+    } else if !value.contains('\'') {
+        Some(format!("{name}='{value}'\n"))
+    } else if !value.contains('"') && !value.contains("\\n") {
+        Some(format!("{name}=\"{value}\"\n"))
+    } else {
+        bare.then(|| format!("{name}={value}\n"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,5 +88,25 @@ mod tests {
         assert_eq!(parse("A=1\n\nnonsense\n").expect_err("bad").0, 3);
         assert_eq!(parse("A=1\nB=\"open\n").expect_err("bad").0, 2);
         assert_eq!(parse("A B=1").expect_err("bad").0, 1);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for value in [
+            "https://m.example.com/v1",
+            "",
+            " a ",
+            "a #b; $c",
+            "it's",
+            "\"a\"",
+            "it's \"quoted\"",
+            "Origin: x\nReferer: 'y'",
+            "one\\ntwo",
+            "{\"a\": \"b\"}",
+        ] {
+            let line = line("NAME", value).expect(value);
+            assert_eq!(parse(&format!("{line}B=1\n")).expect(value)["NAME"], value, "{line}");
+        }
+        assert_eq!(line("NAME", "'a' \"b\"\nc"), None);
     }
 }

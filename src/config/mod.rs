@@ -11,6 +11,7 @@ mod problems;
 mod reader;
 mod service;
 mod settings;
+mod state;
 mod upstream;
 mod upstream_url;
 mod upstreams;
@@ -24,7 +25,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 pub use credentials::{parse_api_key, parse_cookie_line};
-pub use env_file::parse as parse_env_file;
+pub use env_file::{line as env_line, parse as parse_env_file};
 pub use platform::{Lookup, Platform};
 pub use problems::{Problem, Problems};
 pub use settings::{SETTINGS, Setting};

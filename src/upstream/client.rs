@@ -37,7 +37,7 @@ pub fn client(timeouts: &config::Timeouts, keep_alive: Duration) -> Client {
         });
     let connector = Connector::new()
         .connector(connect)
-        .rustls_0_23(tls())
+        .rustls_0_23(tls(mozilla_roots()))
         .timeout(timeouts.connect)
         .handshake_timeout(timeouts.connect)
         .conn_keep_alive(keep_alive)
@@ -46,9 +46,13 @@ pub fn client(timeouts: &config::Timeouts, keep_alive: Duration) -> Client {
     Client::builder().connector(connector).disable_timeout().disable_redirects().no_default_headers().finish()
 }
 
-/// TLS with the Mozilla roots that are compiled in: a container may hold no CA files.
-pub fn tls() -> Arc<rustls::ClientConfig> {
-    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+/// The Mozilla roots that are compiled in: a container may hold no CA files.
+pub fn mozilla_roots() -> rustls::RootCertStore {
+    rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
+}
+
+/// TLS that trusts these roots.
+pub fn tls(roots: rustls::RootCertStore) -> Arc<rustls::ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

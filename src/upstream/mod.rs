@@ -34,6 +34,7 @@ use crate::chat::{Event, Model, Prompt};
 use crate::config::{self, Protocol};
 use crate::error::{Error, Kind};
 use body::Body;
+pub use client::{mozilla_roots, tls};
 pub use passthrough::Completion;
 use session::Session;
 use transport::Transport;

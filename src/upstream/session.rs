@@ -187,6 +187,11 @@ impl Session {
         }
     }
 
+    /// When the login ends, by its cookies' own dates; most cookies tell none.
+    pub fn ends(&self) -> Option<SystemTime> {
+        self.lock().ends()
+    }
+
     /// Learns from how an exchange ended. A good answer that is not `conclusive` leaves an expired
     /// session expired, since it may not have needed the login.
     pub fn learn(&self, outcome: Result<(), Kind>, conclusive: bool) {
@@ -281,16 +286,22 @@ impl Inner {
         }
     }
 
-    /// Whether one of the given cookies ends soon by its own date.
+    /// When the first of the given cookies ends by its own date.
+    fn ends(&self) -> Option<SystemTime> {
+        let given = self
+            .cookies
+            .iter_any()
+            .filter(|cookie| self.given.contains(cookie.name()) && !ROLLING.contains(&cookie.name()));
+        given
+            .filter_map(|cookie| match cookie.expires {
+                CookieExpiration::AtUtc(time) => Some(SystemTime::from(time)),
+                CookieExpiration::SessionEnd => None,
+            })
+            .min()
+    }
+
     fn is_expiring(&self) -> bool {
-        let soon = SystemTime::now() + EXPIRING;
-        self.cookies.iter_any().any(|cookie| {
-            let ends = match cookie.expires {
-                CookieExpiration::AtUtc(time) => SystemTime::from(time),
-                CookieExpiration::SessionEnd => return false,
-            };
-            self.given.contains(cookie.name()) && !ROLLING.contains(&cookie.name()) && ends < soon
-        })
+        self.ends().is_some_and(|ends| ends < SystemTime::now() + EXPIRING)
     }
 }
 

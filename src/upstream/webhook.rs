@@ -19,7 +19,7 @@ pub async fn session_expired(url: &SecretString, upstream: &str) {
         "upstream": upstream,
         "hint": Kind::UpstreamAuthExpired.hint(),
     });
-    let connector = awc::Connector::new().rustls_0_23(super::client::tls()).timeout(TIME);
+    let connector = awc::Connector::new().rustls_0_23(super::tls(super::mozilla_roots())).timeout(TIME);
     let client = Client::builder().connector(connector).timeout(TIME).disable_redirects().finish();
     let sent = client
         .post(url.expose_secret())

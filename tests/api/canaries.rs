@@ -6,7 +6,7 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde_json::json;
 
 use crate::helpers::{call, post};
-use crate::process::Process;
+use crate::running::Process;
 use crate::upstream::{Fake, Step, chunk, response, send, stream_end, stream_head};
 
 const UPSTREAM_KEY: &str = "canary/upstream+key=Zq81";

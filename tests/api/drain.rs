@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use crate::helpers::{KEY, call, post, temporary_folder};
-use crate::process::Process;
+use crate::running::Process;
 use crate::upstream::{Fake, Step, chunk, stream_end, stream_head};
 
 const ASK: &str = r#"{"model": "m", "message": "hi"}"#;

@@ -90,6 +90,10 @@ pub async fn spawn_before(url: &str, protocol: &str, more: &[(&str, &str)]) -> T
 }
 
 impl TestApp {
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
     /// A GET with the key.
     pub async fn get(&self, path: &str) -> Answer {
         self.call("GET", path, &[("authorization", &format!("Bearer {KEY}"))], None).await

@@ -2,24 +2,30 @@
 
 mod helpers;
 mod process;
+mod running;
 mod upstream;
 
 mod answers;
 mod auth;
 mod canaries;
+mod certificate;
 mod completions;
 mod conversations;
+mod doctor;
 mod documents;
 mod drain;
 mod faults;
 mod home;
 mod hostile;
+mod import_curl;
 mod layering;
 mod limits;
 mod metrics;
 mod operations;
+mod platforms;
 mod readme;
 mod session;
 mod talks;
 mod tools;
+mod tunnel;
 mod upstreams;

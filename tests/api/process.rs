@@ -1,69 +1,64 @@
-//! The program as a process of its own: for signals, exit codes and all that it writes.
+//! The program as a process of its own, for what only a process shows: what it prints, how it ends.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::helpers::temporary_folder;
 
-/// A running service.
+/// A running `mirrorgate`.
 pub struct Process {
-    pub address: SocketAddr,
     child: Child,
-    output: Arc<Mutex<String>>,
+    output: BufReader<std::process::ChildStdout>,
 }
 
 impl Process {
-    /// Starts the service with these settings and waits until it listens.
-    pub fn start(settings: &[(&str, &str)]) -> Self {
+    /// Starts it with these arguments and variables alone, in a folder of its own.
+    pub fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let folder = temporary_folder();
         std::fs::create_dir_all(&folder).expect("a folder");
         let mut command = Command::new(env!("CARGO_BIN_EXE_mirrorgate"));
-        command.env_clear().env("PORT", "0").env("DATA_DIR", &folder).current_dir(&folder);
-        command.envs(settings.iter().copied());
+        command.args(arguments).env_clear().env("DATA_DIR", &folder).current_dir(Path::new(&folder));
+        for (name, value) in variables {
+            command.env(name, value);
+        }
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
-            .expect("the program starts");
-        let output = Arc::new(Mutex::new(String::new()));
-        let mut standard = BufReader::new(child.stdout.take().expect("its output"));
-        let mut first = String::new();
-        standard.read_line(&mut first).expect("its first line");
-        collect(standard, &output);
-        collect(child.stderr.take().expect("its log"), &output);
-        let address = first.trim().rsplit(' ').next().and_then(|word| word.parse().ok());
-        let address = address.unwrap_or_else(|| {
-            std::thread::sleep(Duration::from_millis(300));
-            panic!("no address in {first:?}: {}", output.lock().expect("a good lock"))
-        });
-        Process { address, child, output }
+            .expect("it runs");
+        let output = BufReader::new(child.stdout.take().expect("an output"));
+        Process { child, output }
     }
 
-    /// Sends a signal, such as `TERM`.
-    pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
-        assert!(sent.expect("kill is there").success());
-    }
-
-    /// Waits for its end without holding up this thread: how it ended, and how long that took.
-    pub async fn ended(&mut self) -> (ExitStatus, Duration) {
-        let start = Instant::now();
+    /// Its lines up to one that begins like this, that one as well.
+    pub fn lines_until(&mut self, beginning: &str) -> Vec<String> {
+        let mut lines = Vec::new();
         loop {
-            if let Some(status) = self.child.try_wait().expect("it can be waited for") {
-                return (status, start.elapsed());
+            let mut line = String::new();
+            let count = self.output.read_line(&mut line).expect("a line");
+            assert!(count > 0, "it ended before `{beginning}`: {lines:#?}");
+            lines.push(line.trim_end().to_string());
+            if line.trim_start().starts_with(beginning) {
+                return lines;
             }
-            assert!(start.elapsed() < Duration::from_secs(60), "it does not end: {}", self.output());
-            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// All that it has written so far.
-    pub fn output(&self) -> String {
-        self.output.lock().expect("a good lock").clone()
+    /// Tells it to stop, and waits for its exit code.
+    pub fn stop(mut self) -> Option<i32> {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(10) {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("it does not stop");
     }
 }
 
@@ -72,17 +67,4 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn collect(mut from: impl Read + Send + 'static, into: &Arc<Mutex<String>>) {
-    let into = Arc::clone(into);
-    std::thread::spawn(move || {
-        let mut chunk = [0; 4096];
-        while let Ok(count) = from.read(&mut chunk) {
-            if count == 0 {
-                return;
-            }
-            into.lock().expect("a good lock").push_str(&String::from_utf8_lossy(&chunk[..count]));
-        }
-    });
 }

@@ -1,0 +1,128 @@
+//! One HTTP request as an importer or a tool's caller makes it: bounded in time and size, redirects
+//! not followed. It stands apart from the upstream's client, since it carries none of the
+//! upstream's credentials and looks at what comes back with a stranger's eyes.
+
+use std::time::{Duration, SystemTime};
+
+use awc::error::{ConnectError, SendRequestError};
+use awc::http::Method;
+use awc::http::header::HttpDate;
+use awc::{Client, Connector};
+use tokio::time::{Instant, timeout};
+
+use crate::upstream;
+
+/// The most that is read of an answer.
+const MAX_BYTES: usize = 4 << 20;
+
+/// What a browser calls itself; Dify's importer sends one as well.
+pub const BROWSER: &str = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36";
+
+/// A request.
+pub struct Request<'a> {
+    /// The whole address.
+    pub url: &'a str,
+    /// Headers beside those that every request carries.
+    pub headers: &'a [(&'a str, String)],
+    /// The JSON body of a POST; without one it is a GET.
+    pub body: Option<String>,
+    /// How long it may take, the whole answer.
+    pub limit: Duration,
+}
+
+/// An answer, whatever its status.
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The headers, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub text: String,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Answer {
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Where a redirect leads, without the query, which may carry tokens.
+    pub fn redirect(&self) -> Option<&str> {
+        let location = self.header("location").filter(|_| (300..400).contains(&self.status))?;
+        location.split(['?', '#']).next()
+    }
+}
+
+/// Sends a request and reads the answer.
+///
+/// # Errors
+/// Why there is none, in words.
+pub async fn send(request: Request<'_>) -> Result<Answer, String> {
+    let limit = request.limit;
+    match timeout(limit, exchange(request)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(format!("no answer within {} seconds", limit.as_secs())),
+    }
+}
+
+/// A header's date, RFC 9110, section 5.6.7.
+pub fn time(text: &str) -> Option<SystemTime> {
+    text.parse::<HttpDate>().ok().map(SystemTime::from)
+}
+
+async fn exchange(request: Request<'_>) -> Result<Answer, String> {
+    let start = Instant::now();
+    let connector = Connector::new()
+        .rustls_0_23(upstream::tls(upstream::mozilla_roots()))
+        .timeout(request.limit)
+        .handshake_timeout(request.limit);
+    let client = Client::builder()
+        .connector(connector)
+        .disable_timeout()
+        .disable_redirects()
+        .no_default_headers()
+        .finish();
+    let method = if request.body.is_some() { Method::POST } else { Method::GET };
+    let mut sending = client.request(method, request.url).insert_header(("accept-encoding", "identity"));
+    for (name, value) in request.headers {
+        sending = sending.insert_header((*name, value.as_str()));
+    }
+    let sent = match request.body {
+        Some(body) => sending.insert_header(("content-type", "application/json")).send_body(body).await,
+        None => sending.send().await,
+    };
+    let mut response = sent.map_err(|error| trouble(&error))?;
+    let headers = response.headers().iter().map(|(name, value)| {
+        (name.as_str().to_ascii_lowercase(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    });
+    let headers = headers.collect();
+    let status = response.status().as_u16();
+    let body = response.body().limit(MAX_BYTES).await.map_err(|_| {
+        format!("the answer (HTTP {status}) breaks off, or is longer than {} MiB", MAX_BYTES >> 20)
+    })?;
+    let text = String::from_utf8_lossy(&body).into_owned();
+    Ok(Answer { status, headers, text, took: start.elapsed() })
+}
+
+/// Why a request got no answer.
+fn trouble(error: &SendRequestError) -> String {
+    match error {
+        SendRequestError::Connect(ConnectError::Resolver(_) | ConnectError::NoRecords) => {
+            "the host name has no address".into()
+        }
+        SendRequestError::Connect(ConnectError::Timeout) | SendRequestError::Timeout => {
+            "the connection takes too long".into()
+        }
+        SendRequestError::Connect(ConnectError::Io(error)) => match error.kind() {
+            std::io::ErrorKind::ConnectionRefused => "nothing listens there".into(),
+            std::io::ErrorKind::InvalidData => "TLS fails: the certificate is not accepted".into(),
+            _ => "no connection".into(),
+        },
+        SendRequestError::Connect(_) => "no connection".into(),
+        SendRequestError::Response(_) => "what answers there is not HTTP".into(),
+        SendRequestError::Url(_) => "the address is no URL".into(),
+        _ => "the connection breaks before an answer".into(),
+    }
+}

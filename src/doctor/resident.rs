@@ -1,0 +1,44 @@
+//! The doctor of a running service, for its owner: the same checks, without a question.
+
+use std::sync::Arc;
+
+use secrecy::SecretString;
+use tokio::sync::Mutex;
+
+use super::{Finding, Mirror, Outside, Patient, Service, examine};
+use crate::config::Config;
+use crate::store::Store;
+
+/// What a running service knows of itself.
+pub struct Doctor {
+    patient: Mutex<Patient>,
+    public: Option<String>,
+    local: String,
+    open: bool,
+}
+
+impl Doctor {
+    /// The doctor of a service with this configuration that can be reached at `local` from its own
+    /// machine.
+    pub fn new(config: &Config, mirrors: Vec<Mirror>, store: Arc<Store>, local: String) -> Self {
+        let store = Some((store, config.state_concern()));
+        Doctor {
+            patient: Mutex::new(Patient { mirrors, store, service: None, outside: None }),
+            public: config.public.url.clone(),
+            local,
+            open: !config.gateway.auth,
+        }
+    }
+
+    /// Examines the service; `address` is its base URL as the caller sees it, and `key` the caller's.
+    /// `None` while another examination is under way.
+    ///
+    /// Only the configured public URL is fetched from outside: a caller chooses no host.
+    pub async fn examine(&self, address: String, key: Option<String>) -> Option<Vec<Finding>> {
+        let mut patient = self.patient.try_lock().ok()?;
+        let key = key.map(SecretString::from);
+        patient.service = Some(Service { base: self.local.clone(), key, open: self.open, questions: false });
+        patient.outside = Some(Outside::of(self.public.as_deref(), address, self.local.clone()));
+        Some(examine(&patient, false, &|_| {}).await)
+    }
+}
