@@ -12,20 +12,26 @@ use actix_web::middleware::from_fn;
 use actix_web::rt::net::TcpStream;
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
+use tokio::sync::oneshot;
 use url::Url;
 use utoipa_actix_web::AppExt;
 
 use crate::api::auth::{self, Guard};
 use crate::api::base_url::{LocalAddress, Peers};
+use crate::api::budget::Budget;
 use crate::api::late::Heartbeat;
 use crate::api::live::Draining;
 use crate::api::{self, access_log, openai};
 use crate::config::{self, Config, Location};
 use crate::demo::{self, Demo};
+use crate::descriptors;
 use crate::doctor::{Doctor, Mirror};
 use crate::error::{Error, Kind};
 use crate::keys::{self, GatewayKey};
 use crate::service::{Member, Service, Shared};
+use crate::shutdown::{Shutdown, StopSignals};
 use crate::store::Store;
 use crate::upkeep;
 use crate::upstream::Upstream;
@@ -34,12 +40,6 @@ use crate::vault::Vault;
 
 /// Longer than proxies keep a connection, which would else use one that is just being closed.
 const KEEP_ALIVE: Duration = Duration::from_secs(80);
-
-/// How long a caller may take for the head of its request.
-const HEAD_TIME: Duration = Duration::from_secs(5);
-
-/// How long running answers may take to finish once the service stops.
-const SHUTDOWN_SECONDS: u64 = 30;
 
 /// The service, bound and running.
 pub struct Application {
@@ -55,9 +55,8 @@ pub struct Application {
     pub new_key: Option<String>,
     server: Server,
     demo: Option<ServerHandle>,
-    draining: Data<Draining>,
     kept: Arc<Store>,
-    shared: Arc<Shared>,
+    shutdown: Shutdown,
     signals: StopSignals,
 }
 
@@ -122,7 +121,9 @@ impl Application {
     /// # Errors
     /// Why it cannot start.
     pub async fn start_with(config: Config, sessions: Vec<Arc<Session>>) -> Result<Self, StartError> {
-        let signals = StopSignals::catch()?;
+        let signals = StopSignals::catch()
+            .map_err(|error| StartError::Other(format!("signals cannot be caught: {error}")))?;
+        descriptors::provide(config.limits.streams);
         let wanted = SocketAddr::new(config.listen.host, config.listen.port);
         let listener =
             std::net::TcpListener::bind(wanted).map_err(|error| StartError::Bind(wanted, error))?;
@@ -130,7 +131,10 @@ impl Application {
 
         let (store, available) = open_store(&config.store).await?;
         let store = Arc::new(store);
-        let guard = Data::new(Guard::new(!config.gateway.auth, config.gateway.keys.clone()));
+        let guard = Guard::new(!config.gateway.auth, config.gateway.keys.clone())
+            .limited(config.limits.rate_per_minute)
+            .showing_metrics(config.public.metrics);
+        let guard = Data::new(guard);
         // While the store is down, the keys of the environment do.
         let needs_store = config.gateway.auth && (available || config.gateway.keys.is_empty());
         let new_key = if needs_store { first_key(&config, &store, &guard).await? } else { None };
@@ -143,9 +147,11 @@ impl Application {
             let session = sessions.next().unwrap_or_else(|| Arc::new(Session::new(&base, settings)));
             upstreams.push((base, settings.clone(), session));
         }
-        let shared = Arc::new(Shared::new(Arc::clone(&store)));
+        let shared = Arc::new(Shared::new(Arc::clone(&store), &config.limits));
         let documents = Data::new(api::documents(config.public.long_answers));
         let draining = Data::new(Draining::default());
+        let metrics = Data::from(Arc::clone(shared.metrics()));
+        let budget = Data::new(Budget::new(config.limits.bodies_bytes));
         let limits = Data::new(config.limits.clone());
         let heartbeat = Data::new(Heartbeat {
             after: config.limits.heartbeat_after,
@@ -172,8 +178,10 @@ impl Application {
                 tokio::task::spawn_local(upkeep::tell_expiry(Arc::clone(session), url, name));
             }
         }
-        let draining_flag = draining.clone();
-        let kept_usage = Arc::clone(&shared);
+        // Some systems have no second handle to a socket: then new callers wait until the end.
+        let again = listener.try_clone().ok();
+        let (shown, kept_shared) = (draining.clone(), Arc::clone(&shared));
+        let times = config.limits.clone();
         let server = HttpServer::new(move || {
             let members = upstreams.iter().map(|(base, settings, session)| member(base, settings, session));
             let service = Service::new(members.collect(), Arc::clone(&shared));
@@ -183,7 +191,9 @@ impl Application {
                 .app_data(guard.clone())
                 .app_data(peers.clone())
                 .app_data(documents.clone())
-                .app_data(draining_flag.clone())
+                .app_data(shown.clone())
+                .app_data(metrics.clone())
+                .app_data(budget.clone())
                 .app_data(doctor.clone())
                 .app_data(limits.clone())
                 .app_data(heartbeat.clone())
@@ -204,22 +214,29 @@ impl Application {
                 })
                 .wrap(from_fn(access_log::track))
         })
-        .on_connect(|connection, data| {
-            if let Some(local) =
-                connection.downcast_ref::<TcpStream>().and_then(|stream| stream.local_addr().ok())
-            {
+        .on_connect(move |connection, data| {
+            let Some(stream) = connection.downcast_ref::<TcpStream>() else { return };
+            if let Ok(local) = stream.local_addr() {
                 data.insert(LocalAddress(local));
             }
+            free_slow_readers(stream, times.slow_reader);
         })
         .tcp_nodelay(true)
         .h1_allow_half_closed(false)
         .keep_alive(KEEP_ALIVE)
-        .client_request_timeout(HEAD_TIME)
-        .shutdown_timeout(SHUTDOWN_SECONDS)
+        .client_request_timeout(times.header_time)
+        .shutdown_timeout(times.shutdown.as_secs() + 1)
         .disable_signals()
         .listen(listener)
         .map_err(|error| StartError::Bind(address, error))?
         .run();
+        let shutdown = Shutdown {
+            time: times.shutdown,
+            server: server.handle(),
+            listener: again,
+            draining,
+            shared: kept_shared,
+        };
         Ok(Application {
             address,
             url,
@@ -228,9 +245,8 @@ impl Application {
             new_key,
             server,
             demo,
-            draining,
             kept: store,
-            shared: kept_usage,
+            shutdown,
             signals,
         })
     }
@@ -246,71 +262,24 @@ impl Application {
     /// # Errors
     /// When the server fails.
     pub async fn run(self) -> std::io::Result<()> {
-        let handle = self.server.handle();
-        let draining = self.draining.clone();
-        let mut signals = self.signals;
-        tokio::task::spawn_local(async move {
-            let signal = signals.next().await;
-            log::info!(signal; "stopping: running answers have {SHUTDOWN_SECONDS} seconds to finish");
-            draining.begin();
-            tokio::task::spawn_local(async move {
-                signals.next().await;
-                std::process::exit(130);
-            });
-            handle.stop(true).await;
-        });
-        let outcome = self.server.await;
+        let shared = Arc::clone(&self.shutdown.shared);
+        let (sender, overdue) = oneshot::channel();
+        tokio::task::spawn_local(self.shutdown.on_signal(self.signals, sender));
+        let outcome = tokio::select! {
+            outcome = self.server => outcome,
+            Ok(()) = overdue => {
+                log::warn!("not all connections ended within SHUTDOWN_TIMEOUT_SECONDS: they are cut");
+                Ok(())
+            }
+        };
         if let Some(demo) = self.demo {
             demo.stop(false).await;
         }
-        if let Err(error) = self.shared.settle_usage().await {
+        if let Err(error) = shared.settle_usage().await {
             log::warn!("the latest usage of keys is not kept: {}", error.message);
         }
         self.kept.close().await;
         outcome
-    }
-}
-
-/// The signals that stop the service: Ctrl-C, and SIGTERM as platforms send it. They are caught
-/// from when this is made, before anyone can take the service for running.
-struct StopSignals {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl StopSignals {
-    fn catch() -> Result<Self, StartError> {
-        #[cfg(unix)]
-        {
-            use tokio::signal::unix::{SignalKind, signal};
-            let catch = |kind| {
-                signal(kind).map_err(|error| StartError::Other(format!("signals cannot be caught: {error}")))
-            };
-            Ok(StopSignals {
-                terminate: catch(SignalKind::terminate())?,
-                interrupt: catch(SignalKind::interrupt())?,
-            })
-        }
-        #[cfg(not(unix))]
-        Ok(StopSignals {})
-    }
-
-    /// The name of the next one.
-    async fn next(&mut self) -> &'static str {
-        #[cfg(unix)]
-        {
-            tokio::select! {
-                _ = self.terminate.recv() => "SIGTERM",
-                _ = self.interrupt.recv() => "SIGINT",
-            }
-        }
-        #[cfg(not(unix))]
-        {
-            let _ = tokio::signal::ctrl_c().await;
-            "Ctrl-C"
-        }
     }
 }
 
@@ -407,6 +376,17 @@ async fn first_key(config: &Config, store: &Store, guard: &Guard) -> Result<Opti
         }
         Err(error) => Err(StartError::KeyNotKept { why: error.message, key: fresh }),
     }
+}
+
+/// Lets the system end a connection whose caller takes nothing of what is sent to it: else it would
+/// hold its question upstream for as long as it likes.
+fn free_slow_readers(stream: &TcpStream, after: Duration) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(after)) {
+        log::debug!("TCP_USER_TIMEOUT is not set: {error}");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (stream, after);
 }
 
 /// The doctor that looks at this service from its own machine.

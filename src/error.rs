@@ -84,7 +84,7 @@ kinds! {
     BodyTimeout {
         code: "body_timeout",
         retryable: true,
-        hint: "send the whole body within 30 seconds",
+        hint: "send the whole body without pauses, or raise `BODY_IDLE_TIMEOUT_SECONDS` and `BODY_TIMEOUT_SECONDS`",
     }
     /// The request body is larger than the limit.
     BodyTooLarge {
@@ -252,7 +252,7 @@ kinds! {
     UpstreamTooLarge {
         code: "upstream_too_large",
         retryable: false,
-        hint: "ask for a shorter answer",
+        hint: "ask for a shorter answer, or raise `MAX_ANSWER_BYTES` or `MAX_LINE_BYTES`",
     }
     /// The upstream no longer knows the conversation.
     UpstreamConversationLost {
@@ -283,6 +283,18 @@ kinds! {
         code: "overloaded",
         retryable: true,
         hint: "try again after the time in `Retry-After`",
+    }
+    /// The key sends more requests a minute than it may.
+    RateLimited {
+        code: "rate_limited",
+        retryable: true,
+        hint: "wait for the time in `Retry-After` and send fewer requests, or raise `RATE_LIMIT_PER_MINUTE`",
+    }
+    /// The service stops, and its time for running answers is over.
+    ShuttingDown {
+        code: "shutting_down",
+        retryable: true,
+        hint: "ask again after the time in `Retry-After`: the service is being stopped or restarted; `answer` holds the part that came",
     }
     /// A defect of this program.
     Internal {

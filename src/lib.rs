@@ -8,6 +8,8 @@
 pub mod cli;
 pub mod app;
 pub mod upkeep;
+pub mod shutdown;
+pub mod descriptors;
 pub mod api;
 pub mod doctor;
 pub mod curl;
@@ -17,6 +19,7 @@ pub mod upstream;
 pub mod store;
 pub mod demo;
 pub mod telemetry;
+pub mod metrics;
 pub mod chat;
 pub mod error;
 pub mod config;

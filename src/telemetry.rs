@@ -1,12 +1,21 @@
 //! The logger: lines of text for a person, lines of JSON for a platform, fields in both.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use env_logger::fmt::Formatter;
 use log::Record;
 use log::kv::{Key, Value, VisitSource};
 
 use crate::config;
+
+/// A hook knows nothing but the process, so its count is the process's.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// How many panics the process has survived.
+pub fn panics() -> u64 {
+    PANICS.load(Ordering::Relaxed)
+}
 
 /// Starts the logger and the panic hook.
 pub fn start(settings: &config::Log) {
@@ -19,6 +28,7 @@ pub fn start(settings: &config::Log) {
     let _ = builder.try_init();
     // A panic's text may quote what was worked on, so only its place is told.
     std::panic::set_hook(Box::new(|panic| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         log::error!(place = place.as_str(); "the program met a defect of its own");
     }));
@@ -86,4 +96,33 @@ fn collect(record: &Record, each: impl FnMut(&str, serde_json::Value)) {
         }
     }
     let _ = record.key_values().visit(&mut Visitor(each));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Run by the test below in a process of its own, since the hook is the whole process's.
+    #[test]
+    #[ignore = "it is a part of the test below"]
+    fn panics_in_a_process_of_its_own() {
+        start(&config::Log { json: Some(false), filter: "info".into() });
+        let caught = std::panic::catch_unwind(|| panic!("a canary in a panic"));
+        assert!(caught.is_err());
+        println!("counted {}", panics());
+    }
+
+    #[test]
+    fn a_panic_is_counted_and_told_by_its_place_alone() {
+        let program = std::env::current_exe().expect("this program");
+        let arguments =
+            ["--ignored", "--exact", "telemetry::tests::panics_in_a_process_of_its_own", "--nocapture"];
+        let output = Command::new(program).args(arguments).output().expect("it runs");
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        assert!(text.contains("counted 1") && text.contains("src/telemetry.rs"), "{text}");
+        assert!(!text.contains("canary"), "{text}");
+    }
 }

@@ -16,7 +16,7 @@ use actix_web::web::Data;
 use actix_web::{HttpMessage, HttpRequest, ResponseError};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use governor::clock::Clock;
+use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use super::base_url::Peers;
@@ -49,13 +49,28 @@ pub struct Guard {
     configured: Vec<GatewayKey>,
     keys: RwLock<Arc<KeyRing>>,
     wrong: DefaultKeyedRateLimiter<IpAddr>,
+    /// How often each key may call.
+    rate: Option<DefaultKeyedRateLimiter<Owner>>,
+    /// Whether `/metrics` is open to all.
+    shows_metrics: bool,
 }
 
 impl Guard {
     /// A guard over the keys of the environment, or none at all when it is `open`.
     pub fn new(open: bool, configured: Vec<GatewayKey>) -> Self {
         let keys = RwLock::new(Arc::new(KeyRing::new(configured.clone())));
-        Guard { open, configured, keys, wrong: RateLimiter::dashmap(Quota::per_minute(WRONG_KEYS_A_MINUTE)) }
+        let wrong = RateLimiter::dashmap(Quota::per_minute(WRONG_KEYS_A_MINUTE));
+        Guard { open, configured, keys, wrong, rate: None, shows_metrics: false }
+    }
+
+    /// Lets each key send so many requests a minute.
+    pub fn limited(self, a_minute: Option<NonZeroU32>) -> Self {
+        Guard { rate: a_minute.map(|rate| RateLimiter::dashmap(Quota::per_minute(rate))), ..self }
+    }
+
+    /// Whether `/metrics` is open to all.
+    pub fn showing_metrics(self, shows_metrics: bool) -> Self {
+        Guard { shows_metrics, ..self }
     }
 
     /// Whether callers must present a key.
@@ -80,6 +95,18 @@ impl Guard {
     }
 
     fn admit(&self, request: &ServiceRequest, address: Option<IpAddr>) -> Result<Caller, Error> {
+        let caller = self.identify(request, address)?;
+        let refused = self.rate.as_ref().and_then(|rate| rate.check_key(&caller.owner).err());
+        match refused {
+            None => Ok(caller),
+            Some(refused) => {
+                Err(Error::new(Kind::RateLimited, "this key has sent as many requests in a minute as it may")
+                    .retry_after(Some(refused.wait_time_from(DefaultClock::default().now()))))
+            }
+        }
+    }
+
+    fn identify(&self, request: &ServiceRequest, address: Option<IpAddr>) -> Result<Caller, Error> {
         if self.open {
             return Ok(Caller { owner: Owner("anyone".into()), name: "anyone".into() });
         }
@@ -103,7 +130,7 @@ impl Guard {
             self.wrong.retain_recent();
         }
         let refused = self.wrong.check_key(&address).err()?;
-        Some(refused.wait_time_from(governor::clock::DefaultClock::default().now()))
+        Some(refused.wait_time_from(DefaultClock::default().now()))
     }
 }
 
@@ -131,10 +158,10 @@ pub async fn check<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
-    if is_public(request.path()) {
+    let guard = request.app_data::<Data<Guard>>().expect("the application holds the guard");
+    if is_public(request.path()) || (guard.shows_metrics && request.path() == "/metrics") {
         return Ok(next.call(request).await?.map_into_left_body());
     }
-    let guard = request.app_data::<Data<Guard>>().expect("the application holds the guard");
     let peers = request.app_data::<Data<Peers>>().expect("the application holds the peers' rule");
     let address = peers.address(request.request());
     match guard.admit(&request, address) {

@@ -100,6 +100,7 @@ mod tests {
             platform: None,
             cors_origins: None,
             long_answers: false,
+            metrics: false,
         };
         let peers = Peers::new(public, "0.0.0.0:8080".parse().expect("address"));
         let mut request = TestRequest::default().peer_addr(peer.parse().expect("address"));

@@ -1,7 +1,5 @@
 //! Reading a JSON request body: declared as JSON, bounded in size and time, parsed into a type.
 
-use std::time::Duration;
-
 use actix_web::dev::Payload;
 use actix_web::http::header;
 use actix_web::web::{Bytes, BytesMut, Data};
@@ -11,16 +9,14 @@ use futures_util::future::LocalBoxFuture;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::{Instant, timeout_at};
 
+use super::budget::{Budget, Share};
+use super::depth;
 use super::reply::Failure;
 use crate::config::Limits;
 use crate::error::{Error, Kind};
 
-/// How long a caller may pause within its body, and take for all of it.
-const IDLE_TIME: Duration = Duration::from_secs(10);
-const TOTAL_TIME: Duration = Duration::from_secs(30);
-
-/// A request body of type `T`.
-pub struct JsonBody<T>(pub T);
+/// A request body of type `T`, with its share of what all bodies may take.
+pub struct JsonBody<T>(pub T, #[expect(dead_code, reason = "it is there to be dropped")] Share);
 
 impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
     type Error = Failure;
@@ -30,12 +26,13 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
         let request = request.clone();
         let payload = payload.take();
         Box::pin(async move {
-            let limit = request.app_data::<Data<Limits>>().map_or(2 << 20, |limits| limits.body_bytes);
             let read = async {
                 check_media_type(&request)?;
-                parse(&read(&request, payload, limit).await?)
+                let (bytes, share) = read(&request, payload, |limits| limits.body_bytes).await?;
+                check_depth(&bytes)?;
+                Ok(JsonBody(parse(&bytes)?, share))
             };
-            read.await.map(JsonBody).map_err(|error| Failure::new(&request, error))
+            read.await.map_err(|error| Failure::new(&request, error))
         })
     }
 }
@@ -47,9 +44,11 @@ impl V1Body {
     /// The bytes of a body that is declared as JSON.
     ///
     /// # Errors
-    /// When it is not.
+    /// When it is not, or nests too deep.
     pub fn json(self, request: &HttpRequest) -> Result<Bytes, Error> {
-        check_media_type(request).map(|()| self.0)
+        check_media_type(request)?;
+        check_depth(&self.0)?;
+        Ok(self.0)
     }
 }
 
@@ -61,8 +60,8 @@ impl FromRequest for V1Body {
         let request = request.clone();
         let payload = payload.take();
         Box::pin(async move {
-            let limit = request.app_data::<Data<Limits>>().map_or(20 << 20, |limits| limits.v1_body_bytes);
-            let body = read(&request, payload, limit).await;
+            let body = read(&request, payload, |limits| limits.v1_body_bytes).await;
+            let body = body.map(|(bytes, share)| share.bind(bytes));
             let hinted = |error: Error| match error.kind {
                 Kind::BodyTooLarge => error.hinted("shorten the request, or raise `MAX_V1_BODY_BYTES`"),
                 _ => error,
@@ -72,7 +71,15 @@ impl FromRequest for V1Body {
     }
 }
 
-async fn read(request: &HttpRequest, mut payload: Payload, limit: usize) -> Result<Bytes, Error> {
+/// Reads a body within its limits.
+async fn read(
+    request: &HttpRequest,
+    mut payload: Payload,
+    limit: fn(&Limits) -> usize,
+) -> Result<(Bytes, Share), Error> {
+    let limits = request.app_data::<Data<Limits>>().expect("the application holds the limits");
+    let budget = request.app_data::<Data<Budget>>().expect("the application holds the budget");
+    let limit = limit(limits);
     let too_large =
         || Error::new(Kind::BodyTooLarge, format!("the request body is larger than {limit} bytes"));
     let announced =
@@ -80,14 +87,18 @@ async fn read(request: &HttpRequest, mut payload: Payload, limit: usize) -> Resu
     if announced.is_some_and(|length: u64| length > limit as u64) {
         return Err(too_large());
     }
-    let deadline = Instant::now() + TOTAL_TIME;
+    let deadline = Instant::now() + limits.body_time;
+    let mut share = budget.share();
     let mut bytes = BytesMut::new();
     let mut first: Option<Bytes> = None;
     loop {
-        let chunk = timeout_at(deadline.min(Instant::now() + IDLE_TIME), payload.next()).await;
+        let chunk = timeout_at(deadline.min(Instant::now() + limits.body_idle), payload.next()).await;
+        if let Ok(Some(Ok(chunk))) = &chunk {
+            share.take(chunk.len())?;
+        }
         match chunk {
             Err(_) => return Err(Error::new(Kind::BodyTimeout, "the request body did not arrive in time")),
-            Ok(None) => return Ok(first.unwrap_or_else(|| bytes.freeze())),
+            Ok(None) => return Ok((first.unwrap_or_else(|| bytes.freeze()), share)),
             Ok(Some(Err(_))) => return Err(Error::new(Kind::InvalidJson, "the request body broke off")),
             Ok(Some(Ok(chunk))) if first.as_ref().map_or(bytes.len(), Bytes::len) + chunk.len() > limit => {
                 return Err(too_large());
@@ -122,6 +133,14 @@ fn check_media_type(request: &HttpRequest) -> Result<(), Error> {
     } else {
         Err(Error::new(Kind::UnsupportedMediaType, "the request body is not declared as JSON in UTF-8"))
     }
+}
+
+fn check_depth(bytes: &[u8]) -> Result<(), Error> {
+    if depth::is_too_deep(bytes) {
+        let what = format!("the request body nests deeper than {} levels", depth::MAX_DEPTH);
+        return Err(Error::new(Kind::InvalidJson, what).hinted("send a request without such nesting"));
+    }
+    Ok(())
 }
 
 /// Reads a JSON object.

@@ -27,6 +27,11 @@ impl Draining {
     pub fn begin(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
+
+    /// Whether it has.
+    pub fn has_begun(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// The process serves.
@@ -78,7 +83,7 @@ async fn live() -> HttpResponse {
 #[get("/ready")]
 async fn ready(draining: Data<Draining>, service: Data<Service>) -> HttpResponse {
     let mut reasons = Vec::new();
-    if draining.0.load(Ordering::Relaxed) {
+    if draining.has_begun() {
         reasons.push("the service is stopping".to_string());
     }
     reasons.extend(service.store_ready().await.err().map(|error| error.message));

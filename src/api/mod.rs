@@ -5,12 +5,15 @@ pub mod answers;
 pub mod auth;
 pub mod base_url;
 pub mod body;
+pub mod budget;
 pub mod conversations;
+mod depth;
 pub mod docs;
 pub mod doctor;
 pub mod home;
 pub mod late;
 pub mod live;
+pub mod metrics;
 pub mod note;
 pub mod openai;
 mod python_json;
@@ -41,6 +44,7 @@ pub fn routes(config: &mut ServiceConfig) {
     doctor::routes(config);
     home::routes(config);
     live::routes(config);
+    metrics::routes(config);
     docs::routes(config);
 }
 
@@ -119,6 +123,8 @@ pub fn tool_status(kind: Kind) -> StatusCode {
         | Kind::StorageUnavailable
         | Kind::StorageNewer
         | Kind::Overloaded
+        | Kind::RateLimited
+        | Kind::ShuttingDown
         | Kind::Internal => StatusCode::FAILED_DEPENDENCY,
     }
 }

@@ -135,13 +135,13 @@ pub fn json(status: StatusCode, body: &impl Serialize, note: Note) -> HttpRespon
     Prepared { status, ..Prepared::result(body, note) }.response()
 }
 
-/// The response to a request at `path` that failed with nothing else known about it.
-pub fn failed_at(path: &str, error: &Error, request_id: &str) -> HttpResponse {
+/// The answer to a request at `path` that failed with nothing else known about it.
+pub fn failed_at(path: &str, error: &Error, request_id: &str) -> Prepared {
     if super::openai::is_face(path) {
-        openai::prepared(error, request_id, Note::default()).response()
+        openai::prepared(error, request_id, Note::default())
     } else {
         let body = FailureBody { success: false, error: ErrorBody::of(error, request_id) };
-        Prepared::failure(error, &body, Note::default()).response()
+        Prepared::failure(error, &body, Note::default())
     }
 }
 
@@ -184,7 +184,7 @@ impl ResponseError for Failure {
     }
 
     fn error_response(&self) -> HttpResponse {
-        let mut response = failed_at(&self.path, &self.error, &self.request_id);
+        let mut response = failed_at(&self.path, &self.error, &self.request_id).response();
         if let Some(allow) = self.allow.as_ref().and_then(|allow| HeaderValue::from_str(allow).ok()) {
             response.headers_mut().insert(header::ALLOW, allow);
         }

@@ -72,7 +72,7 @@ async fn ask(config: Config, question: Question) -> ExitCode {
         members.push(app::member(&base, settings, &session));
         sessions.push((session.snapshot(), session, keeper));
     }
-    let service = Service::new(members, Arc::new(Shared::new(Arc::clone(&store))));
+    let service = Service::new(members, Arc::new(Shared::new(Arc::clone(&store), &config.limits)));
     let code = answer(&service, question).await;
     for (before, session, mut keeper) in sessions {
         if session.snapshot() != before

@@ -98,7 +98,7 @@ async fn set_session(
     let mut keeper = app::keeper(config, settings, &store, &session);
     keeper.follow().await?;
     let member = app::member(&base, settings, &session);
-    let service = Service::new(vec![member], Arc::new(Shared::new(store)));
+    let service = Service::new(vec![member], Arc::new(Shared::new(store, &config.limits)));
     service.swap(None, credentials).await?;
     keeper.keep().await
 }

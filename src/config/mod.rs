@@ -5,6 +5,7 @@
 
 mod credentials;
 mod env_file;
+mod limits;
 mod platform;
 mod problems;
 mod reader;
@@ -16,6 +17,7 @@ mod upstream_url;
 mod upstreams;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -75,6 +77,8 @@ pub struct Public {
     pub cors_origins: Option<Vec<String>>,
     /// `LONG_ANSWERS`: whether importers learn of answers to come back for.
     pub long_answers: bool,
+    /// `METRICS_PUBLIC`: whether `/metrics` needs no key.
+    pub metrics: bool,
 }
 
 /// What the mirror speaks.
@@ -125,6 +129,10 @@ pub struct Upstream {
     pub history_max_bytes: usize,
     /// How long to wait for it.
     pub timeouts: Timeouts,
+    /// `MAX_ANSWER_BYTES`
+    pub answer_bytes: u64,
+    /// `MAX_LINE_BYTES`
+    pub line_bytes: usize,
     /// `SESSION_WEBHOOK_URL`
     pub session_webhook: Option<SecretString>,
 }
@@ -196,12 +204,32 @@ impl Location {
 pub struct Limits {
     /// `MAX_BODY_BYTES`
     pub body_bytes: usize,
+    /// `MAX_V1_BODY_BYTES`
+    pub v1_body_bytes: usize,
+    /// `MAX_BODIES_BYTES`, at least the largest body.
+    pub bodies_bytes: usize,
+    /// `HEADER_TIMEOUT_SECONDS`
+    pub header_time: Duration,
+    /// `BODY_IDLE_TIMEOUT_SECONDS`
+    pub body_idle: Duration,
+    /// `BODY_TIMEOUT_SECONDS`
+    pub body_time: Duration,
+    /// `SLOW_READER_TIMEOUT_SECONDS`
+    pub slow_reader: Duration,
     /// `HEARTBEAT_AFTER_SECONDS`; `None` sends no blanks.
     pub heartbeat_after: Option<Duration>,
     /// `HEARTBEAT_SECONDS`; `None` sends neither blanks nor comments.
     pub heartbeat_every: Option<Duration>,
-    /// `MAX_V1_BODY_BYTES`
-    pub v1_body_bytes: usize,
+    /// `MAX_STREAMS`
+    pub streams: usize,
+    /// `MAX_STREAMS_PER_KEY`; `None` where callers have no keys.
+    pub streams_per_key: Option<usize>,
+    /// `MAX_LONG_ANSWERS`
+    pub long_answers: usize,
+    /// `RATE_LIMIT_PER_MINUTE`; `None` is no limit.
+    pub rate_per_minute: Option<NonZeroU32>,
+    /// `SHUTDOWN_TIMEOUT_SECONDS`
+    pub shutdown: Duration,
 }
 
 /// How it logs.
@@ -271,17 +299,13 @@ impl Config {
                 platform,
                 cors_origins: reader.cors_origins(),
                 long_answers: reader.choice("LONG_ANSWERS", BOOL, false),
+                metrics: reader.choice("METRICS_PUBLIC", BOOL, false),
             },
             upstream: upstreams.remove(0),
             others,
             gateway: Gateway { keys: reader.gateway_keys(), auth },
             store: reader.store(platform),
-            limits: Limits {
-                body_bytes: reader.number("MAX_BODY_BYTES", 2 << 20, 1024, 1 << 30) as usize,
-                heartbeat_after: reader.seconds_or_off("HEARTBEAT_AFTER_SECONDS", 45.0),
-                heartbeat_every: reader.seconds_or_off("HEARTBEAT_SECONDS", 15.0),
-                v1_body_bytes: reader.number("MAX_V1_BODY_BYTES", 20 << 20, 1024, 1 << 30) as usize,
-            },
+            limits: reader.limits(auth),
             log: Log {
                 json: reader.choice("LOG_FORMAT", &[("text", Some(false)), ("json", Some(true))], None),
                 filter: lookup("RUST_LOG").unwrap_or_else(|| "info,actix_server=warn".into()),

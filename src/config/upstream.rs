@@ -51,6 +51,8 @@ impl Reader<'_> {
             history_max_messages: self.number("HISTORY_MAX_MESSAGES", 100, 1, 100_000) as usize,
             history_max_bytes: self.number("HISTORY_MAX_BYTES", 256 << 10, 1024, 64 << 20) as usize,
             timeouts,
+            answer_bytes: self.number("MAX_ANSWER_BYTES", 16 << 20, 1024, 1 << 30),
+            line_bytes: self.number("MAX_LINE_BYTES", 1 << 20, 1024, 1 << 30) as usize,
             session_webhook: self.webhook(),
         }
     }

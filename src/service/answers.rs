@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
-use super::{Failed, MAX_LONG_ANSWERS, Progress, Question, Reply, Service};
+use super::{Failed, Progress, Question, Reply, Service};
 use crate::chat::{Answer, AnswerId, ConversationId, Owner, Usage};
 use crate::error::{Error, Kind};
 
@@ -122,7 +122,10 @@ impl Service {
         let permit = Arc::clone(&self.shared.long).try_acquire_owned().map_err(|_| {
             Error::new(
                 Kind::UpstreamDeadline,
-                format!("the answer took longer than allowed, and {MAX_LONG_ANSWERS} others go on already"),
+                format!(
+                    "the answer took longer than allowed, and {} others go on already",
+                    self.shared.most_long
+                ),
             )
         })?;
         let id = AnswerId::random()?;

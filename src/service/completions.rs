@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
-use tokio::sync::OwnedSemaphorePermit;
 
+use super::room::Seat;
 use super::usage::{Asked, Meter};
 use super::{Member, Service};
 use crate::chat::Owner;
@@ -54,7 +54,7 @@ pub enum CompletionContent {
 pub struct Passing {
     pieces: Pieces<Chunk>,
     meter: Meter,
-    _room: OwnedSemaphorePermit,
+    seat: Seat,
 }
 
 impl Passing {
@@ -63,7 +63,7 @@ impl Passing {
     /// # Errors
     /// Why the answer breaks off.
     pub async fn next(&mut self) -> Option<Result<Bytes, Error>> {
-        let piece = self.pieces.next().await?;
+        let piece = self.seat.next(&mut self.pieces).await?;
         Some(piece.map(|chunk| {
             self.meter.take(chunk.usage, chunk.tokens);
             chunk.data
@@ -128,7 +128,11 @@ impl Service {
     /// # Errors
     /// Why there will be none.
     pub async fn complete(&self, request: CompletionRequest) -> Result<Completing, Error> {
-        let room = self.room()?;
+        self.shared.room.until_over(self.complete_in_time(request)).await?
+    }
+
+    async fn complete_in_time(&self, request: CompletionRequest) -> Result<Completing, Error> {
+        let seat = self.shared.room.enter(&request.owner, "chat_completions")?;
         let named = request.model.as_deref();
         let asked = self.ask_in_turn(self.passing(named).await, async |member| {
             let model = self.model_of(member, named).await?;
@@ -148,7 +152,7 @@ impl Service {
                 (status, CompletionContent::Whole(chunk.data))
             }
             upstream::Completion::Chunks(pieces) => {
-                (pieces.status, CompletionContent::Chunks(Passing { pieces, meter, _room: room }))
+                (pieces.status, CompletionContent::Chunks(Passing { pieces, meter, seat }))
             }
         };
         Ok(Completing { model, upstream, upstream_status, content })
@@ -159,7 +163,11 @@ impl Service {
     /// # Errors
     /// Why there will be no answer.
     pub async fn relay(&self, owner: Owner, request: relay::Request) -> Result<Relaying, Error> {
-        let room = self.room()?;
+        self.shared.room.until_over(self.relay_in_time(owner, request)).await?
+    }
+
+    async fn relay_in_time(&self, owner: Owner, request: relay::Request) -> Result<Relaying, Error> {
+        let seat = self.shared.room.enter(&owner, "relay")?;
         #[derive(serde::Deserialize)]
         struct Head {
             model: Option<String>,
@@ -175,8 +183,8 @@ impl Service {
                 meter.take(chunk.usage, chunk.tokens);
                 RelayContent::Whole(chunk.data)
             }
-            Content::Events(pieces) => RelayContent::Events(Passing { pieces, meter, _room: room }),
-            Content::Bytes(pieces) => RelayContent::Bytes(Passing { pieces, meter, _room: room }),
+            Content::Events(pieces) => RelayContent::Events(Passing { pieces, meter, seat }),
+            Content::Bytes(pieces) => RelayContent::Bytes(Passing { pieces, meter, seat }),
         };
         Ok(Relaying { status, upstream, headers, content })
     }

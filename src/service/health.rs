@@ -14,7 +14,7 @@ use crate::upstream::session::{Credentials, State};
 pub(super) const PROBE_TIME: Duration = Duration::from_secs(10);
 
 /// How long the public page waits for a health that is not at hand.
-const PAGE_TIME: Duration = Duration::from_secs(2);
+pub(super) const PAGE_TIME: Duration = Duration::from_secs(2);
 
 /// How well the upstream does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +118,7 @@ impl Service {
 }
 
 /// The health of one upstream.
-async fn health_of(member: &Member) -> Health {
+pub(super) async fn health_of(member: &Member) -> Health {
     let start = Instant::now();
     let outcome = match timeout(PROBE_TIME, member.upstream.probe()).await {
         Ok(outcome) => outcome,

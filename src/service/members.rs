@@ -94,7 +94,9 @@ impl Service {
         let last = candidates.len().saturating_sub(1);
         let mut failure = Error::new(Kind::ModelNotFound, "no upstream offers this");
         for (place, member) in candidates.into_iter().enumerate() {
-            match ask(member).await {
+            let outcome = ask(member).await;
+            self.count(member, outcome.as_ref().err());
+            match outcome {
                 Ok(answer) => return Ok((member, answer)),
                 Err(error) if place < last && allows_another(&error) => {
                     log::warn!(error = error.kind.code(), upstream = member.settings.name; "another upstream is asked: {}", error.message);

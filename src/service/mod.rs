@@ -3,7 +3,9 @@
 mod answers;
 mod completions;
 mod health;
+mod measure;
 mod members;
+mod room;
 mod talks;
 mod usage;
 
@@ -14,12 +16,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
 use crate::chat::{Answer, ConversationId, Event, Message, Model, Owner, Prompt, Role, Tally, Thread, Usage};
 use crate::config;
 use crate::error::{Error, Kind};
+use crate::metrics::Metrics;
 use crate::store::{Conversation, Exchange, Store, Transcript, Turn};
 use crate::upstream::Events;
 pub use crate::upstream::relay::Request as RelayRequest;
@@ -28,18 +31,13 @@ pub use completions::{Completing, CompletionContent, CompletionRequest, Passing,
 pub use health::{Health, Status};
 use members::Lists;
 pub use members::Member;
+use room::{Room, Seat};
 pub use talks::{Talk, Talking};
 use usage::{Asked, Meter, UsageBook};
 
 /// How long a health or a list of models is good enough for what is not asked of the upstream
 /// itself: the public page, and the choice of a model.
 const CACHE_TIME: Duration = Duration::from_secs(30);
-
-/// The most questions that are answered at once in a process.
-const MAX_QUESTIONS: usize = 1024;
-
-/// The most of them that go on after their callers were told to come back.
-const MAX_LONG_ANSWERS: usize = 100;
 
 /// A question as a caller asks it.
 #[derive(Debug, Clone)]
@@ -96,28 +94,50 @@ pub struct Models {
 /// What all threads share: the store, and what was last learned of the upstream.
 pub struct Shared {
     store: Arc<Store>,
-    /// One permit for each question that may be in flight.
-    room: Arc<Semaphore>,
-    /// One permit for each of them that may go on after its caller was told to come back.
+    metrics: Arc<Metrics>,
+    room: Arc<Room>,
+    /// One permit for each question that may go on after its caller was told to come back.
     long: Arc<Semaphore>,
+    most_long: usize,
     usage: Arc<UsageBook>,
     health: Mutex<Option<(Instant, Health)>>,
+    /// Whether each upstream answers, for the metrics.
+    up: Mutex<Option<(Instant, Vec<bool>)>>,
     first_models: Mutex<HashMap<String, (Instant, Option<String>)>>,
     lists: Mutex<Lists>,
 }
 
 impl Shared {
-    /// Shares a store.
-    pub fn new(store: Arc<Store>) -> Self {
+    /// Shares a store, within the limits of a process.
+    pub fn new(store: Arc<Store>, limits: &config::Limits) -> Self {
+        let metrics = Arc::new(Metrics::new(store.failures()));
         Shared {
             store,
-            room: Arc::new(Semaphore::new(MAX_QUESTIONS)),
-            long: Arc::new(Semaphore::new(MAX_LONG_ANSWERS)),
-            usage: Arc::default(),
+            room: Arc::new(Room::new(limits, Arc::clone(&metrics))),
+            long: Arc::new(Semaphore::new(limits.long_answers)),
+            most_long: limits.long_answers,
+            usage: Arc::new(UsageBook::new(Arc::clone(&metrics))),
+            metrics,
             health: Mutex::default(),
+            up: Mutex::default(),
             first_models: Mutex::default(),
             lists: Mutex::default(),
         }
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Ends all answers that are still coming: the service's time is over.
+    pub fn end_answers(&self) {
+        self.room.close();
+    }
+
+    /// Whether answers go on without their callers.
+    pub fn has_long_answers(&self) -> bool {
+        self.long.available_permits() < self.most_long
     }
 
     /// Adds to the store what keys have used since this was last done.
@@ -148,7 +168,7 @@ pub struct Running {
     turn: Turn,
     question: Question,
     meter: Meter,
-    _room: OwnedSemaphorePermit,
+    seat: Seat,
 }
 
 /// An answer so far, for whoever else wants to see it.
@@ -195,7 +215,20 @@ impl Service {
         total: Option<Duration>,
         answer: Progress,
     ) -> Result<Running, Failed> {
-        let room = self.room()?;
+        let partial = Reply { conversation_id: question.conversation, ..Reply::default() };
+        match self.shared.room.until_over(self.begin_in_time(question, total, answer)).await {
+            Ok(begun) => begun,
+            Err(error) => Err(Failed { error, partial: Box::new(partial) }),
+        }
+    }
+
+    async fn begin_in_time(
+        &self,
+        question: Question,
+        total: Option<Duration>,
+        answer: Progress,
+    ) -> Result<Running, Failed> {
+        let seat = self.shared.room.enter(&question.owner, "chat")?;
         let turn = self
             .shared
             .store
@@ -221,14 +254,7 @@ impl Service {
         let upstream = (member.settings.name.clone(), member.upstream.keeps_conversations());
         let asked = Asked::Tokens(Usage::estimate(&prompt.messages, "").prompt_tokens);
         let meter = Meter::new(Arc::clone(&self.shared.usage), question.owner.clone(), asked);
-        Ok(Running { events, upstream, answer, prompt, turn, question, meter, _room: room })
-    }
-
-    fn room(&self) -> Result<OwnedSemaphorePermit, Error> {
-        Arc::clone(&self.shared.room).try_acquire_owned().map_err(|_| {
-            Error::new(Kind::Overloaded, format!("{MAX_QUESTIONS} questions are being answered already"))
-                .retry_after(Some(Duration::from_secs(1)))
-        })
+        Ok(Running { events, upstream, answer, prompt, turn, question, meter, seat })
     }
 
     /// Keeps the turn of a complete answer and gives the reply.
@@ -328,7 +354,7 @@ impl Service {
         let mut models: Vec<Model> = Vec::new();
         let mut default_model = None;
         let mut failure = None;
-        for asked in join_all(self.members.iter().map(models_of)).await {
+        for asked in self.shared.room.until_over(join_all(self.members.iter().map(models_of))).await? {
             match asked {
                 Ok((list, default)) => {
                     default_model = default_model.or(default);
@@ -446,7 +472,7 @@ impl Running {
     /// # Errors
     /// Why the answer breaks off: see [`Service::abandon`].
     pub async fn next(&mut self) -> Option<Result<Event, Error>> {
-        let event = self.events.next().await?;
+        let event = self.seat.next(&mut self.events).await?;
         if let Ok(event) = &event {
             self.meter.event(event);
             self.answer.borrow_mut().apply(event.clone());

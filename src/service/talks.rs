@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::Service;
+use super::room::Seat;
 use super::usage::{Asked, Meter};
 use crate::chat::{Answer, Event, Message, Owner, Prompt, Role, Thread, Usage};
 use crate::error::{Error, Kind};
@@ -39,7 +39,7 @@ pub struct Talking {
     thread: Option<Thread>,
     owner: Owner,
     meter: Meter,
-    _room: OwnedSemaphorePermit,
+    seat: Seat,
 }
 
 impl Service {
@@ -48,7 +48,11 @@ impl Service {
     /// # Errors
     /// Why there will be no answer.
     pub async fn talk(&self, talk: Talk) -> Result<Talking, Error> {
-        let room = self.room()?;
+        self.shared.room.until_over(self.talk_in_time(talk)).await?
+    }
+
+    async fn talk_in_time(&self, talk: Talk) -> Result<Talking, Error> {
+        let seat = self.shared.room.enter(&talk.owner, "chat_completions")?;
         let Talk { owner, model, messages, temperature, max_tokens } = talk;
         let known =
             messages.iter().rposition(|message| message.role == Role::Assistant).map_or(0, |last| last + 1);
@@ -83,7 +87,7 @@ impl Service {
         let answer =
             Answer { upstream_status: Some(events.status), upstream: self.told(member), ..Answer::default() };
         let Prompt { model, thread, .. } = prompted;
-        Ok(Talking { events, upstream, answer, messages, model, thread, owner, meter, _room: room })
+        Ok(Talking { events, upstream, answer, messages, model, thread, owner, meter, seat })
     }
 
     /// Keeps where the talk goes on, and gives the whole answer with its cost. `said` is the answer
@@ -123,7 +127,7 @@ impl Talking {
     /// # Errors
     /// Why the answer breaks off.
     pub async fn next(&mut self) -> Option<Result<Event, Error>> {
-        let event = self.events.next().await?;
+        let event = self.seat.next(&mut self.events).await?;
         if let Ok(event) = &event {
             self.meter.event(event);
             self.answer.apply(event.clone());

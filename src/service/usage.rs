@@ -7,18 +7,28 @@ use bytes::Bytes;
 
 use crate::chat::{Event, Owner, Tally, Usage, estimate_tokens};
 use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::upstream::openai;
 
+/// The largest request that is kept until its answer has ended, in bytes.
+const MAX_KEPT_REQUEST: usize = 64 << 10;
+
 /// What was used since it was last added to the store.
-#[derive(Default)]
 pub struct UsageBook {
     open: Mutex<HashMap<Owner, Tally>>,
+    metrics: Arc<Metrics>,
 }
 
 impl UsageBook {
+    /// An empty book, which tells the metrics of what is written into it.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        UsageBook { open: Mutex::default(), metrics }
+    }
+
     /// Counts one request of a key.
     pub fn count(&self, owner: &Owner, usage: Usage) {
+        self.metrics.tokens(usage.prompt_tokens, usage.completion_tokens);
         self.add(owner.clone(), Tally::of(usage));
     }
 
@@ -58,13 +68,20 @@ pub struct Meter {
 pub enum Asked {
     /// The tokens themselves.
     Tokens(u64),
-    /// A request of the OpenAI protocol; it is read only when an estimate is needed.
+    /// A request of the OpenAI protocol; a small one is read only when an estimate is needed.
     Request(Bytes),
 }
 
 impl Meter {
     /// A meter of one request.
     pub fn new(book: Arc<UsageBook>, owner: Owner, asked: Asked) -> Self {
+        let asked = match asked {
+            // Read now, so that its bytes are not held for as long as the answer takes.
+            Asked::Request(body) if body.len() > MAX_KEPT_REQUEST => {
+                Asked::Tokens(openai::prompt_tokens(&body))
+            }
+            asked => asked,
+        };
         Meter { book, owner, asked, told: None, tokens: 0 }
     }
 
@@ -104,5 +121,24 @@ impl Meter {
 impl Drop for Meter {
     fn drop(&mut self) {
         self.book.count(&self.owner, self.usage());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Counter;
+
+    #[test]
+    fn a_large_request_is_read_at_once_and_let_go() {
+        let book = Arc::new(UsageBook::new(Arc::new(Metrics::new(Counter::default()))));
+        let meter = |length: usize| {
+            let body = format!(r#"{{"messages":[{{"role":"user","content":"{}"}}]}}"#, "x ".repeat(length));
+            Meter::new(Arc::clone(&book), Owner("x".into()), Asked::Request(body.into()))
+        };
+        assert!(matches!(meter(100).asked, Asked::Request(_)));
+        let large = meter(MAX_KEPT_REQUEST);
+        assert!(matches!(large.asked, Asked::Tokens(_)));
+        assert!(large.usage().prompt_tokens > 10_000);
     }
 }

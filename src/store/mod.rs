@@ -29,6 +29,7 @@ use lease::TurnLocks;
 
 use crate::config::Location;
 use crate::error::{Error, Kind};
+use crate::metrics::Counter;
 
 /// How long an operation may take before the store counts as unavailable.
 const OPERATION_TIME: Duration = Duration::from_secs(5);
@@ -37,6 +38,7 @@ const OPERATION_TIME: Duration = Duration::from_secs(5);
 pub struct Store {
     database: Arc<Database>,
     locks: Arc<TurnLocks>,
+    failures: Counter,
     /// `None` once it is being dropped, which may not happen within another runtime.
     runtime: Option<Runtime>,
 }
@@ -55,7 +57,7 @@ impl Store {
             let _inside = runtime.enter();
             Arc::new(Database::new(location)?)
         };
-        Ok(Store { database, locks: Arc::default(), runtime: Some(runtime) })
+        Ok(Store { database, locks: Arc::default(), failures: Counter::default(), runtime: Some(runtime) })
     }
 
     /// Connects, and brings the schema up to date.
@@ -83,6 +85,11 @@ impl Store {
         !matches!(self.database.location(), Location::Memory)
     }
 
+    /// The count of operations that failed because the store could not be used.
+    pub fn failures(&self) -> Counter {
+        self.failures.clone()
+    }
+
     /// Runs an operation to its end on the store's thread.
     async fn run<T, F>(&self, operation: impl FnOnce(Arc<Database>) -> F) -> Result<T, Error>
     where
@@ -100,7 +107,11 @@ impl Store {
                 .await
                 .unwrap_or_else(|_| Err(unavailable("it does not answer in time")))
         });
-        task.await.unwrap_or_else(|_| Err(unavailable("its thread has stopped")))
+        let outcome = task.await.unwrap_or_else(|_| Err(unavailable("its thread has stopped")));
+        if outcome.as_ref().is_err_and(|error| error.kind == Kind::StorageUnavailable) {
+            self.failures.inc();
+        }
+        outcome
     }
 
     fn runtime(&self) -> &Runtime {

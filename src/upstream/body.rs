@@ -12,9 +12,6 @@ use tokio::time::{Instant, timeout_at};
 use super::failure::Place;
 use crate::error::{Error, Kind};
 
-/// The largest answer that is read, in bytes.
-const MAX_ANSWER_BYTES: u64 = 16 << 20;
-
 /// The most that is read of an error's body, in bytes, and for how long.
 const MAX_ERROR_BYTES: usize = 64 << 10;
 const ERROR_BODY_TIME: Duration = Duration::from_secs(2);
@@ -31,20 +28,24 @@ pub struct Body {
     pub place: Place,
     expected: Option<u64>,
     received: u64,
+    /// The most that is read of it.
+    most: u64,
     idle: Duration,
     deadline: Instant,
 }
 
 impl Body {
-    /// The body of an answer with a good head; `expected` is its announced length in bytes.
+    /// The body of an answer with a good head; `expected` is its announced length, `most` the
+    /// largest that is read, both in bytes.
     pub fn new(
         response: ClientResponse,
         place: Place,
         expected: Option<u64>,
+        most: u64,
         idle: Duration,
         deadline: Instant,
     ) -> Self {
-        Body { response, place, expected, received: 0, idle, deadline }
+        Body { response, place, expected, received: 0, most, idle, deadline }
     }
 
     /// The head of the answer that it belongs to.
@@ -74,11 +75,12 @@ impl Body {
         match &chunk {
             Some(bytes) => {
                 self.received += bytes.len() as u64;
-                if self.received > MAX_ANSWER_BYTES {
+                if self.received > self.most {
                     return Err(Error::new(
                         Kind::UpstreamTooLarge,
-                        format!("the upstream's answer is longer than {} MiB", MAX_ANSWER_BYTES >> 20),
-                    ));
+                        format!("the upstream's answer is longer than {} bytes", self.most),
+                    )
+                    .hinted("ask for a shorter answer, or raise `MAX_ANSWER_BYTES`"));
                 }
             }
             None if self.expected.is_some_and(|expected| self.received < expected) => {

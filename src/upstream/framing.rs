@@ -5,21 +5,24 @@
 
 use std::mem;
 
-/// The longest line that is kept, in bytes.
-pub const MAX_LINE_BYTES: usize = 1 << 20;
-
-/// A line was longer than [`MAX_LINE_BYTES`].
+/// A line was longer than so many bytes.
 #[derive(Debug, PartialEq, Eq)]
-pub struct LineTooLong;
+pub struct LineTooLong(pub usize);
 
 /// Cuts bytes into lines ended by LF, CRLF or CR.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Lines {
+    max_bytes: usize,
     partial: Vec<u8>,
     after_cr: bool,
 }
 
 impl Lines {
+    /// Lines of at most so many bytes.
+    pub fn new(max_bytes: usize) -> Self {
+        Lines { max_bytes, partial: Vec::new(), after_cr: false }
+    }
+
     /// Takes bytes in and hands every line that they complete to `each`, without its end.
     ///
     /// # Errors
@@ -39,7 +42,7 @@ impl Lines {
             };
             self.after_cr = bytes[end] == b'\r';
             if self.partial.is_empty() {
-                within_limit(end)?;
+                within_limit(end, self.max_bytes)?;
                 each(&bytes[..end])?;
             } else {
                 self.keep(&bytes[..end])?;
@@ -58,28 +61,34 @@ impl Lines {
     }
 
     fn keep(&mut self, bytes: &[u8]) -> Result<(), LineTooLong> {
-        within_limit(self.partial.len() + bytes.len())?;
+        within_limit(self.partial.len() + bytes.len(), self.max_bytes)?;
         self.partial.extend_from_slice(bytes);
         Ok(())
     }
 }
 
-fn within_limit(length: usize) -> Result<(), LineTooLong> {
-    if length > MAX_LINE_BYTES { Err(LineTooLong) } else { Ok(()) }
+fn within_limit(length: usize, most: usize) -> Result<(), LineTooLong> {
+    if length > most { Err(LineTooLong(most)) } else { Ok(()) }
 }
 
 /// Collects the data of server-sent events, one line at a time.
 ///
 /// Source: <https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream>.
 /// Comments, ids, event names and retry times are skipped: chat protocols say all in the data.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SseEvents {
+    max_bytes: usize,
     data: Vec<u8>,
     has_data: bool,
     started: bool,
 }
 
 impl SseEvents {
+    /// Events of at most so many bytes of data.
+    pub fn new(max_bytes: usize) -> Self {
+        SseEvents { max_bytes, data: Vec::new(), has_data: false, started: false }
+    }
+
     /// Takes one line in; a line that ends an event with data gives that data.
     ///
     /// # Errors
@@ -98,7 +107,7 @@ impl SseEvents {
             Some([b':', b' ', data @ ..]) | Some([b':', data @ ..]) => data,
             _ => return Ok(None),
         };
-        within_limit(self.data.len() + data.len() + 1)?;
+        within_limit(self.data.len() + data.len() + 1, self.max_bytes)?;
         if mem::replace(&mut self.has_data, true) {
             self.data.push(b'\n');
         }
@@ -119,8 +128,10 @@ mod tests {
     use crate::upstream::pieces;
     use proptest::prelude::*;
 
+    const MAX_LINE_BYTES: usize = 1000;
+
     fn lines(chunks: &[&[u8]]) -> Result<Vec<Vec<u8>>, LineTooLong> {
-        let mut framing = Lines::default();
+        let mut framing = Lines::new(MAX_LINE_BYTES);
         let mut all = Vec::new();
         for chunk in chunks {
             framing.feed(chunk, |line| {
@@ -133,8 +144,8 @@ mod tests {
     }
 
     fn events(chunks: &[&[u8]]) -> Vec<Vec<u8>> {
-        let mut framing = Lines::default();
-        let mut sse = SseEvents::default();
+        let mut framing = Lines::new(MAX_LINE_BYTES);
+        let mut sse = SseEvents::new(MAX_LINE_BYTES);
         let mut all = Vec::new();
         for chunk in chunks {
             framing
@@ -163,10 +174,10 @@ mod tests {
     fn a_line_is_bounded_however_it_arrives() {
         let long = vec![b'x'; MAX_LINE_BYTES];
         assert_eq!(lines(&[&long, b"\n"]).map(|lines| lines.len()), Ok(1));
-        assert_eq!(lines(&[&long, b"y\n"]), Err(LineTooLong));
+        assert_eq!(lines(&[&long, b"y\n"]), Err(LineTooLong(MAX_LINE_BYTES)));
         let mut at_once = long.clone();
         at_once.extend_from_slice(b"y\n");
-        assert_eq!(lines(&[&at_once]), Err(LineTooLong));
+        assert_eq!(lines(&[&at_once]), Err(LineTooLong(MAX_LINE_BYTES)));
     }
 
     #[test]

@@ -199,11 +199,14 @@ impl From<Error> for Fault {
 }
 
 impl From<framing::LineTooLong> for Fault {
-    fn from(_: framing::LineTooLong) -> Self {
-        Fault::Error(Error::new(
-            Kind::UpstreamTooLarge,
-            format!("a line of the upstream's answer is longer than {} bytes", framing::MAX_LINE_BYTES),
-        ))
+    fn from(framing::LineTooLong(most): framing::LineTooLong) -> Self {
+        Fault::Error(
+            Error::new(
+                Kind::UpstreamTooLarge,
+                format!("a line of the upstream's answer is longer than {most} bytes"),
+            )
+            .hinted("ask for a shorter answer, or raise `MAX_LINE_BYTES`"),
+        )
     }
 }
 

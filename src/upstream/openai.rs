@@ -46,7 +46,7 @@ impl Mirror {
             }
             answer => answer?,
         };
-        Ok(decode(Rc::clone(&self.transport), body, Completion::default()))
+        Ok(decode(Rc::clone(&self.transport), body, Completion::new(self.transport.line_bytes())))
     }
 
     pub(super) async fn models(&self) -> Result<Vec<Model>, Error> {
@@ -189,8 +189,8 @@ impl Content {
 }
 
 /// Decodes a completion, whole or streamed: which of the two shows in its first byte.
-#[derive(Default)]
 struct Completion {
+    line_bytes: usize,
     form: Form,
     named: bool,
     choices_seen: bool,
@@ -216,7 +216,7 @@ impl Decoder for Completion {
                 None => return Ok(()),
                 Some(b'<') => return Err(Fault::Html),
                 Some(b'{' | b'[') => Form::Json(Vec::new()),
-                Some(_) => Form::Events(Lines::default(), SseEvents::default()),
+                Some(_) => Form::Events(Lines::new(self.line_bytes), SseEvents::new(self.line_bytes)),
             };
         }
         match &mut self.form {
@@ -287,6 +287,18 @@ pub(super) fn is_sse_line(line: &[u8]) -> bool {
 }
 
 impl Completion {
+    fn new(line_bytes: usize) -> Self {
+        Completion {
+            line_bytes,
+            form: Form::Unknown,
+            named: false,
+            choices_seen: false,
+            finished: false,
+            done: false,
+            skipped: 0,
+        }
+    }
+
     /// Takes in the data of one server-sent event.
     fn event(&mut self, data: &[u8], events: &mut VecDeque<Event>) -> Result<(), Fault> {
         let data = data.trim_ascii();
@@ -374,7 +386,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(chunks: &[&[u8]]) -> Result<Answer, Kind> {
-        let mut decoder = Completion::default();
+        let mut decoder = Completion::new(1 << 20);
         let mut events = VecDeque::new();
         let result = chunks.iter().try_for_each(|chunk| decoder.feed(chunk, &mut events)).and_then(|()| {
             if decoder.progress() == Progress::Done { Ok(()) } else { decoder.finish(&mut events) }

@@ -53,7 +53,11 @@ pub(super) async fn complete(
 ) -> Result<Completion, Error> {
     let mut body = transport.open(openai::completion(body, stream)).await?;
     if stream {
-        return Ok(Completion::Chunks(decode(Rc::clone(transport), body, Chunks::new(choices))));
+        return Ok(Completion::Chunks(decode(
+            Rc::clone(transport),
+            body,
+            Chunks::new(choices, transport.line_bytes()),
+        )));
     }
     let status = body.status();
     let bytes = body.whole().await?;
@@ -101,6 +105,7 @@ const CHUNK: &str = "chat.completion.chunk";
 
 /// Decodes a streamed completion into chunks; a whole one becomes one chunk.
 pub struct Chunks {
+    line_bytes: usize,
     form: Form,
     /// How many choices the caller asked for.
     choices: usize,
@@ -132,9 +137,10 @@ enum Form {
 }
 
 impl Chunks {
-    /// A decoder of a completion with this many choices.
-    pub fn new(choices: usize) -> Self {
+    /// A decoder of a completion with this many choices, in lines of at most so many bytes.
+    pub fn new(choices: usize, line_bytes: usize) -> Self {
         Chunks {
+            line_bytes,
             form: Form::Unknown,
             choices,
             seen: HashSet::new(),
@@ -157,7 +163,7 @@ impl Decoder for Chunks {
                 None => return Ok(()),
                 Some(b'<') => return Err(Fault::Html),
                 Some(b'{' | b'[') => Form::Json(Vec::new()),
-                Some(_) => Form::Events(Lines::default(), SseEvents::default()),
+                Some(_) => Form::Events(Lines::new(self.line_bytes), SseEvents::new(self.line_bytes)),
             };
         }
         match std::mem::replace(&mut self.form, Form::Unknown) {
@@ -492,7 +498,8 @@ fn chunk_of(bytes: &[u8]) -> Result<Chunk, Fault> {
 
 /// A stream, all of which is here, as the whole completion that was asked for.
 fn joined(bytes: &[u8], choices: usize) -> Result<Chunk, Fault> {
-    let (mut decoder, mut pieces) = (Chunks::new(choices), VecDeque::new());
+    // Its length is bounded already, and so are its lines.
+    let (mut decoder, mut pieces) = (Chunks::new(choices, usize::MAX), VecDeque::new());
     decoder.feed(bytes, &mut pieces)?;
     if decoder.progress() != Progress::Done {
         decoder.finish(&mut pieces)?;
@@ -620,7 +627,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(chunks: &[&[u8]]) -> (Vec<Value>, Result<(), Kind>) {
-        let mut decoder = Chunks::new(1);
+        let mut decoder = Chunks::new(1, 1 << 20);
         let mut queue = VecDeque::new();
         let result = chunks.iter().try_for_each(|chunk| decoder.feed(chunk, &mut queue)).and_then(|()| {
             if decoder.progress() == Progress::Done { Ok(()) } else { decoder.finish(&mut queue) }

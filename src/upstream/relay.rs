@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::framing::{LineTooLong, Lines, MAX_LINE_BYTES};
+use super::framing::{LineTooLong, Lines};
 use super::passthrough::Chunk;
 use super::transport::{Call, Transport};
 use super::{Decoder, Fault, Pieces, Progress, decode};
@@ -85,7 +85,7 @@ pub(super) async fn relay(transport: &Rc<Transport>, request: &Request) -> Resul
         let usage = look(&bytes).map_err(|error| super::openai::not_json(&error))?;
         Content::Whole(Chunk { data: bytes, usage, tokens: 0 })
     } else if media == "text/event-stream" {
-        Content::Events(decode(Rc::clone(transport), body, EventBlocks::default()))
+        Content::Events(decode(Rc::clone(transport), body, EventBlocks::new(transport.line_bytes())))
     } else {
         Content::Bytes(decode(Rc::clone(transport), body, Untouched))
     };
@@ -152,9 +152,9 @@ impl Decoder for Untouched {
 }
 
 /// Server-sent events in their own words, with LF for any line end.
-#[derive(Default)]
 struct EventBlocks {
-    lines: Lines,
+    max_bytes: usize,
+    lines: Option<Lines>,
     block: Vec<u8>,
     data: Vec<u8>,
     /// Whether the last event is one that ends a stream.
@@ -165,9 +165,9 @@ impl Decoder for EventBlocks {
     type Piece = Chunk;
 
     fn feed(&mut self, bytes: &[u8], pieces: &mut VecDeque<Chunk>) -> Result<(), Fault> {
-        let mut lines = std::mem::take(&mut self.lines);
+        let Some(mut lines) = self.lines.take() else { return Ok(()) };
         let result = lines.feed(bytes, |line| self.line(line, pieces));
-        self.lines = lines;
+        self.lines = Some(lines);
         result
     }
 
@@ -176,7 +176,7 @@ impl Decoder for EventBlocks {
     }
 
     fn finish(&mut self, pieces: &mut VecDeque<Chunk>) -> Result<(), Fault> {
-        if let Some(last) = self.lines.rest() {
+        if let Some(last) = self.lines.as_mut().and_then(Lines::rest) {
             self.line(&last, pieces)?;
         }
         self.line(b"", pieces)?;
@@ -190,6 +190,11 @@ impl Decoder for EventBlocks {
 }
 
 impl EventBlocks {
+    fn new(max_bytes: usize) -> Self {
+        let lines = Some(Lines::new(max_bytes));
+        EventBlocks { max_bytes, lines, block: Vec::new(), data: Vec::new(), ended: false }
+    }
+
     fn line(&mut self, line: &[u8], pieces: &mut VecDeque<Chunk>) -> Result<(), Fault> {
         if !line.is_empty() {
             self.block.extend_from_slice(line);
@@ -197,7 +202,11 @@ impl EventBlocks {
             if let Some(data) = line.strip_prefix(b"data:") {
                 self.data.extend_from_slice(data);
             }
-            return if self.block.len() > MAX_LINE_BYTES { Err(LineTooLong.into()) } else { Ok(()) };
+            return if self.block.len() > self.max_bytes {
+                Err(LineTooLong(self.max_bytes).into())
+            } else {
+                Ok(())
+            };
         }
         if self.block.is_empty() {
             return Ok(());
@@ -243,7 +252,7 @@ mod tests {
         data: {\"type\":\"response.completed\",\"response\":{\"usage\":{\"input_tokens\":3,\"output_tokens\":2}}}\n\n";
 
     fn read(chunks: &[&[u8]]) -> (String, Option<Usage>, bool) {
-        let (mut decoder, mut queue) = (EventBlocks::default(), VecDeque::new());
+        let (mut decoder, mut queue) = (EventBlocks::new(1000), VecDeque::new());
         for chunk in chunks {
             assert!(decoder.feed(chunk, &mut queue).is_ok());
         }

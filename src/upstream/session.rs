@@ -42,7 +42,7 @@ pub enum State {
 
 impl State {
     /// The word for callers.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             State::Unknown => "unknown",
             State::Ok => "ok",

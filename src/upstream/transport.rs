@@ -102,6 +102,11 @@ impl Transport {
         &self.base
     }
 
+    /// The longest line of a streamed answer, in bytes.
+    pub fn line_bytes(&self) -> usize {
+        self.settings.line_bytes
+    }
+
     /// How the upstream is configured.
     pub fn settings(&self) -> &config::Upstream {
         &self.settings
@@ -195,7 +200,8 @@ impl Transport {
             check_content(place, status, response.headers())?;
             let expected = content_length(response.headers());
             check_framing(&response, expected)?;
-            return Ok(Body::new(response, place, expected, timeouts.idle, deadline));
+            let most = self.settings.answer_bytes;
+            return Ok(Body::new(response, place, expected, most, timeouts.idle, deadline));
         }
         let headers = response.headers().clone();
         let excerpt = body::error_excerpt(response).await;

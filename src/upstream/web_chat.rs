@@ -50,7 +50,7 @@ impl Mirror {
             ..Call::post(&path, "application/x-ndjson, application/json, */*", body)
         };
         let body = self.transport.open(call).await?;
-        Ok(decode(Rc::clone(&self.transport), body, Answer::default()))
+        Ok(decode(Rc::clone(&self.transport), body, Answer::new(self.transport.line_bytes())))
     }
 
     /// Asks for the list of conversations, which costs nothing and needs the login. A mirror
@@ -144,9 +144,8 @@ struct ModelResponse {
 }
 
 /// Decodes the lines of an answer.
-#[derive(Default)]
 struct Answer {
-    lines: Lines,
+    lines: Option<Lines>,
     started: bool,
     understood: bool,
     skipped: usize,
@@ -160,9 +159,9 @@ impl Decoder for Answer {
 
     fn feed(&mut self, bytes: &[u8], events: &mut VecDeque<Event>) -> Result<(), Fault> {
         // The closure cannot borrow the framing and the rest of the decoder at once.
-        let mut lines = std::mem::take(&mut self.lines);
+        let Some(mut lines) = self.lines.take() else { return Ok(()) };
         let result = lines.feed(bytes, |line| self.line(line, events));
-        self.lines = lines;
+        self.lines = Some(lines);
         result
     }
 
@@ -177,7 +176,7 @@ impl Decoder for Answer {
     }
 
     fn finish(&mut self, events: &mut VecDeque<Event>) -> Result<(), Fault> {
-        let last = self.lines.rest().unwrap_or_default();
+        let last = self.lines.as_mut().and_then(Lines::rest).unwrap_or_default();
         self.line(&last, events)?;
         if self.skipped > 0 {
             log::warn!(lines = self.skipped; "skipped lines of the upstream's answer that are not of the protocol");
@@ -193,6 +192,18 @@ impl Decoder for Answer {
 }
 
 impl Answer {
+    fn new(line_bytes: usize) -> Self {
+        Answer {
+            lines: Some(Lines::new(line_bytes)),
+            started: false,
+            understood: false,
+            skipped: 0,
+            soft_stopped: false,
+            whole: false,
+            response_id: None,
+        }
+    }
+
     fn line(&mut self, line: &[u8], events: &mut VecDeque<Event>) -> Result<(), Fault> {
         let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line).trim_ascii();
         if line.is_empty() || self.whole {
@@ -262,7 +273,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(chunks: &[&[u8]]) -> Result<chat::Answer, Kind> {
-        let mut decoder = Answer::default();
+        let mut decoder = Answer::new(1 << 20);
         let mut events = VecDeque::new();
         let result = chunks.iter().try_for_each(|chunk| decoder.feed(chunk, &mut events)).and_then(|()| {
             if decoder.progress() == Progress::Done { Ok(()) } else { decoder.finish(&mut events) }

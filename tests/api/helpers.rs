@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use awc::http::StatusCode;
@@ -10,6 +11,9 @@ use awc::http::header::HeaderMap;
 use mirrorgate::app::Application;
 use mirrorgate::config::Config;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 /// The gateway key of every test's service.
 pub const KEY: &str = "k3y-of-the-tests-9f2c";
@@ -101,10 +105,7 @@ impl TestApp {
     }
 
     pub async fn post(&self, path: &str, key: &str, body: &str) -> Answer {
-        let headers =
-            [("authorization", format!("Bearer {key}")), ("content-type", "application/json".to_string())];
-        let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
-        self.call("POST", path, &headers, Some(body.as_bytes().to_vec())).await
+        post(self.address, path, key, body).await
     }
 
     pub async fn call(
@@ -114,24 +115,59 @@ impl TestApp {
         headers: &[(&str, &str)],
         body: Option<Vec<u8>>,
     ) -> Answer {
-        let client = awc::Client::builder().disable_redirects().disable_timeout().finish();
-        let method = method.parse().expect("a method");
-        let mut request = client.request(method, self.url(path)).no_decompress();
-        for (name, value) in headers {
-            request = request.insert_header((*name, *value));
-        }
-        let response = match body {
-            Some(body) => request.send_body(body).await,
-            None => request.send().await,
-        };
-        let mut response = response.unwrap_or_else(|error| panic!("{path}: {error}"));
-        let bytes = response.body().limit(32 << 20).await.expect("a whole body");
-        Answer {
-            status: response.status(),
-            headers: response.headers().clone(),
-            text: String::from_utf8_lossy(&bytes).into_owned(),
-        }
+        call(self.address, method, path, headers, body).await
     }
+}
+
+/// Calls a service and reads the whole answer.
+pub async fn call(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<Vec<u8>>,
+) -> Answer {
+    let client = awc::Client::builder().disable_redirects().disable_timeout().finish();
+    let method = method.parse().expect("a method");
+    let mut request = client.request(method, format!("http://{address}{path}")).no_decompress();
+    for (name, value) in headers {
+        request = request.insert_header((*name, *value));
+    }
+    let response = match body {
+        Some(body) => request.send_body(body).await,
+        None => request.send().await,
+    };
+    let mut response = response.unwrap_or_else(|error| panic!("{path}: {error}"));
+    let bytes = response.body().limit(32 << 20).await.expect("a whole body");
+    Answer {
+        status: response.status(),
+        headers: response.headers().clone(),
+        text: String::from_utf8_lossy(&bytes).into_owned(),
+    }
+}
+
+/// Posts JSON with a key.
+pub async fn post(address: SocketAddr, path: &str, key: &str, body: &str) -> Answer {
+    let key = format!("Bearer {key}");
+    let headers = [("authorization", key.as_str()), ("content-type", "application/json")];
+    call(address, "POST", path, &headers, Some(body.as_bytes().to_vec())).await
+}
+
+/// Sends these bytes on a connection of their own and reads until the service closes it or has said
+/// nothing for a while.
+pub async fn raw(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    // A service that refuses early may close before it has read everything.
+    let _ = stream.write_all(bytes).await;
+    let mut all = Vec::new();
+    let mut chunk = [0; 4096];
+    while let Ok(Ok(count)) = timeout(Duration::from_secs(2), stream.read(&mut chunk)).await {
+        if count == 0 {
+            break;
+        }
+        all.extend_from_slice(&chunk[..count]);
+    }
+    String::from_utf8_lossy(&all).into_owned()
 }
 
 impl Drop for TestApp {

@@ -82,6 +82,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("keys.rs", LEAF),
     ("reach.rs", LEAF),
     ("config", LEAF),
+    ("metrics.rs", LEAF),
     ("telemetry.rs", LEAF),
     ("tunnel.rs", LEAF),
     ("vault.rs", LEAF),

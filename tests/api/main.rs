@@ -1,20 +1,26 @@
 //! The service over HTTP, with a fake upstream whose every byte the test decides.
 
-mod certificate;
 mod helpers;
 mod process;
+mod running;
 mod upstream;
 
 mod answers;
 mod auth;
+mod canaries;
+mod certificate;
 mod completions;
 mod conversations;
 mod doctor;
 mod documents;
+mod drain;
 mod faults;
 mod home;
+mod hostile;
 mod import_curl;
 mod layering;
+mod limits;
+mod metrics;
 mod operations;
 mod platforms;
 mod readme;

@@ -58,6 +58,26 @@ pub fn chunked(media_type: &str, body: &str) -> String {
     )
 }
 
+/// The head of a stream of server-sent events.
+pub fn stream_head() -> Step {
+    Step::Send(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec(),
+    )
+}
+
+/// A chunk with one event of a streamed completion.
+pub fn chunk(text: &str, finish: Option<&str>) -> Step {
+    let event =
+        serde_json::json!({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish}]});
+    let event = format!("data: {event}\n\n");
+    Step::Send(format!("{:x}\r\n{event}\r\n", event.len()).into_bytes())
+}
+
+/// The end of such a stream.
+pub fn stream_end() -> Step {
+    Step::Send(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n".to_vec())
+}
+
 /// The running fake.
 pub struct Fake {
     pub url: String,
@@ -82,7 +102,7 @@ impl Fake {
         Fake { url, requests, left }
     }
 
-    /// Waits until the peer of a hanging connection has left.
+    /// Waits until the peer of a connection that hangs or never ends has left.
     pub async fn left(&self) {
         self.left.notified().await;
     }
@@ -119,7 +139,11 @@ async fn serve(
                     gone.notify_one();
                     return;
                 }
-                Step::Endless(bytes) => while stream.write_all(&bytes).await.is_ok() {},
+                Step::Endless(bytes) => {
+                    while stream.write_all(&bytes).await.is_ok() {}
+                    gone.notify_one();
+                    return;
+                }
                 Step::Close => return,
             }
         }

@@ -94,9 +94,11 @@ fn status(kind: Kind) -> StatusCode {
         Kind::ConversationBusy => StatusCode::CONFLICT,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        Kind::UpstreamRateLimited => StatusCode::TOO_MANY_REQUESTS,
+        Kind::UpstreamRateLimited | Kind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        Kind::StorageUnavailable | Kind::StorageNewer | Kind::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::StorageUnavailable | Kind::StorageNewer | Kind::Overloaded | Kind::ShuttingDown => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         Kind::UpstreamTimeout | Kind::UpstreamStalled | Kind::UpstreamDeadline | Kind::StillRunning => {
             StatusCode::GATEWAY_TIMEOUT
         }

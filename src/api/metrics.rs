@@ -1,0 +1,39 @@
+//! `/metrics`, as Prometheus reads it.
+
+use actix_web::http::header;
+use actix_web::web::Data;
+use actix_web::{HttpResponse, get};
+use utoipa_actix_web::service_config::ServiceConfig;
+
+use super::note::{Note, SharedNote};
+use super::reply::FailureBody;
+use crate::metrics::{self, Metrics};
+use crate::service::Service;
+
+/// Adds the operation to an application and to its document.
+pub fn routes(config: &mut ServiceConfig) {
+    config.service(get_metrics);
+}
+
+/// Metrics
+///
+/// What the process has counted since it began, in the text format of OpenMetrics. It needs a gateway
+/// key, unless `METRICS_PUBLIC` is set.
+#[utoipa::path(
+    tag = "operations",
+    responses(
+        (status = 200, description = "The metrics", body = String, content_type = "application/openmetrics-text"),
+        (status = "4XX", description = "The request is at fault", body = FailureBody),
+    ),
+    security(("bearer" = [])),
+)]
+#[get("/metrics")]
+async fn get_metrics(service: Data<Service>, metrics: Data<Metrics>) -> HttpResponse {
+    service.measure().await;
+    let mut response = HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, metrics::MEDIA_TYPE))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .body(metrics.text());
+    response.extensions_mut().insert(SharedNote::from(Note::of("metrics")));
+    response
+}

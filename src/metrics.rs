@@ -1,0 +1,208 @@
+//! What the process counts, for Prometheus: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
+//!
+//! Labels have few values, all of them known before: operations, statuses, error codes, the
+//! configured upstreams. Never a path, a model or a key.
+
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+pub use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+pub use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::telemetry;
+
+/// The media type of [`Metrics::text`].
+pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The operation of a request that belongs to none.
+const OTHER: &str = "other";
+
+/// Upper bounds in seconds. A model answers in a fraction of a second or in minutes.
+const DURATIONS: [f64; 14] =
+    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+type Words<const N: usize> = [(&'static str, &'static str); N];
+/// Operation and code, and the status of a request that has ended.
+type Ended = (Words<2>, [(&'static str, u16); 1]);
+type Labels<const N: usize> = [(&'static str, String); N];
+type Timings = Family<Words<1>, Histogram, fn() -> Histogram>;
+
+/// Whether an upstream is asked, by its circuit breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Breaker {
+    /// It is.
+    Closed,
+    /// One request tries whether it is well again.
+    HalfOpen,
+    /// It is not.
+    Open,
+}
+
+/// All that is counted.
+pub struct Metrics {
+    /// Questions that are being answered.
+    pub streams_open: Gauge,
+    /// Requests that have come and not been answered to their end.
+    pub requests_in_flight: Gauge,
+    registry: Registry,
+    requests: Family<Ended, Counter>,
+    durations: Timings,
+    first_tokens: Timings,
+    prompt_tokens: Counter,
+    completion_tokens: Counter,
+    response_bytes: Counter,
+    upstream_up: Family<Labels<1>, Gauge>,
+    upstream_breaker: Family<Labels<1>, Gauge>,
+    upstream_session: Family<Labels<2>, Gauge>,
+    upstream_requests: Family<Labels<2>, Counter>,
+}
+
+impl Metrics {
+    /// Nothing counted yet; `store_errors` is the store's own count.
+    pub fn new(store_errors: Counter) -> Self {
+        let timings = || Timings::new_with_constructor(|| Histogram::new(DURATIONS));
+        let tokens = Family::<Words<1>, Counter>::default();
+        let of = |kind| tokens.get_or_create_owned(&[("kind", kind)]);
+        let mut metrics = Metrics {
+            streams_open: Gauge::default(),
+            requests_in_flight: Gauge::default(),
+            registry: Registry::with_prefix("mirrorgate"),
+            requests: Family::default(),
+            durations: timings(),
+            first_tokens: timings(),
+            prompt_tokens: of("prompt"),
+            completion_tokens: of("completion"),
+            response_bytes: Counter::default(),
+            upstream_up: Family::default(),
+            upstream_breaker: Family::default(),
+            upstream_session: Family::default(),
+            upstream_requests: Family::default(),
+        };
+        metrics.register(tokens, store_errors);
+        metrics
+    }
+
+    fn register(&mut self, tokens: Family<Words<1>, Counter>, store_errors: Counter) {
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        let registry = &mut self.registry;
+        registry.register("requests", "Requests by operation, status and error code", self.requests.clone());
+        registry.register(
+            "request_duration_seconds",
+            "From a request to the end of its answer",
+            self.durations.clone(),
+        );
+        registry.register(
+            "time_to_first_token_seconds",
+            "From a question to the first piece of a streamed answer",
+            self.first_tokens.clone(),
+        );
+        registry.register(
+            "tokens",
+            "Tokens of questions and answers, estimated where the upstream gives none",
+            tokens,
+        );
+        registry.register("streams_open", "Questions that are being answered", self.streams_open.clone());
+        registry.register(
+            "requests_in_flight",
+            "Requests that have come and not been answered to their end",
+            self.requests_in_flight.clone(),
+        );
+        registry.register("upstream_up", "Whether the upstream answers: 1 or 0", self.upstream_up.clone());
+        registry.register(
+            "upstream_breaker_state",
+            "Circuit breaker of the upstream: 0 closed, 1 half open, 2 open",
+            self.upstream_breaker.clone(),
+        );
+        registry.register(
+            "upstream_session_state",
+            "How the upstream last took the credentials: 1 for the state that holds",
+            self.upstream_session.clone(),
+        );
+        registry.register(
+            "upstream_requests",
+            "Questions put to the upstream, by how the answer began: ok, or an error code",
+            self.upstream_requests.clone(),
+        );
+        registry.register("store_errors", "Operations of the store that failed", store_errors);
+        registry.register("response_bytes", "Bytes of answers", self.response_bytes.clone());
+        registry.register("build", "The program", Info::new(version));
+        registry.register_collector(Box::new(Panics));
+    }
+
+    /// Counts a request that has ended.
+    pub fn request(
+        &self,
+        operation: Option<&'static str>,
+        status: u16,
+        code: Option<&'static str>,
+        duration: Duration,
+        bytes: u64,
+    ) {
+        let operation = operation.unwrap_or(OTHER);
+        let labels = ([("operation", operation), ("code", code.unwrap_or_default())], [("status", status)]);
+        self.requests.get_or_create(&labels).inc();
+        self.durations.get_or_create(&[("operation", operation)]).observe(duration.as_secs_f64());
+        self.response_bytes.inc_by(bytes);
+    }
+
+    /// Counts how long the first piece of a streamed answer took.
+    pub fn first_token(&self, operation: &'static str, duration: Duration) {
+        self.first_tokens.get_or_create(&[("operation", operation)]).observe(duration.as_secs_f64());
+    }
+
+    /// Counts the tokens of one request.
+    pub fn tokens(&self, prompt: u64, completion: u64) {
+        self.prompt_tokens.inc_by(prompt);
+        self.completion_tokens.inc_by(completion);
+    }
+
+    /// Counts a question put to an upstream: `ok` when the answer began, else the error's code.
+    pub fn upstream_request(&self, upstream: &str, outcome: &'static str) {
+        let labels = [("upstream", upstream.to_string()), ("outcome", outcome.to_string())];
+        self.upstream_requests.get_or_create(&labels).inc();
+    }
+
+    /// Says how an upstream does; `session` is the one of `sessions` that holds.
+    pub fn upstream(&self, upstream: &str, up: bool, breaker: Breaker, session: &str, sessions: &[&str]) {
+        let name = [("upstream", upstream.to_string())];
+        self.upstream_up.get_or_create(&name).set(up.into());
+        let state = match breaker {
+            Breaker::Closed => 0,
+            Breaker::HalfOpen => 1,
+            Breaker::Open => 2,
+        };
+        self.upstream_breaker.get_or_create(&name).set(state);
+        for state in sessions {
+            let labels = [("upstream", upstream.to_string()), ("state", state.to_string())];
+            self.upstream_session.get_or_create(&labels).set((*state == session).into());
+        }
+    }
+
+    /// Everything as Prometheus reads it.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to memory does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+/// The panics of the process, which its hook counts.
+#[derive(Debug)]
+struct Panics;
+
+impl Collector for Panics {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let count = ConstCounter::new(telemetry::panics());
+        let help = "Defects of the program that were met and survived.";
+        let metric = encoder.encode_descriptor("panics", help, None, count.metric_type())?;
+        count.encode(metric)
+    }
+}
