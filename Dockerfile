@@ -26,6 +26,8 @@ COPY --from=build /rootfs /
 ENV HOST=0.0.0.0 \
     PORT=8080 \
     XDG_DATA_HOME=/data
+# The base's own working directory is closed to this user; a file `.env` is looked for in it.
+WORKDIR /
 USER 1000:1000
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=5s --start-period=5s --retries=3 \

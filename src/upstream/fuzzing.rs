@@ -7,36 +7,39 @@ use std::fmt::Debug;
 use super::passthrough::Chunk;
 use super::{Decoder, Fault, Progress, openai, passthrough, relay, web_chat};
 
+/// Short, so that made-up input meets the limit too.
+pub const LINE_BYTES: usize = 4096;
+
 /// What came out, and how it ended: `ok`, or the name of the failure.
 pub type Outcome = (Vec<String>, String);
 
 /// A completion of the OpenAI protocol as events.
 pub fn openai(pieces: &[&[u8]]) -> Outcome {
-    read(openai::Completion::default(), pieces, shown)
+    read(openai::Completion::new(LINE_BYTES), pieces, shown)
 }
 
 /// A web chat's answer as events.
 pub fn web_chat(pieces: &[&[u8]]) -> Outcome {
-    read(web_chat::Answer::default(), pieces, shown)
+    read(web_chat::Answer::new(LINE_BYTES), pieces, shown)
 }
 
 /// A completion that passes through, with this many choices.
 pub fn passthrough(pieces: &[&[u8]], choices: usize) -> Outcome {
-    read(passthrough::Chunks::new(choices), pieces, chunk)
+    read(passthrough::Chunks::new(choices, LINE_BYTES), pieces, chunk)
 }
 
 /// An event stream that is relayed.
 pub fn relay(pieces: &[&[u8]]) -> Outcome {
-    read(relay::EventBlocks::default(), pieces, chunk)
+    read(relay::EventBlocks::new(LINE_BYTES), pieces, chunk)
 }
 
 fn read<D: Decoder>(mut decoder: D, pieces: &[&[u8]], show: fn(&D::Piece) -> String) -> Outcome {
     let mut queue = VecDeque::new();
     let mut end = Ok(());
     for piece in pieces {
-        let settled = decoder.progress() == Progress::Settled;
         end = decoder.feed(piece, &mut queue);
-        if settled && end.is_err() {
+        // Asked afterwards, since what settles an answer and what follows may come in one piece.
+        if decoder.progress() == Progress::Settled && end.is_err() {
             end = Ok(());
             break;
         }

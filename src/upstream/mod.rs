@@ -10,6 +10,8 @@ pub mod breaker;
 mod client;
 pub mod failure;
 pub mod framing;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod openai;
 pub mod passthrough;
 pub mod relay;

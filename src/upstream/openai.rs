@@ -189,7 +189,7 @@ impl Content {
 }
 
 /// Decodes a completion, whole or streamed: which of the two shows in its first byte.
-struct Completion {
+pub(super) struct Completion {
     line_bytes: usize,
     form: Form,
     named: bool,
@@ -287,7 +287,7 @@ pub(super) fn is_sse_line(line: &[u8]) -> bool {
 }
 
 impl Completion {
-    fn new(line_bytes: usize) -> Self {
+    pub(super) fn new(line_bytes: usize) -> Self {
         Completion {
             line_bytes,
             form: Form::Unknown,

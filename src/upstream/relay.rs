@@ -152,7 +152,7 @@ impl Decoder for Untouched {
 }
 
 /// Server-sent events in their own words, with LF for any line end.
-struct EventBlocks {
+pub(super) struct EventBlocks {
     max_bytes: usize,
     lines: Option<Lines>,
     block: Vec<u8>,
@@ -190,7 +190,7 @@ impl Decoder for EventBlocks {
 }
 
 impl EventBlocks {
-    fn new(max_bytes: usize) -> Self {
+    pub(super) fn new(max_bytes: usize) -> Self {
         let lines = Some(Lines::new(max_bytes));
         EventBlocks { max_bytes, lines, block: Vec::new(), data: Vec::new(), ended: false }
     }

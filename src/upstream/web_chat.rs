@@ -144,7 +144,7 @@ struct ModelResponse {
 }
 
 /// Decodes the lines of an answer.
-struct Answer {
+pub(super) struct Answer {
     lines: Option<Lines>,
     started: bool,
     understood: bool,
@@ -192,7 +192,7 @@ impl Decoder for Answer {
 }
 
 impl Answer {
-    fn new(line_bytes: usize) -> Self {
+    pub(super) fn new(line_bytes: usize) -> Self {
         Answer {
             lines: Some(Lines::new(line_bytes)),
             started: false,

@@ -11,11 +11,14 @@ fn text(file: &str) -> String {
 #[test]
 fn every_setting_stands_in_both_readmes_and_in_the_example_file() {
     for setting in SETTINGS {
-        for file in ["README.md", "README.zh-Hant.md"] {
-            let row = text(file)
+        for (readme, limits) in
+            [("README.md", "docs/limits.md"), ("README.zh-Hant.md", "docs/limits.zh-Hant.md")]
+        {
+            let row = [text(readme), text(limits)]
+                .concat()
                 .lines()
                 .any(|line| line.starts_with('|') && line.contains(&format!("`{}`", setting.name)));
-            assert!(row, "{} is missing from the table in {file}", setting.name);
+            assert!(row, "{} is missing from the tables in {readme} and {limits}", setting.name);
         }
         assert!(text(".env.example").contains(setting.name), "{} is missing from .env.example", setting.name);
     }
