@@ -1,0 +1,37 @@
+"""Runs the load generator and reads its result."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+from . import programs
+from .servers import KEY, Server
+
+# Kinds of call, as the load generator names them, and where they go.
+PATHS = {
+    "json": "/v1/chat/completions",
+    "events": "/v1/chat/completions",
+    "lines": "/rest/app-chat/conversations/new",
+    "chat": "/api/chat",
+}
+
+
+def call(target: Server, upstream: Server, kind: str, model: str, **options: object) -> dict:
+    """One run; options are those of the load generator, with `_` for `-`."""
+    words: dict[str, object] = {
+        "target": target.address,
+        "path": PATHS[kind],
+        "kind": kind,
+        "model": model,
+        "key": KEY,
+        "pids": ",".join(map(str, target.pids())),
+        "own_pids": "" if target is upstream else ",".join(map(str, upstream.pids())),
+    } | options
+    command = [str(programs.RELEASE / "load")]
+    for name, value in words.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if done.returncode != 0:
+        raise SystemExit(f"the load generator failed: {done.stderr}\n{target.name} says:\n{target.output()}")
+    return json.loads(done.stdout)

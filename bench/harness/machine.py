@@ -1,0 +1,65 @@
+"""The machine, the versions, and what its disk takes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from . import programs
+from .programs import ROOT
+
+
+def describe(targets: list[str]) -> dict[str, str]:
+    versions = {"rust": _output("rustc", "--version"), "python": platform.python_version()}
+    if program := programs.nginx():
+        versions["nginx"] = _output(program, "-v").replace("nginx version: nginx/", "")
+    wanted = {"pooled": "fastapi uvicorn httpx", "tutorial": "requests", "litellm": "litellm"}
+    for target, names in wanted.items():
+        if target in targets:
+            pins = "requirements-litellm.txt" if target == "litellm" else "requirements.txt"
+            text = (programs.BENCH / "servers" / pins).read_text()
+            for name in names.split():
+                versions[name] = re.search(rf"^{name}==(.+)$", text, re.M).group(1)
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "system": f"{_release()}, Linux {platform.release().split('-')[0]}",
+        "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"),
+        **versions,
+    }
+
+
+def fsync_us(count: int = 100) -> float:
+    """The median time of a small write with fdatasync where the stores of the benchmark lie."""
+    times = []
+    with tempfile.NamedTemporaryFile(prefix="mirrorgate-bench-") as file:
+        for _ in range(count):
+            begin = time.perf_counter()
+            os.write(file.fileno(), bytes(8192))
+            os.fdatasync(file.fileno())
+            times.append(time.perf_counter() - begin)
+    return sorted(times)[count // 2] * 1e6
+
+
+def _processor() -> str:
+    match = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    return match.group(1) if match else platform.machine()
+
+
+def _release() -> str:
+    match = re.search(r'PRETTY_NAME="(.+)"', Path("/etc/os-release").read_text())
+    return match.group(1) if match else "Linux"
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return "?"
+    return (done.stdout or done.stderr).strip()

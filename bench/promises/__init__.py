@@ -1,0 +1,1 @@
+"""The parts of bench/battery: each promise of the service, tried on the real program."""

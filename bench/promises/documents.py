@@ -1,0 +1,62 @@
+"""Requests made up from the documents by schemathesis: none is answered with an unexpected status."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+from .gateway import Gateway
+from .table import ROOT, Row, Run
+
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+# The hooks of the client tests hold the contract's own statuses.
+HOOKS = ROOT / "tests" / "clients"
+
+
+async def check(run: Run) -> None:
+    wanted = run.size(1000, 300)
+    gateway = Gateway(run.binary, DATABASE_URL="memory:")
+    try:
+        await gateway.start()
+        command = [
+            str(Path(sys.executable).with_name("schemathesis")),
+            "run",
+            f"http://127.0.0.1:{gateway.port}/openapi/full.json",
+            f"--header=Authorization: Bearer {gateway.key}",
+            f"--checks={CHECKS},contract",
+            f"--max-examples={run.size(120, 25)}",
+            "--seed=20260605",
+            "--generation-database=none",
+            "--phases=examples,coverage,fuzzing",
+            "--continue-on-failure",
+            "--request-timeout=30",
+            "--warnings=off",
+            "--no-color",
+        ]
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            env={**os.environ, "SCHEMATHESIS_HOOKS": "schemathesis_checks", "PYTHONPATH": str(HOOKS), "PYTHONDONTWRITEBYTECODE": "1"},
+            cwd=gateway.folder,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output = (await process.communicate())[0].decode(errors="replace")
+        (ROOT / "target" / "battery-schemathesis.txt").write_text(output)
+        generated = re.search(r"([\d,]+) generated", output)
+        cases = int(generated[1].replace(",", "")) if generated else 0
+        failures = re.findall(r"^_+ (.+?) _+$", output, re.M)
+        unique = re.search(r"(\d+) unique failures?", output)
+        found = int(unique[1]) if unique else len(failures)
+        if process.returncode != 0 and not found:
+            failures.append(output[-600:])
+            found = 1
+        faults = [f"{failure} (see target/battery-schemathesis.txt)" for failure in failures]
+        held = process.returncode == 0 and cases >= wanted
+        figure = f"{cases:,} cases, {found} unexpected"
+        run.add(Row("documents, schemathesis", f">= {wanted:,} cases, 0 unexpected", figure, held, faults))
+    finally:
+        await gateway.remove()

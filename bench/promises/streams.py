@@ -1,0 +1,168 @@
+"""A thousand streams at once, byte by byte; and that again and again, for what does not come back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from . import plans, wire
+from .gateway import KEYS, Gateway
+from .plans import OPENAI
+from .table import MIB, Row, Run, mib, percentile, say
+from .upstream import Upstream
+
+COUNT = 1000
+MAX_RSS = 128 * MIB
+MAX_GROWTH = 8 * MIB
+SETTLED = 120.0
+# What a client of the upstream may keep beside its pool: resolver, wakers, log, and the like.
+SPARE = 8
+
+
+@dataclass
+class Round:
+    """What came of one round."""
+
+    complete: int = 0
+    wrong: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    peak: int = 0
+    codes: Counter[str] = field(default_factory=Counter)
+
+
+def question(ident: str, batch: str, count: int, words: int, pace: float) -> tuple[bytes, bytes]:
+    """The body of a request, and the bytes that its answer must have."""
+    spec = {"id": ident, "batch": batch, "of": count, "words": words, "pace": pace}
+    message = json.dumps(spec)
+    asked = {"model": plans.MODEL, "stream": True, "messages": [{"role": "user", "content": message}]}
+    expected = b"".join(plans.openai_parts(ident, plans.words(ident, words), usage=False))
+    return json.dumps(asked).encode(), expected
+
+
+async def one(gateway: Gateway, number: int, batch: str, result: Round, count: int, words: int, pace: float, leave: bool) -> None:
+    ident = f"{batch}-{number}"
+    body, expected = question(ident, batch, count, words, pace)
+    headers = {"Authorization": f"Bearer {gateway.keys[number % KEYS]}"}
+    exchange = None
+    try:
+        async with asyncio.timeout(60):
+            exchange = await wire.Exchange.open(gateway.port, "POST", "/v1/chat/completions", body, headers)
+            if leave:
+                # Half of the answer, then gone.
+                while await exchange.more():
+                    if len(exchange.raw) > len(expected) // 2:
+                        return
+            answer = await exchange.answer()
+        if answer.status != 200:
+            result.wrong.append(f"{ident}: status {answer.status}, {answer.body[:200]!r}")
+            return
+        heard = b"".join(b"data: " + event + b"\n\n" for event in wire.events(answer.body))
+        if heard != expected:
+            at = next((i for i, (a, b) in enumerate(zip(heard, expected)) if a != b), min(len(heard), len(expected)))
+            result.wrong.append(f"{ident}: differs at byte {at}: {heard[at : at + 60]!r} for {expected[at : at + 60]!r}")
+            return
+        result.complete += 1
+    except (wire.Broken, OSError, TimeoutError) as error:
+        result.wrong.append(f"{ident}: {error!r}")
+    finally:
+        if exchange is not None:
+            exchange.close()
+
+
+async def round_of(gateway: Gateway, batch: str, count: int = COUNT, words: int = 40, pace: float = 0.03, leaving: int = 0) -> Round:
+    """So many streams, which the upstream lets go on only when all of them are open."""
+    result = Round()
+    gateway.forget_peak()
+    begin = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        for number in range(count):
+            leave = leaving > 0 and number % leaving == 0
+            group.create_task(one(gateway, number, batch, result, count, words, pace, leave))
+            if number % 50 == 49:
+                # A caller of each connection is a process of its own elsewhere.
+                await asyncio.sleep(0.01)
+    result.seconds = time.monotonic() - begin
+    result.peak = gateway.peak
+    return result
+
+
+async def check_streams(run: Run) -> None:
+    upstream = Upstream()
+    gateway = Gateway(run.binary, **upstream.settings(OPENAI))
+    try:
+        await gateway.start()
+        idle = gateway.rss
+        result = await round_of(gateway, "streams")
+        held = result.complete == COUNT and result.peak <= MAX_RSS
+        figure = f"{result.complete:,} of {COUNT:,}, RSS {mib(result.peak)}"
+        details = {"RSS when idle": mib(idle), "seconds": round(result.seconds, 1)}
+        limit = f"all complete, byte by byte; RSS <= {mib(MAX_RSS)}"
+        run.add(Row(f"{COUNT:,} streams at once", limit, figure, held, result.wrong, details))
+    finally:
+        await gateway.remove()
+        upstream.close()
+
+
+async def check_soak(run: Run) -> None:
+    upstream = Upstream()
+    gateway = Gateway(run.binary, **upstream.settings(OPENAI))
+    length = 600.0 if not run.short else 25.0
+    settled = SETTLED if not run.short else 10.0
+    # So early the allocator still takes what it will keep.
+    most = MAX_GROWTH if not run.short else 3 * MAX_GROWTH
+    try:
+        await gateway.start()
+        at_start = gateway.descriptors()
+        begin = time.monotonic()
+        wrong: list[str] = []
+        rounds = complete = asked = 0
+        resting: list[tuple[float, int]] = []
+        peaks: list[int] = []
+        while time.monotonic() - begin < length:
+            # One in 50 leaves in the middle.
+            result = await round_of(gateway, f"soak-{rounds}", words=25, leaving=50)
+            rounds += 1
+            complete += result.complete
+            asked += COUNT - COUNT // 50
+            wrong += result.wrong
+            peaks.append(result.peak)
+            await asyncio.sleep(1.0)
+            resting.append((time.monotonic() - begin, gateway.rss))
+            if rounds % 20 == 0:
+                say(f"{rounds} rounds, RSS {mib(gateway.rss)}, peak {mib(max(peaks))}")
+        before = [rss for when, rss in resting if when <= settled] or [resting[0][1]]
+        after = [rss for when, rss in resting if when > settled] or [resting[-1][1]]
+        growth = max(after) - max(before)
+        left = await released(gateway, 30)
+        limit_of_others = at_start + SPARE
+        others = gateway.descriptors() - sum(left.values())
+        held = not wrong and complete == asked and growth <= most
+        held = held and left["callers"] == 0 and left["upstream"] <= COUNT and others <= limit_of_others
+        figure = (
+            f"{rounds} rounds in {(time.monotonic() - begin) / 60:.1f} min, {complete:,} of {asked:,} complete, "
+            f"growth {mib(max(growth, 0))}, {left['callers']} of callers left, {left['upstream']} in the pool"
+        )
+        details = {
+            "RSS at rest, MiB": [round(rss / MIB, 1) for _, rss in resting],
+            "largest RSS, MiB": round(max(peaks) / MIB, 1),
+            "median peak, MiB": round(percentile(peaks, 0.5) / MIB, 1),
+            "other descriptors": f"{others}, {at_start} at the start",
+        }
+        limit = f"all complete; growth <= {mib(most)} after {settled / 60:.0f} min; descriptors back to the pool's"
+        if run.short:
+            limit = limit.replace(f"{settled / 60:.0f} min", f"{settled:.0f} s")
+        run.add(Row(f"soak, rounds of {COUNT:,} streams", limit, figure, held, wrong, details))
+    finally:
+        await gateway.remove()
+        upstream.close()
+
+
+async def released(gateway: Gateway, seconds: float) -> Counter[str]:
+    """The connections once those of callers are gone, or after so long."""
+    deadline = time.monotonic() + seconds
+    while (left := gateway.sockets())["callers"] and time.monotonic() < deadline:
+        await asyncio.sleep(0.2)
+    return left

@@ -1,0 +1,15 @@
+//! What the upstream and the load generator agree on: how an HTTP message is cut, and which bytes an
+//! answer has.
+
+pub mod answer;
+pub mod arguments;
+pub mod check;
+pub mod http;
+pub mod process;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Nanoseconds since 1970: the one clock that all processes of a machine share in safe Rust.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
+}
