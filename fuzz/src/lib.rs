@@ -1,0 +1,170 @@
+//! What must hold for any bytes at all, as one function a target. Each panics where it does not.
+//!
+//! `fuzz_targets/` hands libFuzzer's bytes to them, `src/bin/replay.rs` the corpus and variations of it.
+//! The first bytes of an input choose the cuts, the rest is what arrives.
+
+use mirrorgate::api::openai::{passing, talk};
+use mirrorgate::api::{body, tools::ChatRequest};
+use mirrorgate::chat::Owner;
+use mirrorgate::config::{self, Config};
+use mirrorgate::upstream::framing::{LineTooLong, Lines, SseEvents};
+use mirrorgate::upstream::{failure, fuzzing};
+
+/// A target's name and function.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    ("framing", framing),
+    ("openai", openai),
+    ("web_chat", web_chat),
+    ("passthrough", passthrough),
+    ("relay", relay),
+    ("request", request),
+    ("redaction", redaction),
+    ("config", config),
+];
+
+const CUTS: usize = 4;
+
+/// The bytes cut at places that the first of them choose.
+fn pieces(data: &[u8]) -> (&[u8], Vec<&[u8]>) {
+    let (places, bytes) = data.split_at(CUTS.min(data.len()));
+    let mut cuts: Vec<usize> = places.iter().map(|place| usize::from(*place) % (bytes.len() + 1)).collect();
+    cuts.push(bytes.len());
+    cuts.sort_unstable();
+    let mut from = 0;
+    let mut cut = |to: usize| &bytes[std::mem::replace(&mut from, to)..to];
+    (bytes, cuts.into_iter().map(|to| cut(to)).collect())
+}
+
+/// Lines and events do not depend on the cuts.
+pub fn framing(data: &[u8]) {
+    fn read(pieces: &[&[u8]]) -> Result<(Vec<Vec<u8>>, Vec<Vec<u8>>), LineTooLong> {
+        let (mut framing, mut sse) = (Lines::new(fuzzing::LINE_BYTES), SseEvents::new(fuzzing::LINE_BYTES));
+        let (mut lines, mut events) = (Vec::new(), Vec::new());
+        for piece in pieces {
+            framing.feed(piece, |line| {
+                lines.push(line.to_vec());
+                events.extend(sse.line(line)?);
+                Ok::<_, LineTooLong>(())
+            })?;
+        }
+        if let Some(line) = framing.rest() {
+            events.extend(sse.line(&line)?);
+            lines.push(line);
+        }
+        events.extend(sse.end());
+        Ok((lines, events))
+    }
+    let (bytes, pieces) = pieces(data);
+    let whole = read(&[bytes]);
+    assert_eq!(read(&pieces), whole);
+    if let Ok((lines, _)) = whole {
+        assert!(lines.iter().flatten().all(|byte| !matches!(byte, b'\n' | b'\r')));
+    }
+}
+
+/// An answer means the same however it is cut, up to where a failure is noticed.
+fn same(data: &[u8], read: impl Fn(&[&[u8]]) -> fuzzing::Outcome) {
+    let (bytes, pieces) = pieces(data);
+    let (whole, cut) = (read(&[bytes]), read(&pieces));
+    let what = String::from_utf8_lossy(bytes);
+    assert_eq!(cut.1, whole.1, "the end differs for {what:?}");
+    if whole.1 == "ok" {
+        assert_eq!(cut.0, whole.0, "the pieces differ for {what:?}");
+    }
+}
+
+/// The OpenAI protocol as events.
+pub fn openai(data: &[u8]) {
+    same(data, fuzzing::openai);
+}
+
+/// The web chat as events.
+pub fn web_chat(data: &[u8]) {
+    same(data, fuzzing::web_chat);
+}
+
+/// Completions that pass through: what goes on is JSON in UTF-8, one line a chunk.
+pub fn passthrough(data: &[u8]) {
+    same(data, |pieces| fuzzing::passthrough(pieces, 1));
+    same(data, |pieces| fuzzing::passthrough(pieces, 2));
+    let (bytes, _) = pieces(data);
+    for chunk in fuzzing::passthrough(&[bytes], 1).0 {
+        assert!(!chunk.contains(['\n', '\r']), "a chunk of several lines: {chunk:?}");
+        assert!(!chunk.contains('\u{fffd}') || bytes_hold_it(bytes), "no UTF-8: {chunk:?}");
+    }
+}
+
+/// Whether the replacement character itself was sent, plain or escaped.
+fn bytes_hold_it(bytes: &[u8]) -> bool {
+    String::from_utf8(bytes.to_vec()).is_ok()
+}
+
+/// Event streams that are relayed: an event stays one.
+pub fn relay(data: &[u8]) {
+    same(data, fuzzing::relay);
+    let (bytes, _) = pieces(data);
+    for block in fuzzing::relay(&[bytes]).0 {
+        assert!(block.ends_with("\n\n") && !block.trim_end_matches('\n').contains("\n\n"), "{block:?}");
+    }
+}
+
+/// Requests: read or refused, and a refusal does not repeat more than a little of what was sent.
+pub fn request(data: &[u8]) {
+    let owner = || Owner("fuzz".into());
+    let errors = [
+        body::parse::<ChatRequest>(data).err(),
+        passing(owner(), data.to_vec().into()).err(),
+        talk(owner(), data).err(),
+    ];
+    for error in errors.into_iter().flatten() {
+        assert!(error.caller_message().len() < 2000, "{} bytes of message", error.caller_message().len());
+        assert!(!error.hint().is_empty());
+    }
+}
+
+/// Words of an upstream, whose secret is the input's first line: it never comes out.
+pub fn redaction(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (secret, words) = text.split_once('\n').unwrap_or(("", &text));
+    let secrets: Vec<String> =
+        Some(secret.to_string()).filter(|secret| secret.len() >= 8).into_iter().collect();
+    let Some(clean) = failure::clean(words, &secrets) else { return };
+    assert!(clean.chars().count() <= 301 && !clean.chars().any(char::is_control), "{clean:?}");
+    for secret in secrets.iter().filter(|secret| !"[redacted]…".contains(secret.as_str())) {
+        assert!(!clean.contains(secret.as_str()), "{secret:?} in {clean:?}");
+    }
+}
+
+/// Settings: `NAME=value` pairs, each ended by NUL; and the same bytes as a `.env` file.
+pub fn config(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let pairs: Vec<(&str, &str)> = text.split('\0').filter_map(|pair| pair.split_once('=')).collect();
+    load(&pairs);
+    if let Ok(values) = config::parse_env_file(&text) {
+        let pairs: Vec<_> = values.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        load(&pairs);
+    }
+}
+
+fn load(pairs: &[(&str, &str)]) {
+    let lookup = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
+    match Config::load(&lookup, pairs.iter().map(|(name, _)| name.to_string())) {
+        Ok(config) => {
+            assert!(config.gateway.auth || config.listen.host.is_loopback(), "open to everyone");
+        }
+        Err(problems) => {
+            assert!(!problems.0.is_empty() && matches!(problems.exit_code(), 2 | 78));
+            let shown = problems.to_string();
+            for name in ["GATEWAY_API_KEYS", "UPSTREAM_API_KEY", "UPSTREAM_COOKIE", "SECRET_KEY"] {
+                let secret = lookup(name).unwrap_or_default();
+                // Of a made-up text only a long one without anything else in it is surely no word of ours.
+                let odd = secret.len() >= 24 && secret.bytes().all(|byte| byte.is_ascii_alphanumeric());
+                let elsewhere = pairs.iter().filter(|(_, value)| value.contains(&secret)).count() > 1;
+                assert!(!odd || elsewhere || !shown.contains(&secret), "{name} in {shown:?}");
+            }
+        }
+    }
+}
