@@ -4,6 +4,8 @@
 //! says, so their document holds the tool operations alone, in the words of OpenAPI 3.0.3, with
 //! every reference written out.
 
+use std::sync::OnceLock;
+
 use actix_web::http::StatusCode;
 use actix_web::http::header;
 use actix_web::web::{Data, Path};
@@ -72,38 +74,48 @@ pub enum Document {
     Full,
 }
 
-/// Both documents, without a server.
+/// Both documents, without a server. They are collected when the first one is asked for: most
+/// processes start, and run long, before anyone imports.
 pub struct Documents {
+    tools: fn(&mut ServiceConfig),
+    all: fn(&mut ServiceConfig),
+    left_out: &'static [&'static str],
+    collected: OnceLock<Collected>,
+}
+
+struct Collected {
     tools: Value,
     full: Value,
 }
 
 impl Documents {
-    /// Collects the documents from the handlers that these add: the tools, without the parameters
-    /// that are `left_out`, and everything.
-    pub fn collect(tools: fn(&mut ServiceConfig), all: fn(&mut ServiceConfig), left_out: &[&str]) -> Self {
-        let document = |routes: fn(&mut ServiceConfig)| {
-            let (_, document) =
-                App::new().into_utoipa_app().openapi(Base::openapi()).configure(routes).split_for_parts();
-            let mut document =
-                serde_json::to_value(document).expect("a document is made of texts, numbers, lists and maps");
-            unwrap_lines(&mut document);
-            document
-        };
-        let mut tools = for_importers(document(tools));
-        for path in ["/api/chat", "/api/answers/{response_id}"] {
-            if let Some(item) = tools["paths"].get_mut(path) {
-                leave_out(item, left_out);
+    /// The documents of the handlers that these add: the tools, without the parameters that are
+    /// `left_out`, and everything.
+    pub fn new(
+        tools: fn(&mut ServiceConfig),
+        all: fn(&mut ServiceConfig),
+        left_out: &'static [&'static str],
+    ) -> Self {
+        Documents { tools, all, left_out, collected: OnceLock::new() }
+    }
+
+    fn collected(&self) -> &Collected {
+        self.collected.get_or_init(|| {
+            let mut tools = for_importers(collect(self.tools));
+            for path in ["/api/chat", "/api/answers/{response_id}"] {
+                if let Some(item) = tools["paths"].get_mut(path) {
+                    leave_out(item, self.left_out);
+                }
             }
-        }
-        Documents { tools, full: document(all) }
+            Collected { tools, full: collect(self.all) }
+        })
     }
 
     /// A document for a service at `server`, an absolute URL without a trailing slash.
     pub fn at(&self, document: Document, server: &str) -> Value {
         let mut value = match document {
-            Document::Tools => self.tools.clone(),
-            Document::Full => self.full.clone(),
+            Document::Tools => self.collected().tools.clone(),
+            Document::Full => self.collected().full.clone(),
         };
         if let Some(object) = value.as_object_mut() {
             object.insert("servers".into(), json!([{ "url": server }]));
@@ -128,13 +140,23 @@ impl Documents {
                 .all(|(part, segment)| part == segment || part.starts_with('{'))
                 && template.split('/').count() == path.split('/').count()
         };
-        let items = self.full["paths"].as_object().into_iter().flatten();
+        let items = self.collected().full["paths"].as_object().into_iter().flatten();
         let item = items.filter(|(template, _)| fits(template)).find_map(|(_, item)| item.as_object());
         let methods = item.into_iter().flat_map(Map::keys).map(|method| method.to_ascii_uppercase());
         methods
             .flat_map(|method| if method == "GET" { vec![method, "HEAD".into()] } else { vec![method] })
             .collect()
     }
+}
+
+/// The document of the handlers that these add.
+fn collect(routes: fn(&mut ServiceConfig)) -> Value {
+    let (_, document) =
+        App::new().into_utoipa_app().openapi(Base::openapi()).configure(routes).split_for_parts();
+    let mut document =
+        serde_json::to_value(document).expect("a document is made of texts, numbers, lists and maps");
+    unwrap_lines(&mut document);
+    document
 }
 
 /// The text of a document in YAML.
@@ -327,7 +349,7 @@ async fn plugin_manifest(
     peers: Data<Peers>,
 ) -> HttpResponse {
     let base = peers.base_url(&request);
-    let description = &documents.tools["info"]["description"];
+    let description = &documents.collected().tools["info"]["description"];
     let manifest = json!({
         "schema_version": "v1",
         "name_for_human": "mirrorgate",

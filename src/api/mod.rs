@@ -64,9 +64,9 @@ pub fn documents(long_answers: bool) -> Documents {
             tools::routes(config);
             answers::routes(config);
         };
-        Documents::collect(tools, routes, &["upstream"])
+        Documents::new(tools, routes, &["upstream"])
     } else {
-        Documents::collect(tools::routes, routes, &["upstream", "wait_seconds"])
+        Documents::new(tools::routes, routes, &["upstream", "wait_seconds"])
     }
 }
 

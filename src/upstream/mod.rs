@@ -313,7 +313,9 @@ fn unfinished(understood: bool, skipped: usize, last: &[u8]) -> Fault {
 
 /// The first byte that is neither blank nor a byte order mark.
 fn first_byte(bytes: &[u8]) -> Option<u8> {
-    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+    let mark = "\u{feff}".as_bytes();
+    // A cut may divide the mark: then nothing is known yet.
+    let bytes = if mark.starts_with(bytes) { b"" } else { bytes.strip_prefix(mark).unwrap_or(bytes) };
     bytes.iter().copied().find(|byte| !byte.is_ascii_whitespace())
 }
 

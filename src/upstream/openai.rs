@@ -192,6 +192,8 @@ impl Content {
 pub(super) struct Completion {
     line_bytes: usize,
     form: Form,
+    /// What came before the first byte that tells the form.
+    begun: Vec<u8>,
     named: bool,
     choices_seen: bool,
     finished: bool,
@@ -211,9 +213,20 @@ impl Decoder for Completion {
     type Piece = Event;
 
     fn feed(&mut self, bytes: &[u8], events: &mut VecDeque<Event>) -> Result<(), Fault> {
+        if matches!(self.form, Form::Unknown) {
+            self.begun.extend_from_slice(bytes);
+        }
+        let begun = std::mem::take(&mut self.begun);
+        let bytes = if begun.is_empty() { bytes } else { &begun };
         if let Form::Unknown = self.form {
             self.form = match first_byte(bytes) {
-                None => return Ok(()),
+                None => {
+                    // A mark is shorter than this; blanks without end are not kept.
+                    if begun.len() <= 4096 {
+                        self.begun = begun;
+                    }
+                    return Ok(());
+                }
                 Some(b'<') => return Err(Fault::Html),
                 Some(b'{' | b'[') => Form::Json(Vec::new()),
                 Some(_) => Form::Events(Lines::new(self.line_bytes), SseEvents::new(self.line_bytes)),
@@ -291,6 +304,7 @@ impl Completion {
         Completion {
             line_bytes,
             form: Form::Unknown,
+            begun: Vec::new(),
             named: false,
             choices_seen: false,
             finished: false,

@@ -107,6 +107,8 @@ const CHUNK: &str = "chat.completion.chunk";
 pub struct Chunks {
     line_bytes: usize,
     form: Form,
+    /// What came before the first byte that tells the form.
+    begun: Vec<u8>,
     /// How many choices the caller asked for.
     choices: usize,
     seen: HashSet<u64>,
@@ -142,6 +144,7 @@ impl Chunks {
         Chunks {
             line_bytes,
             form: Form::Unknown,
+            begun: Vec::new(),
             choices,
             seen: HashSet::new(),
             finished: HashMap::new(),
@@ -158,9 +161,20 @@ impl Decoder for Chunks {
     type Piece = Chunk;
 
     fn feed(&mut self, bytes: &[u8], pieces: &mut VecDeque<Chunk>) -> Result<(), Fault> {
+        if matches!(self.form, Form::Unknown) {
+            self.begun.extend_from_slice(bytes);
+        }
+        let begun = std::mem::take(&mut self.begun);
+        let bytes = if begun.is_empty() { bytes } else { &begun };
         if let Form::Unknown = self.form {
             self.form = match first_byte(bytes) {
-                None => return Ok(()),
+                None => {
+                    // A mark is shorter than this; blanks without end are not kept.
+                    if begun.len() <= 4096 {
+                        self.begun = begun;
+                    }
+                    return Ok(());
+                }
                 Some(b'<') => return Err(Fault::Html),
                 Some(b'{' | b'[') => Form::Json(Vec::new()),
                 Some(_) => Form::Events(Lines::new(self.line_bytes), SseEvents::new(self.line_bytes)),

@@ -8,6 +8,8 @@ pub mod failure;
 mod models;
 mod relay;
 mod request;
+#[cfg(feature = "fuzzing")]
+pub use request::{passing, talk};
 
 use std::sync::Arc;
 
