@@ -5,6 +5,8 @@ mod completions;
 mod health;
 mod measure;
 mod members;
+mod models;
+mod prompt;
 mod room;
 mod talks;
 mod usage;
@@ -15,15 +17,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
-use crate::chat::{Answer, ConversationId, Event, Message, Model, Owner, Prompt, Role, Tally, Thread, Usage};
+use crate::chat::{Answer, ConversationId, Event, Owner, Prompt, Tally, Thread, Usage};
 use crate::config;
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::store::{Conversation, Exchange, Store, Transcript, Turn};
+use crate::store::{Exchange, Store, Transcript, Turn};
 use crate::upstream::Events;
 pub use crate::upstream::relay::Request as RelayRequest;
 pub use crate::upstream::session::Credentials;
@@ -31,6 +32,7 @@ pub use completions::{Completing, CompletionContent, CompletionRequest, Passing,
 pub use health::{Health, Status};
 use members::Lists;
 pub use members::Member;
+pub use models::Models;
 use room::{Room, Seat};
 pub use talks::{Talk, Talking};
 use usage::{Asked, Meter, UsageBook};
@@ -80,15 +82,6 @@ impl From<Error> for Failed {
     fn from(error: Error) -> Self {
         Failed { error, partial: Box::default() }
     }
-}
-
-/// The models that a caller can name.
-#[derive(Debug, Clone)]
-pub struct Models {
-    /// All that are known.
-    pub models: Vec<Model>,
-    /// The one that answers when none is named.
-    pub default_model: Option<String>,
 }
 
 /// What all threads share: the store, and what was last learned of the upstream.
@@ -345,125 +338,6 @@ impl Service {
     pub async fn store_ready(&self) -> Result<(), Error> {
         self.shared.store.prepare().await
     }
-
-    /// The models that a caller can name: those of all upstreams, each once.
-    ///
-    /// # Errors
-    /// When no upstream can tell its models: why the first cannot.
-    pub async fn models(&self) -> Result<Models, Error> {
-        let mut models: Vec<Model> = Vec::new();
-        let mut default_model = None;
-        let mut failure = None;
-        for asked in self.shared.room.until_over(join_all(self.members.iter().map(models_of))).await? {
-            match asked {
-                Ok((list, default)) => {
-                    default_model = default_model.or(default);
-                    let news: Vec<Model> = list
-                        .into_iter()
-                        .filter(|one| models.iter().all(|known| known.id != one.id))
-                        .collect();
-                    models.extend(news);
-                }
-                Err(error) => failure = failure.or(Some(error)),
-            }
-        }
-        match failure {
-            Some(error) if models.is_empty() => Err(error),
-            _ => Ok(Models { models, default_model }),
-        }
-    }
-
-    /// The model to ask an upstream for: the one that the caller names, unless a configured list
-    /// lacks it, since an upstream that cannot list its models may not tell a wrong one either.
-    async fn model_of(&self, member: &Member, named: Option<&str>) -> Result<Option<String>, Error> {
-        let settings = &member.settings;
-        let Some(model) = named else { return self.default_model(member).await };
-        let listed = || settings.models.iter().chain(&settings.default_model).any(|known| known == model);
-        if settings.models.is_empty() || listed() {
-            Ok(Some(model.to_string()))
-        } else {
-            Err(Error::new(Kind::ModelNotFound, "the model is not one of `MODELS`"))
-        }
-    }
-
-    /// The model for questions that name none: the configured one, else the upstream's first.
-    /// `None` leaves the choice to an upstream that does not list its models.
-    async fn default_model(&self, member: &Member) -> Result<Option<String>, Error> {
-        let settings = &member.settings;
-        let configured = settings.default_model.as_ref().or(settings.models.first());
-        if configured.is_some() || member.upstream.keeps_conversations() {
-            return Ok(configured.cloned());
-        }
-        // Held while the upstream is asked: a crowd at the start asks once.
-        let mut first = self.shared.first_models.lock().await;
-        if let Some((when, model)) = first.get(&settings.name)
-            && when.elapsed() < CACHE_TIME
-        {
-            return Ok(model.clone());
-        }
-        let model = match member.upstream.models().await {
-            Ok(models) => models.and_then(|models| models.into_iter().next()).map(|model| model.id),
-            Err(error) => match error.kind {
-                Kind::UpstreamNotFound
-                | Kind::UpstreamRejected
-                | Kind::UpstreamHtml
-                | Kind::UpstreamInvalid => None,
-                _ => return Err(error),
-            },
-        };
-        first.insert(settings.name.clone(), (Instant::now(), model.clone()));
-        Ok(model)
-    }
-
-    fn prompt(
-        &self,
-        question: &Question,
-        conversation: &Conversation,
-        model: Option<String>,
-        member: &Member,
-    ) -> Prompt {
-        let of = |role, text: &str| Message { role, text: text.to_string() };
-        let system = question.system.as_ref().or(conversation.system.as_ref());
-        // A conversation that was kept before there were several upstreams names none.
-        let is_there = |thread: &&Thread| {
-            member.upstream.keeps_conversations()
-                && (thread.upstream == member.settings.name || thread.upstream.is_empty())
-        };
-        let thread = conversation.thread.as_ref().filter(is_there);
-        let mut messages = Vec::new();
-        if thread.is_some() {
-            // The upstream has seen the instructions already, unless they are new.
-            let news = system.filter(|_| system != conversation.system.as_ref());
-            messages.extend(news.map(|system| of(Role::System, system)));
-        } else {
-            messages.extend(system.map(|system| of(Role::System, system)));
-            messages.extend(self.bounded(&conversation.messages).iter().cloned());
-        }
-        messages.push(of(Role::User, &question.message));
-        Prompt {
-            model,
-            messages,
-            thread: thread.cloned(),
-            temperature: question.temperature,
-            max_tokens: question.max_tokens,
-        }
-    }
-
-    /// The latest whole pairs of question and answer within the bounds of a history.
-    fn bounded<'a>(&self, messages: &'a [Message]) -> &'a [Message] {
-        let mut bytes: usize = messages.iter().map(|message| message.text.len()).sum();
-        let mut rest = messages;
-        while let [question, answer, later @ ..] = rest
-            && (rest.len() > self.settings.history_max_messages || bytes > self.settings.history_max_bytes)
-        {
-            bytes -= question.text.len() + answer.text.len();
-            rest = later;
-        }
-        if rest.len() < messages.len() {
-            log::info!(messages = messages.len() - rest.len(); "the oldest messages of a conversation are not sent again: HISTORY_MAX_MESSAGES or HISTORY_MAX_BYTES");
-        }
-        rest
-    }
 }
 
 impl Running {
@@ -479,23 +353,4 @@ impl Running {
         }
         Some(event)
     }
-}
-
-/// The models of one upstream, and the one that answers when none is named.
-async fn models_of(member: &Member) -> Result<(Vec<Model>, Option<String>), Error> {
-    let settings = &member.settings;
-    let models = if settings.models.is_empty() {
-        let asked = member.upstream.models().await?;
-        asked.or_else(|| settings.default_model.clone().map(|id| vec![named(id)])).ok_or_else(|| {
-            Error::new(Kind::ModelsUnknown, "this upstream cannot list its models, and none is configured")
-        })?
-    } else {
-        settings.models.iter().cloned().map(named).collect()
-    };
-    let first = models.first().map(|model| model.id.clone());
-    Ok((models, settings.default_model.clone().or(first)))
-}
-
-fn named(id: String) -> Model {
-    Model { id, owned_by: "upstream".into() }
 }
