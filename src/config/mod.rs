@@ -290,6 +290,7 @@ impl Config {
                 "set GATEWAY_API_KEYS and remove GATEWAY_AUTH, or set HOST=127.0.0.1",
             );
         }
+        let gateway = Gateway { keys: reader.gateway_keys(), auth };
         let mut upstreams = reader.upstreams();
         let others = upstreams.split_off(1);
         let config = Config {
@@ -303,9 +304,9 @@ impl Config {
             },
             upstream: upstreams.remove(0),
             others,
-            gateway: Gateway { keys: reader.gateway_keys(), auth },
             store: reader.store(platform),
-            limits: reader.limits(auth),
+            limits: reader.limits(&gateway),
+            gateway,
             log: Log {
                 json: reader.choice("LOG_FORMAT", &[("text", Some(false)), ("json", Some(true))], None),
                 filter: lookup("RUST_LOG").unwrap_or_else(|| "info,actix_server=warn".into()),
@@ -369,6 +370,17 @@ mod tests {
         assert!(load(&[("GATEWAY_AUTH", "none")]).is_ok());
         let platform = load(&[("GATEWAY_AUTH", "none"), ("RENDER", "true")]).err().expect("unsafe");
         assert_eq!(platform.exit_code(), 78);
+    }
+
+    #[test]
+    fn a_key_that_is_alone_may_fill_the_room() {
+        let bound = |variables: &[(&str, &str)]| load(variables).expect("good").limits.streams_per_key;
+        let (one, two) = ("a:k3y-of-the-tests-9f2c", "a:k3y-of-the-tests-9f2c,b:0ther-t3nants-k3y-77");
+        assert_eq!(bound(&[("GATEWAY_API_KEYS", one)]), None);
+        assert_eq!(bound(&[("GATEWAY_API_KEYS", one), ("MAX_STREAMS_PER_KEY", "7")]), Some(7));
+        assert_eq!(bound(&[("GATEWAY_API_KEYS", two)]), Some(64));
+        assert_eq!(bound(&[]), Some(64));
+        assert_eq!(bound(&[("GATEWAY_AUTH", "none")]), None);
     }
 
     #[test]

@@ -197,7 +197,12 @@ pub const SETTINGS: &[Setting] = &[
         "1024",
         "How many questions a process answers at once; more are refused with Retry-After",
     ),
-    row("MAX_STREAMS_PER_KEY", "NUMBER", "64", "How many of them may be of one gateway key"),
+    row(
+        "MAX_STREAMS_PER_KEY",
+        "NUMBER",
+        "64; no bound of its own for a single key in GATEWAY_API_KEYS",
+        "How many of them may be of one gateway key",
+    ),
     row(
         "MAX_LONG_ANSWERS",
         "NUMBER",
