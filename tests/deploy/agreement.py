@@ -62,7 +62,7 @@ SETTINGS = set(rows)
 PORT = int(rows["PORT"])
 HEALTH = one(r'#\[get\("(/health)"\)\]', text("src/api/live.rs"), "the health path in src/api/live.rs")
 check(f'"{HEALTH}"' in text("src/api/auth.rs"), f"{HEALTH} is not public in src/api/auth.rs")
-DRAIN = int(one(r"SHUTDOWN_SECONDS: u64 = (\d+)", text("src/app.rs"), "SHUTDOWN_SECONDS in src/app.rs"))
+DRAIN = int(rows["SHUTDOWN_TIMEOUT_SECONDS"])
 KEEP_ALIVE = int(
     one(r"KEEP_ALIVE: Duration = Duration::from_secs\((\d+)\)", text("src/app.rs"), "KEEP_ALIVE in src/app.rs")
 )
