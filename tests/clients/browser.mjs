@@ -86,6 +86,10 @@ const scenarios = {
   /** The home page as it opens, in the locale and width of the job. */
   async home(job) {
     const browser = await open(job, job.address ?? "/", job);
+    if (job.address === "/docs") {
+      // Swagger UI draws itself after it has read the document.
+      await browser.page.locator(".opblock").first().waitFor();
+    }
     const seen = { ...browser.seen, ...(await facts(browser.page)) };
     await browser.shot(job.name);
     await browser.close();
