@@ -97,16 +97,10 @@ impl Service {
     /// Whether a request for this model goes through in its caller's own words: that is so unless
     /// only upstreams of another protocol are there, or only they are known to offer the model.
     pub fn passes_through(&self, model: Option<&str>) -> bool {
-        let offers = |member: &&Member| {
-            let settings = &member.settings;
-            model.is_none_or(|model| {
-                settings.models.iter().chain(&settings.default_model).any(|known| known == model)
-            })
-        };
-        let passes = |member: &Member| member.upstream.passes_through();
-        match self.members.iter().find(offers) {
-            Some(member) if model.is_some() => passes(member),
-            _ => self.members.iter().any(passes),
+        let known = model.and_then(|model| self.members.iter().find(|member| member.names(model)));
+        match known {
+            Some(member) => member.upstream.passes_through(),
+            None => self.members.iter().any(|member| member.upstream.passes_through()),
         }
     }
 

@@ -26,12 +26,14 @@ pub struct Member {
 pub type Lists = HashMap<String, (Instant, Option<Vec<String>>)>;
 
 impl Member {
-    /// The models that its settings name; none where any may be asked for.
-    fn configured(&self) -> impl Iterator<Item = &String> {
-        self.settings
-            .models
-            .iter()
-            .chain(self.settings.default_model.iter().filter(|_| !self.settings.models.is_empty()))
+    /// The models that its settings name.
+    fn named(&self) -> impl Iterator<Item = &String> {
+        self.settings.models.iter().chain(&self.settings.default_model)
+    }
+
+    /// Whether its settings name this model.
+    pub(super) fn names(&self, model: &str) -> bool {
+        self.named().any(|known| known == model)
     }
 }
 
@@ -122,7 +124,7 @@ impl Service {
                 let models = models.ok().and_then(Result::ok).flatten();
                 models.map(|models| models.into_iter().map(|model| model.id).collect())
             } else {
-                Some(member.configured().cloned().collect())
+                Some(member.named().cloned().collect())
             };
             (name, (Instant::now(), list))
         });

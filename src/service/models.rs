@@ -53,8 +53,7 @@ impl Service {
     ) -> Result<Option<String>, Error> {
         let settings = &member.settings;
         let Some(model) = named else { return self.default_model(member).await };
-        let listed = || settings.models.iter().chain(&settings.default_model).any(|known| known == model);
-        if settings.models.is_empty() || listed() {
+        if settings.models.is_empty() || member.names(model) {
             Ok(Some(model.to_string()))
         } else {
             Err(Error::new(Kind::ModelNotFound, "the model is not one of `MODELS`"))
