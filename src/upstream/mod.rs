@@ -12,6 +12,7 @@ pub mod failure;
 pub mod framing;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod intake;
 pub mod openai;
 pub mod passthrough;
 pub mod relay;

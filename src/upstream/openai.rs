@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::framing::{Lines, SseEvents};
+use super::intake::{Intake, Rest};
 use super::transport::{Call, Transport};
 use super::{Decoder, Events, Fault, Progress, decode, first_byte, unfinished};
 use crate::chat::{Event, Model, Prompt, Usage, estimate_tokens};
@@ -190,10 +190,7 @@ impl Content {
 
 /// Decodes a completion, whole or streamed: which of the two shows in its first byte.
 pub(super) struct Completion {
-    line_bytes: usize,
-    form: Form,
-    /// What came before the first byte that tells the form.
-    begun: Vec<u8>,
+    intake: Intake,
     named: bool,
     choices_seen: bool,
     finished: bool,
@@ -201,55 +198,15 @@ pub(super) struct Completion {
     skipped: usize,
 }
 
-#[derive(Default)]
-enum Form {
-    #[default]
-    Unknown,
-    Json(Vec<u8>),
-    Events(Lines, SseEvents),
-}
-
 impl Decoder for Completion {
     type Piece = Event;
 
     fn feed(&mut self, bytes: &[u8], events: &mut VecDeque<Event>) -> Result<(), Fault> {
-        if matches!(self.form, Form::Unknown) {
-            self.begun.extend_from_slice(bytes);
-        }
-        let begun = std::mem::take(&mut self.begun);
-        let bytes = if begun.is_empty() { bytes } else { &begun };
-        if let Form::Unknown = self.form {
-            self.form = match first_byte(bytes) {
-                None => {
-                    // A mark is shorter than this; blanks without end are not kept.
-                    if begun.len() <= 4096 {
-                        self.begun = begun;
-                    }
-                    return Ok(());
-                }
-                Some(b'<') => return Err(Fault::Html),
-                Some(b'{' | b'[') => Form::Json(Vec::new()),
-                Some(_) => Form::Events(Lines::new(self.line_bytes), SseEvents::new(self.line_bytes)),
-            };
-        }
-        match &mut self.form {
-            Form::Unknown => Ok(()),
-            Form::Json(all) => {
-                all.extend_from_slice(bytes);
-                Ok(())
-            }
-            Form::Events(lines, sse) => {
-                let mut data = Vec::new();
-                let mut unknown = 0;
-                lines.feed(bytes, |line| -> Result<(), Fault> {
-                    unknown += usize::from(!is_sse_line(line));
-                    data.extend(sse.line(line)?);
-                    Ok(())
-                })?;
-                self.skipped += unknown;
-                data.iter().try_for_each(|data| self.event(data, events))
-            }
-        }
+        // The closure cannot borrow the intake and the rest of the decoder at once.
+        let mut intake = std::mem::take(&mut self.intake);
+        let result = intake.feed(bytes, |data| self.event(&data, events));
+        self.intake = intake;
+        result
     }
 
     fn progress(&self) -> Progress {
@@ -263,9 +220,9 @@ impl Decoder for Completion {
     }
 
     fn finish(&mut self, events: &mut VecDeque<Event>) -> Result<(), Fault> {
-        match std::mem::take(&mut self.form) {
-            Form::Unknown => Err(super::body::empty().into()),
-            Form::Json(bytes) => {
+        match self.intake.finish()? {
+            Rest::Nothing => Err(super::body::empty().into()),
+            Rest::Json(bytes) => {
                 let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
                 let chunk = serde_json::from_slice(bytes).map_err(|error| not_json(&error))?;
                 self.chunk(chunk, events)?;
@@ -274,12 +231,9 @@ impl Decoder for Completion {
                 }
                 Ok(())
             }
-            Form::Events(mut lines, mut sse) => {
-                let last = lines.rest().unwrap_or_default();
-                self.skipped += usize::from(!is_sse_line(&last));
-                let complete = sse.line(&last)?;
-                let data = complete.or_else(|| sse.end()).unwrap_or_default();
+            Rest::Event(data) => {
                 self.event(&data, events)?;
+                self.skipped += self.intake.skipped;
                 if self.skipped > 0 {
                     log::warn!(lines = self.skipped; "skipped parts of the upstream's stream that are not of the protocol");
                 }
@@ -293,18 +247,10 @@ impl Decoder for Completion {
     }
 }
 
-/// Whether a line is one of an event stream, or the beginning of one.
-pub(super) fn is_sse_line(line: &[u8]) -> bool {
-    let fields = [&b"data"[..], b":", b"event", b"id", b"retry", "\u{feff}".as_bytes()];
-    fields.iter().any(|field| line.starts_with(field) || field.starts_with(line))
-}
-
 impl Completion {
     pub(super) fn new(line_bytes: usize) -> Self {
         Completion {
-            line_bytes,
-            form: Form::Unknown,
-            begun: Vec::new(),
+            intake: Intake::new(line_bytes),
             named: false,
             choices_seen: false,
             finished: false,

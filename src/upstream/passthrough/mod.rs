@@ -23,8 +23,8 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::framing::{Lines, SseEvents};
-use super::openai::{self, is_sse_line, usage};
+use super::intake::{Intake, Rest};
+use super::openai::{self, usage};
 use super::transport::Transport;
 use super::{Decoder, Fault, Pieces, Progress, decode, first_byte, unfinished};
 use crate::chat::{Usage, estimate_tokens};
@@ -111,10 +111,7 @@ const CHUNK: &str = "chat.completion.chunk";
 
 /// Decodes a streamed completion into chunks; a whole one becomes one chunk.
 pub struct Chunks {
-    line_bytes: usize,
-    form: Form,
-    /// What came before the first byte that tells the form.
-    begun: Vec<u8>,
+    intake: Intake,
     /// How many choices the caller asked for.
     choices: usize,
     seen: HashSet<u64>,
@@ -129,19 +126,11 @@ pub struct Chunks {
     skipped: usize,
 }
 
-enum Form {
-    Unknown,
-    Json(Vec<u8>),
-    Events(Lines, SseEvents),
-}
-
 impl Chunks {
     /// A decoder of a completion with this many choices, in lines of at most so many bytes.
     pub fn new(choices: usize, line_bytes: usize) -> Self {
         Chunks {
-            line_bytes,
-            form: Form::Unknown,
-            begun: Vec::new(),
+            intake: Intake::new(line_bytes),
             choices,
             seen: HashSet::new(),
             finished: HashMap::new(),
@@ -158,44 +147,11 @@ impl Decoder for Chunks {
     type Piece = Chunk;
 
     fn feed(&mut self, bytes: &[u8], pieces: &mut VecDeque<Chunk>) -> Result<(), Fault> {
-        if matches!(self.form, Form::Unknown) {
-            self.begun.extend_from_slice(bytes);
-        }
-        let begun = std::mem::take(&mut self.begun);
-        let bytes = if begun.is_empty() { bytes } else { &begun };
-        if let Form::Unknown = self.form {
-            self.form = match first_byte(bytes) {
-                None => {
-                    // A mark is shorter than this; blanks without end are not kept.
-                    if begun.len() <= 4096 {
-                        self.begun = begun;
-                    }
-                    return Ok(());
-                }
-                Some(b'<') => return Err(Fault::Html),
-                Some(b'{' | b'[') => Form::Json(Vec::new()),
-                Some(_) => Form::Events(Lines::new(self.line_bytes), SseEvents::new(self.line_bytes)),
-            };
-        }
-        match std::mem::replace(&mut self.form, Form::Unknown) {
-            Form::Unknown => Ok(()),
-            Form::Json(mut all) => {
-                all.extend_from_slice(bytes);
-                self.form = Form::Json(all);
-                Ok(())
-            }
-            Form::Events(mut lines, mut sse) => {
-                let result = lines.feed(bytes, |line| {
-                    self.skipped += usize::from(!is_sse_line(line));
-                    match sse.line(line)? {
-                        Some(data) => self.event(data, false, pieces),
-                        None => Ok(()),
-                    }
-                });
-                self.form = Form::Events(lines, sse);
-                result
-            }
-        }
+        // The closure cannot borrow the intake and the rest of the decoder at once.
+        let mut intake = std::mem::take(&mut self.intake);
+        let result = intake.feed(bytes, |data| self.event(data, false, pieces));
+        self.intake = intake;
+        result
     }
 
     fn progress(&self) -> Progress {
@@ -209,18 +165,15 @@ impl Decoder for Chunks {
     }
 
     fn finish(&mut self, pieces: &mut VecDeque<Chunk>) -> Result<(), Fault> {
-        match std::mem::replace(&mut self.form, Form::Unknown) {
-            Form::Unknown => Err(super::body::empty().into()),
-            Form::Json(bytes) => {
+        match self.intake.finish()? {
+            Rest::Nothing => Err(super::body::empty().into()),
+            Rest::Json(bytes) => {
                 pieces.push_back(whole::chunk_of(&bytes)?);
                 Ok(())
             }
-            Form::Events(mut lines, mut sse) => {
-                let last = lines.rest().unwrap_or_default();
-                self.skipped += usize::from(!is_sse_line(&last));
-                let complete = sse.line(&last)?;
-                let data = complete.or_else(|| sse.end()).unwrap_or_default();
+            Rest::Event(data) => {
                 self.event(data.clone(), true, pieces)?;
+                self.skipped += self.intake.skipped;
                 self.release(|_| true, pieces);
                 if self.skipped > 0 {
                     log::warn!(lines = self.skipped; "skipped parts of the upstream's stream that are not of the protocol");
