@@ -24,7 +24,7 @@ import postgres
 import pytest
 from fake_openai import FakeOpenAI
 from fake_upstream import FakeUpstream
-from postgres import free_port
+from postgres import free_port, refusing_port
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent

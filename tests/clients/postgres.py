@@ -36,16 +36,33 @@ def programs() -> Path | None:
     return max(found, key=version, default=None)
 
 
+# What was given out may not be listened on yet.
+_given: set[int] = set()
+# Kept for as long as the tests run, so that nothing else can come to listen there.
+_refusing: list[socket.socket] = []
+
+
+def refusing_port() -> int:
+    """A port that refuses every connection, now and later."""
+    held = socket.socket()
+    held.bind(("127.0.0.1", 0))
+    _refusing.append(held)
+    return held.getsockname()[1]
+
+
 def free_port() -> int:
     """A port that nothing listens on, below the range that outgoing connections take theirs from."""
     while True:
         port = 15_000 + secrets.randbelow(15_000)
+        if port in _given:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return port
+        _given.add(port)
+        return port
 
 
 class Cluster:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import dify_client
 import httpx
 import pytest
-from conftest import Service, free_port, new_key, upstream_settings
+from conftest import Service, new_key, refusing_port, upstream_settings
 from dify_client import Auth, Caller, DifyToolError, Tool
 from fake_upstream import FAULTS, FakeUpstream, answer
 
@@ -430,7 +430,7 @@ def test_a_charset_beside_the_media_type_is_no_mistake(demo: Service, media_type
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_mirror_that_is_down_is_explained(service: Callable[..., Service], protocol: str):
     gateway = service(
-        UPSTREAM_URL=f"http://127.0.0.1:{free_port()}",
+        UPSTREAM_URL=f"http://127.0.0.1:{refusing_port()}",
         UPSTREAM_PROTOCOL=protocol,
         MODELS="some-model",
     )

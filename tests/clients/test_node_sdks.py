@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import HERE, Service, free_port, new_key, provider_settings, upstream_settings
+from conftest import HERE, Service, new_key, provider_settings, refusing_port, upstream_settings
 from fake_openai import LEFT_OUT, FakeOpenAI, Reply, careless_chunks, event, text_chunks
 from fake_upstream import FakeUpstream, answer
 
@@ -123,7 +123,7 @@ def test_openai_throws_the_right_errors(
     for error in told.values():
         assert (error["name"], error["code"]) == ("RateLimitError", "upstream_rate_limited")
         assert error["retryAfter"] == "7"
-    down = service(UPSTREAM_URL=f"http://127.0.0.1:{free_port()}/v1")
+    down = service(UPSTREAM_URL=f"http://127.0.0.1:{refusing_port()}/v1")
     told = run("openai_error", down)
     for error in told.values():
         assert (error["name"], error["code"]) == ("InternalServerError", "upstream_unreachable")

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import httpx
 import openai
 import pytest
-from conftest import NO_TLS, Service, free_port, new_key, provider_settings
+from conftest import NO_TLS, Service, new_key, provider_settings, refusing_port
 from fake_openai import (
     DONE,
     EXTRA,
@@ -619,7 +619,7 @@ def test_an_upstream_that_fails_is_a_server_error(
 
 
 def test_an_upstream_that_is_down_is_a_server_error(service: Make):
-    gateway = service(UPSTREAM_URL=f"http://127.0.0.1:{free_port()}/v1")
+    gateway = service(UPSTREAM_URL=f"http://127.0.0.1:{refusing_port()}/v1")
     with sdk(gateway) as client, pytest.raises(openai.InternalServerError) as raised:
         client.chat.completions.create(model=MODEL, messages=ASKED)
     assert raised.value.code == "upstream_unreachable"

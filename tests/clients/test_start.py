@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import ROOT, Service, free_port, new_key, upstream_settings
+from conftest import ROOT, Service, new_key, refusing_port, upstream_settings
 from fake_upstream import FakeUpstream, answer
 
 # The settings of this issue, as `--help` must list them; later ones add theirs.
@@ -232,7 +232,7 @@ def test_chat_prints_the_answer_of_the_configured_mirror(
 
 
 def test_chat_fails_with_code_and_hint(service: Callable[..., Service]):
-    gateway = service(key=None, start=False, UPSTREAM_URL=f"http://127.0.0.1:{free_port()}")
+    gateway = service(key=None, start=False, UPSTREAM_URL=f"http://127.0.0.1:{refusing_port()}")
     result = gateway.run("chat", "hi", MODELS="m")
     assert result.returncode == 1
     assert "UPSTREAM_URL" in result.stderr

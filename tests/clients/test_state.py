@@ -25,7 +25,7 @@ import httpx
 import pytest
 from conftest import NO_TLS, Service, eventually, new_key, upstream_settings
 from fake_upstream import FakeUpstream, answer
-from postgres import Cluster, free_port
+from postgres import Cluster, refusing_port
 
 KILL_ROUNDS = int(os.environ.get("KILL_ROUNDS", "20"))
 TALKERS = 4
@@ -651,7 +651,7 @@ def test_revoking_the_last_key_opens_nothing(service: Make, place: dict[str, str
 
 
 def test_the_commands_say_when_the_store_is_down(service: Make):
-    url = f"postgres://postgres:hunter2-secret@127.0.0.1:{free_port()}/nothing"
+    url = f"postgres://postgres:hunter2-secret@127.0.0.1:{refusing_port()}/nothing"
     gateway = service(start=False, DATABASE_URL=url)
     commands = (["new", "name"], ["list"], ["revoke", "name"])
     with ThreadPoolExecutor(3) as pool:
