@@ -1,10 +1,12 @@
 //! Requests for a completion, read: as little as needed of one that goes through, and all that a
 //! web chat can take of one that it is to answer.
 
+use std::fmt;
+
 use actix_web::web::Bytes;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::Value;
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::super::body;
 use crate::chat::{Message, Owner, Role};
@@ -23,11 +25,12 @@ struct Head {
     _messages: Vec<IgnoredAny>,
 }
 
-/// What a web chat can take of a request.
+/// What a web chat can take of a request. Lists become texts while they are read: a short element
+/// can take many times its bytes.
 #[derive(Deserialize)]
 struct Asked {
     model: Option<String>,
-    messages: Vec<AskedMessage>,
+    messages: Vec<Said>,
     #[serde(default)]
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
@@ -35,7 +38,7 @@ struct Asked {
     #[serde(alias = "max_completion_tokens")]
     max_tokens: Option<u32>,
     n: Option<usize>,
-    tool_choice: Option<Value>,
+    tool_choice: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -43,19 +46,31 @@ struct StreamOptions {
     include_usage: Option<bool>,
 }
 
+/// A message, or why a web chat cannot take it.
+#[derive(Deserialize)]
+#[serde(from = "AskedMessage")]
+struct Said(Result<Message, Box<Error>>);
+
+impl From<AskedMessage> for Said {
+    fn from(asked: AskedMessage) -> Self {
+        Said(message(asked).map_err(Box::new))
+    }
+}
+
 #[derive(Deserialize)]
 struct AskedMessage {
     role: String,
     content: Option<Content>,
     name: Option<String>,
-    tool_calls: Option<Vec<ToolCall>>,
+    tool_calls: Option<Calls>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a text or a list of parts")]
-enum Content {
-    Text(String),
-    Parts(Vec<Part>),
+/// What a message says.
+#[derive(Default)]
+struct Content {
+    text: String,
+    /// The type of the first part that is no text.
+    other: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -63,6 +78,40 @@ struct Part {
     r#type: String,
     text: Option<String>,
 }
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Content;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a text or a list of parts")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Content, E> {
+                Ok(Content { text: text.to_string(), other: None })
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Content, A::Error> {
+                let mut content = Content::default();
+                let mut separator = "";
+                while let Some(Part { r#type, text }) = parts.next_element()? {
+                    match text {
+                        Some(text) => content.text.extend([separator, &text]),
+                        None => content.other = content.other.or(Some(r#type)),
+                    }
+                    separator = "\n";
+                }
+                Ok(content)
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+/// The tools that a message called, one a line.
+struct Calls(String);
 
 #[derive(Deserialize)]
 struct ToolCall {
@@ -73,6 +122,31 @@ struct ToolCall {
 struct Function {
     name: Option<String>,
     arguments: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Calls {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Calls;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a list of calls")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut calls: A) -> Result<Calls, A::Error> {
+                let mut text = String::new();
+                while let Some(ToolCall { function }) = calls.next_element()? {
+                    if let Some(Function { name, arguments }) = function {
+                        let (name, arguments) = (name.unwrap_or_default(), arguments.unwrap_or_default());
+                        text.extend(["\nCalled ", &name, " with ", &arguments]);
+                    }
+                }
+                Ok(Calls(text))
+            }
+        }
+        deserializer.deserialize_seq(Reader)
+    }
 }
 
 /// A request that goes through as it is.
@@ -112,14 +186,15 @@ pub fn talk(owner: Owner, bytes: &[u8]) -> Result<(Talk, Form), Error> {
     if asked.n.is_some_and(|choices| choices > 1) {
         return cannot("a web chat gives one answer at a time", "leave `n` out");
     }
-    let must_call = |choice: &Value| choice == "required" || choice.is_object();
-    if asked.tool_choice.as_ref().is_some_and(must_call) {
+    let must_call = |choice: &RawValue| choice.get() == "\"required\"" || choice.get().starts_with('{');
+    if asked.tool_choice.as_deref().is_some_and(must_call) {
         return cannot(
             "a web chat calls no tools",
             "leave `tool_choice` out, or use an upstream with the openai protocol",
         );
     }
-    let messages = asked.messages.into_iter().map(message).collect::<Result<Vec<_>, Error>>()?;
+    let messages = asked.messages.into_iter().map(|Said(message)| message);
+    let messages = messages.collect::<Result<Vec<_>, _>>().map_err(|error| *error)?;
     if messages.last().is_none_or(|last| last.text.trim().is_empty()) {
         return cannot("the last message is empty", "send the question in the last message");
     }
@@ -137,22 +212,15 @@ pub fn talk(owner: Owner, bytes: &[u8]) -> Result<(Talk, Form), Error> {
 
 /// A message as a text that one of three says.
 fn message(asked: AskedMessage) -> Result<Message, Error> {
-    let mut text = match asked.content {
-        None => String::new(),
-        Some(Content::Text(text)) => text,
-        Some(Content::Parts(parts)) => {
-            if let Some(other) = parts.iter().find(|part| part.text.is_none()) {
-                let kind = other.r#type.chars().take(40).collect::<String>();
-                return Err(Error::new(Kind::InvalidRequest, "a web chat takes text alone")
-                    .detail(Some(format!("the message has a part of type {kind:?}")))
-                    .hinted("send text, or use an upstream with the openai protocol for images and sounds"));
-            }
-            parts.into_iter().filter_map(|part| part.text).collect::<Vec<_>>().join("\n")
-        }
-    };
-    for call in asked.tool_calls.into_iter().flatten().filter_map(|call| call.function) {
-        let (name, arguments) = (call.name.unwrap_or_default(), call.arguments.unwrap_or_default());
-        text = format!("{text}\nCalled {name} with {arguments}").trim().to_string();
+    let Content { mut text, other } = asked.content.unwrap_or_default();
+    if let Some(other) = other {
+        let kind = other.chars().take(40).collect::<String>();
+        return Err(Error::new(Kind::InvalidRequest, "a web chat takes text alone")
+            .detail(Some(format!("the message has a part of type {kind:?}")))
+            .hinted("send text, or use an upstream with the openai protocol for images and sounds"));
+    }
+    if let Some(Calls(calls)) = asked.tool_calls {
+        text = (text + &calls).trim().to_string();
     }
     let role = match asked.role.as_str() {
         "system" | "developer" => Role::System,
@@ -174,7 +242,7 @@ fn message(asked: AskedMessage) -> Result<Message, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn read(value: Value) -> Result<(Talk, Form), Error> {
         talk(Owner("x".into()), value.to_string().as_bytes())
