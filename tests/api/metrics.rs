@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::helpers::{KEY, spawn_before};
 use crate::upstream::{Fake, chunk, response, send, stream_end, stream_head};
@@ -26,6 +26,26 @@ const NAMES: &[&str] = &[
 
 const STREAM: &str =
     r#"{"model": "secret-model", "stream": true, "messages": [{"role": "user", "content": "hi"}]}"#;
+
+/// The metrics that the Grafana dashboard asks for, each with the labels that it sorts them by.
+fn on_the_dashboard() -> Vec<(String, Vec<String>)> {
+    let dashboard: Value =
+        serde_json::from_str(include_str!("../../deploy/grafana/mirrorgate.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels").iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let expressions: Vec<&str> = targets.map(|target| target["expr"].as_str().expect("a query")).collect();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let named = |expression: &str| {
+        let by = expression.split_once("by (").and_then(|(_, rest)| rest.split_once(')'));
+        let labels = by.map_or("", |(labels, _)| labels).split(',').map(str::trim);
+        let labels: Vec<String> = labels.filter(|label| !label.is_empty()).map(String::from).collect();
+        let words = expression.split(|c| !is_name(c)).filter(|word| word.starts_with("mirrorgate_"));
+        words.map(|word| (word.to_string(), labels.clone())).collect::<Vec<_>>()
+    };
+    let all: Vec<_> = expressions.into_iter().flat_map(named).collect();
+    assert!(all.len() > 10, "{all:?}");
+    all
+}
 
 async fn fake() -> Fake {
     Fake::start(|request| {
@@ -78,6 +98,20 @@ async fn they_tell_what_happened_in_bounded_words() {
     let names: BTreeSet<String> = samples.clone().map(bare).collect();
     assert_eq!(names.iter().map(String::as_str).collect::<Vec<_>>(), NAMES, "{text}");
     assert!(text.ends_with("# EOF\n"));
+    let samples: BTreeSet<&str> =
+        samples.map(|line| line.split(['{', ' ']).next().unwrap_or_default()).collect();
+    for (name, labels) in on_the_dashboard() {
+        assert!(samples.contains(name.as_str()), "the dashboard asks for {name}, which is not exported");
+        for label in labels {
+            let start = format!("{name}{{");
+            let has = |line: &str| {
+                line.strip_prefix(&start).is_some_and(|labels| {
+                    labels.starts_with(&format!("{label}=")) || labels.contains(&format!(",{label}="))
+                })
+            };
+            assert!(text.lines().any(has), "the dashboard sorts {name} by {label}, which it does not have");
+        }
+    }
     let upstream = &fake.url;
     for line in [
         r#"mirrorgate_requests_total{operation="chat",code="",status="200"} 1"#,
