@@ -159,7 +159,7 @@ async def inject(gateway: Gateway, protocol: str, face: str, spec: dict, tally: 
         tally.wrong("lost", f"{name}: internal_error")
     if result.success and script.verdict == "never":
         tally.wrong("unreported", f"{name}: {result.text[:60]!r}")
-    elif result.success and result.text != script.text:
+    elif result.success and result.text != script.text and not (face == "tool" and result.text == script.rest):
         tally.wrong("corrupted", f"{name}: {differ(result.text, script.text)}")
     elif not result.success and script.verdict == "must":
         tally.wrong("corrupted", f"{name}: a good answer became {result.code}")
@@ -304,6 +304,11 @@ async def ask_mock(gateway: Gateway, ident: str, face: str, tally: Tally) -> Hea
     return result
 
 
+def lacks_one_piece(text: str, whole: str) -> bool:
+    """Whether a text is the whole one without some piece, which is what `/api/chat` makes of an event that is no JSON."""
+    return any(whole.startswith(text[:at]) and whole.endswith(text[at:]) for at in range(len(text) + 1))
+
+
 def judge_by_journal(journal: object, results: dict, faces: dict[str, str], tally: Tally) -> None:
     records = journal["requests"] if isinstance(journal, dict) else journal
     by_question: defaultdict[str, list[dict]] = defaultdict(list)
@@ -323,6 +328,8 @@ def judge_by_journal(journal: object, results: dict, faces: dict[str, str], tall
         expected = f"Hello! You said: {ident} 你好"
         if result.success and record["status"] != 200:
             tally.wrong("unreported", f"{name}: {kind} as a success")
+        elif faces[ident] == "tool" and kind.startswith("stream:malformed") and lacks_one_piece(result.text, expected):
+            continue
         elif result.success and result.text.strip() != expected:
             tally.wrong("corrupted", f"{name}: {kind}, {differ(result.text, expected)}")
         elif not result.success and kind == "none":

@@ -34,6 +34,8 @@ class Script:
     text: str
     # Whether the connection can carry another request.
     reusable: bool = False
+    # What is left of the text without an event that is no JSON: `/api/chat` skips and counts such.
+    rest: str | None = None
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Good:
     complete: int
     stream: bool
     rng: random.Random
+    pieces: list[str] = field(default_factory=list)
 
     @property
     def body(self) -> bytes:
@@ -109,7 +112,7 @@ def good(
         parts = openai_parts(ident, pieces, usage, reason)
         after = 2 if usage else 1
         complete = sum(map(len, parts[:-after])) - 2
-        return Good(parts, "text/event-stream", text, complete, True, rng)
+        return Good(parts, "text/event-stream", text, complete, True, rng, pieces)
     message = {"role": "assistant", "content": text}
     whole = {
         "id": f"chatcmpl-{ident}",
@@ -403,7 +406,11 @@ def broken_part(answer: Good) -> Script:
     half = len(text) // 2
     parts[at] = rng.choice([text[:half], text[:half] + b"\xff\xfe" + text[half:], text[:-1], text[:half] + b"\x00" + text[half:]]) + end
     verdict: Verdict = "may" if answer.stream else "never"
-    return answered(answer, framed(answer, 0 if answer.stream else None, body=b"".join(parts)).raw, verdict)
+    script = answered(answer, framed(answer, 0 if answer.stream else None, body=b"".join(parts)).raw, verdict)
+    if "event-stream" in answer.media:
+        # The first event names the role and says nothing.
+        script.rest = "".join(answer.pieces[: at - 1] + answer.pieces[at:])
+    return script
 
 
 @fault(6)
