@@ -30,7 +30,7 @@ struct Head {
 #[derive(Deserialize)]
 struct Asked {
     model: Option<String>,
-    messages: Vec<Said>,
+    messages: Messages,
     #[serde(default)]
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
@@ -46,14 +46,34 @@ struct StreamOptions {
     include_usage: Option<bool>,
 }
 
-/// A message, or why a web chat cannot take it.
-#[derive(Deserialize)]
-#[serde(from = "AskedMessage")]
-struct Said(Result<Message, Box<Error>>);
+/// The messages, or why a web chat cannot take one of them.
+struct Messages(Result<Vec<Message>, Error>);
 
-impl From<AskedMessage> for Said {
-    fn from(asked: AskedMessage) -> Self {
-        Said(message(asked).map_err(Box::new))
+impl<'de> Deserialize<'de> for Messages {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Messages;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a list of messages")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut asked: A) -> Result<Messages, A::Error> {
+                let mut messages = Vec::new();
+                while let Some(next) = asked.next_element::<AskedMessage>()? {
+                    match message(next) {
+                        Ok(message) => messages.push(message),
+                        Err(error) => {
+                            while asked.next_element::<IgnoredAny>()?.is_some() {}
+                            return Ok(Messages(Err(error)));
+                        }
+                    }
+                }
+                Ok(Messages(Ok(messages)))
+            }
+        }
+        deserializer.deserialize_seq(Reader)
     }
 }
 
@@ -180,7 +200,8 @@ pub struct Form {
 pub fn talk(owner: Owner, bytes: &[u8]) -> Result<(Talk, Form), Error> {
     let asked: Asked = body::parse(bytes)?;
     let cannot = |what: &str, hint: &str| Err(Error::new(Kind::InvalidRequest, what).hinted(hint));
-    if asked.messages.is_empty() {
+    let Messages(messages) = asked.messages;
+    if messages.as_ref().is_ok_and(Vec::is_empty) {
         return cannot("`messages` is empty", "send at least the question");
     }
     if asked.n.is_some_and(|choices| choices > 1) {
@@ -193,8 +214,7 @@ pub fn talk(owner: Owner, bytes: &[u8]) -> Result<(Talk, Form), Error> {
             "leave `tool_choice` out, or use an upstream with the openai protocol",
         );
     }
-    let messages = asked.messages.into_iter().map(|Said(message)| message);
-    let messages = messages.collect::<Result<Vec<_>, _>>().map_err(|error| *error)?;
+    let messages = messages?;
     if messages.last().is_none_or(|last| last.text.trim().is_empty()) {
         return cannot("the last message is empty", "send the question in the last message");
     }
