@@ -232,6 +232,8 @@ for protocol, prefix in ((OPENAI, "v1"), (WEB_CHAT, "v1 of a web chat")):
         Shape(f"{prefix}, zeros as tools", filled("{" + ASKED + ',"tools":[', "0,", "]}"), V1, protocol),
         Shape(f"{prefix}, zeros as tool_choice", filled("{" + ASKED + ',"tool_choice":[', "0,", "]}"), V1, protocol),
         Shape(f"{prefix}, many messages", filled('{"messages":[', '{"role":"user","content":""},', "]}"), V1, protocol),
+        Shape(f"{prefix}, many good messages", filled('{"messages":[', '{"role":"user","content":"x"},', "]}"), V1, protocol),
+        Shape(f"{prefix}, one long message", filled('{"messages":[{"role":"user","content":"', "x", '"}]}'), V1, protocol),
         Shape(f"{prefix}, bare messages", filled('{"messages":[', '{"role":""},', "]}"), V1, protocol),
         Shape(
             f"{prefix}, many parts",
