@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::error::Error;
 
@@ -35,8 +36,8 @@ impl Role {
 pub struct Message {
     /// Who said it.
     pub role: Role,
-    /// What was said.
-    pub text: String,
+    /// What was said. It goes to many places, and can be long.
+    pub text: Arc<str>,
 }
 
 /// The place in an upstream's own conversation where the next turn goes on.

@@ -14,7 +14,7 @@ impl Service {
         model: Option<String>,
         member: &Member,
     ) -> Prompt {
-        let of = |role, text: &str| Message { role, text: text.to_string() };
+        let of = |role, text: &str| Message { role, text: text.into() };
         let system = question.system.as_ref().or(conversation.system.as_ref());
         // A conversation that was kept before there were several upstreams names none.
         let is_there = |thread: &&Thread| {

@@ -98,7 +98,7 @@ impl Service {
         answer.model = answer.model.or(model);
         let conversation = answer.upstream_conversation.clone().or(thread.map(|thread| thread.conversation));
         if let Some((conversation, last_response)) = conversation.zip(answer.response_id.clone()) {
-            messages.push(Message { role: Role::Assistant, text: said.to_string() });
+            messages.push(Message { role: Role::Assistant, text: said.into() });
             let thread = Thread { upstream, conversation, last_response };
             let kept = self.shared.store.keep_continuation(&owner, &digest(&messages), thread).await;
             if let Err(error) = kept {
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn digests_tell_messages_apart_but_not_the_blanks_around_them() {
         let of = |texts: &[&str]| {
-            let message = |text: &&str| Message { role: Role::User, text: text.to_string() };
+            let message = |text: &&str| Message { role: Role::User, text: (*text).into() };
             digest(&texts.iter().map(message).collect::<Vec<_>>())
         };
         assert_eq!(of(&["a", "b"]), of(&[" a\n", "b"]));

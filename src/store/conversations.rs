@@ -255,7 +255,10 @@ async fn load(
         let thread =
             ids.map(|(conversation, last_response)| Thread { upstream, conversation, last_response });
         let messages = pairs.into_iter().flat_map(|(question, answer, _)| {
-            [Message { role: Role::User, text: question }, Message { role: Role::Assistant, text: answer }]
+            [
+                Message { role: Role::User, text: question.into() },
+                Message { role: Role::Assistant, text: answer.into() },
+            ]
         });
         let conversation = Conversation { system: row.try_get(0)?, messages: messages.collect(), thread };
         Ok((conversation, row.try_get(3)?))

@@ -7,17 +7,20 @@
 //! connection uses HTTP/2.
 
 use std::cell::{Cell, RefCell};
-use std::io;
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{io, iter};
 
+use actix_http::body::SizedStream;
 use actix_http::error::ParseError;
 use awc::error::{ConnectError, SendRequestError};
 use awc::http::header::{self, HeaderMap};
 use awc::http::{Method, StatusCode, Version};
 use awc::{Client, ClientResponse};
 use bytes::Bytes;
+use futures_util::stream;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
@@ -29,6 +32,9 @@ use super::failure::{self, Place, Reason};
 use super::session::Session;
 use crate::config::{self, Protocol};
 use crate::error::{Error, Kind};
+
+/// The client copies what it is given at once: a long body is given to it in pieces of so many bytes.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// Sends requests to one upstream.
 pub struct Transport {
@@ -260,9 +266,19 @@ impl Transport {
 
 async fn send(request: awc::ClientRequest, call: &Call<'_>) -> Result<ClientResponse, SendRequestError> {
     match &call.body {
+        Some((_, body)) if body.len() > PIECE_BYTES => {
+            request.send_body(SizedStream::new(body.len() as u64, stream::iter(pieces(body.clone())))).await
+        }
         Some((_, body)) => request.send_body(body.clone()).await,
         None => request.send().await,
     }
+}
+
+fn pieces(mut body: Bytes) -> impl Iterator<Item = Result<Bytes, Infallible>> {
+    iter::from_fn(move || {
+        let piece = body.split_to(body.len().min(PIECE_BYTES));
+        (!piece.is_empty()).then_some(Ok(piece))
+    })
 }
 
 /// Whether a connection broke before the head of an answer.

@@ -6,16 +6,17 @@
 //! `result`: both are understood in either place.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::framing::Lines;
 use super::transport::{Call, Transport};
 use super::{Decoder, Events, Fault, Progress, decode, first_byte, unfinished};
-use crate::chat::{Event, Prompt, Role};
+use crate::chat::{Event, Message, Prompt, Role};
 use crate::error::{Error, Kind};
 
 const CONVERSATIONS: [&str; 3] = ["rest", "app-chat", "conversations"];
@@ -68,40 +69,58 @@ impl Mirror {
         }
     }
 
-    /// The request's body: our defaults, the user's switches over them, the question over both.
-    fn request(&self, prompt: &Prompt) -> Map<String, Value> {
-        let mut body = Map::new();
-        body.insert("modelMode".into(), "auto".into());
-        body.extend(self.switches.clone());
-        body.insert("message".into(), message(prompt).into());
+    fn request<'a>(&self, prompt: &'a Prompt) -> Request<'a> {
+        let mut fields = Map::new();
+        fields.insert("modelMode".into(), "auto".into());
+        fields.extend(self.switches.clone());
+        fields.shift_remove("message");
         if let Some(model) = &prompt.model {
-            body.insert("modelName".into(), model.clone().into());
+            fields.insert("modelName".into(), model.clone().into());
         }
         if let Some(thread) = &prompt.thread {
-            body.insert("parentResponseId".into(), thread.last_response.clone().into());
+            fields.insert("parentResponseId".into(), thread.last_response.clone().into());
         }
-        body
+        Request { message: AsOneText(&prompt.messages), fields }
     }
+}
+
+/// The request's body: our defaults, the user's switches over them, the question over both.
+#[derive(Serialize)]
+struct Request<'a> {
+    #[serde(serialize_with = "written_out")]
+    message: AsOneText<'a>,
+    #[serde(flatten)]
+    fields: Map<String, Value>,
+}
+
+fn written_out<S: Serializer>(text: &AsOneText, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(text)
 }
 
 /// The one text that a web chat takes: the messages with a blank line between. Where answers are
 /// among them, the mirror has not seen the conversation before, so it is told who said what.
-fn message(prompt: &Prompt) -> String {
-    let has_answers = prompt.messages.iter().any(|message| message.role == Role::Assistant);
-    let spoken = prompt.messages.iter().filter(|message| message.role != Role::System);
-    let instructions = prompt.messages.iter().filter(|message| message.role == Role::System);
-    let mut parts: Vec<String> = instructions.map(|message| message.text.clone()).collect();
-    if has_answers {
-        parts.push(
-            "Continue this conversation with the assistant's next answer, and write nothing else.".into(),
-        );
+struct AsOneText<'a>(&'a [Message]);
+
+impl fmt::Display for AsOneText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let has_answers = self.0.iter().any(|message| message.role == Role::Assistant);
+        let task = "Continue this conversation with the assistant's next answer, and write nothing else.";
+        let (system, spoken): (Vec<&Message>, Vec<&Message>) =
+            self.0.iter().partition(|message| message.role == Role::System);
+        let instructions = system.iter().map(|message| ("", &*message.text));
+        let spoken = spoken.iter().map(|message| match message.role {
+            Role::Assistant => ("Assistant: ", &*message.text),
+            Role::User if has_answers => ("User: ", &*message.text),
+            Role::User | Role::System => ("", &*message.text),
+        });
+        let parts = instructions.chain(has_answers.then_some(("", task))).chain(spoken);
+        for (index, (who, what)) in parts.enumerate() {
+            f.write_str(if index == 0 { "" } else { "\n\n" })?;
+            f.write_str(who)?;
+            f.write_str(what)?;
+        }
+        Ok(())
     }
-    parts.extend(spoken.map(|message| match message.role {
-        Role::Assistant => format!("Assistant: {}", message.text),
-        Role::User if has_answers => format!("User: {}", message.text),
-        Role::User | Role::System => message.text.clone(),
-    }));
-    parts.join("\n\n")
 }
 
 #[derive(Deserialize)]

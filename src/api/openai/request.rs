@@ -2,6 +2,7 @@
 //! web chat can take of one that it is to answer.
 
 use std::fmt;
+use std::sync::Arc;
 
 use actix_web::web::Bytes;
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
@@ -88,7 +89,7 @@ struct AskedMessage {
 /// What a message says.
 #[derive(Default)]
 struct Content {
-    text: String,
+    text: Arc<str>,
     /// The type of the first part that is no text.
     other: Option<String>,
 }
@@ -110,20 +111,20 @@ impl<'de> Deserialize<'de> for Content {
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Content, E> {
-                Ok(Content { text: text.to_string(), other: None })
+                Ok(Content { text: text.into(), other: None })
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Content, A::Error> {
-                let mut content = Content::default();
+                let (mut all, mut other) = (String::new(), None);
                 let mut separator = "";
                 while let Some(Part { r#type, text }) = parts.next_element()? {
                     match text {
-                        Some(text) => content.text.extend([separator, &text]),
-                        None => content.other = content.other.or(Some(r#type)),
+                        Some(text) => all.extend([separator, &text]),
+                        None => other = other.or(Some(r#type)),
                     }
                     separator = "\n";
                 }
-                Ok(content)
+                Ok(Content { text: all.into(), other })
             }
         }
         deserializer.deserialize_any(Reader)
@@ -240,7 +241,7 @@ fn message(asked: AskedMessage) -> Result<Message, Error> {
             .hinted("send text, or use an upstream with the openai protocol for images and sounds"));
     }
     if let Some(Calls(calls)) = asked.tool_calls {
-        text = (text + &calls).trim().to_string();
+        text = format!("{text}{calls}").trim().into();
     }
     let role = match asked.role.as_str() {
         "system" | "developer" => Role::System,
@@ -248,7 +249,7 @@ fn message(asked: AskedMessage) -> Result<Message, Error> {
         "assistant" => Role::Assistant,
         "tool" | "function" => {
             let name = asked.name.map(|name| format!(" {name}")).unwrap_or_default();
-            text = format!("The result of the tool{name}: {text}");
+            text = format!("The result of the tool{name}: {text}").into();
             Role::User
         }
         _ => {
@@ -277,7 +278,7 @@ mod tests {
             {"role": "tool", "content": "42", "tool_call_id": "x"},
         ]}))
         .expect("valid");
-        let texts: Vec<_> = talk.messages.iter().map(|message| message.text.as_str()).collect();
+        let texts: Vec<_> = talk.messages.iter().map(|message| &*message.text).collect();
         assert_eq!(texts, ["be brief", "a\nb", "Called f with {}", "The result of the tool: 42"]);
         assert!(form.stream && form.include_usage && talk.model.is_none());
     }
