@@ -24,14 +24,9 @@ impl RequestId {
             (1..=64).contains(&id.len())
                 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
         };
-        RequestId(given.filter(is_plain).map_or_else(
-            || {
-                crate::random::bytes::<8>()
-                    .map(u64::from_be_bytes)
-                    .map_or_else(|_| "-".into(), |id| format!("{id:016x}"))
-            },
-            String::from,
-        ))
+        RequestId(
+            given.filter(is_plain).map_or_else(|| format!("{:016x}", crate::random::number()), String::from),
+        )
     }
 
     /// The id that the middleware gave the request with these extensions.

@@ -135,7 +135,7 @@ impl Service {
 
 /// A random number by which members are put in order, smaller on average for a greater weight.
 fn draw(weight: u32) -> f64 {
-    let random = crate::random::bytes().map_or(0, u64::from_be_bytes);
+    let random = crate::random::number();
     // Efraimidis and Spirakis, Weighted random sampling with a reservoir, 2006.
     let uniform = (random >> 11) as f64 / (1u64 << 53) as f64;
     -(1.0 - uniform).ln() / f64::from(weight)
