@@ -1,6 +1,6 @@
 //! What belongs to a request beside its answer: its id, and what the access log is told.
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
 use std::rc::Rc;
 
 use actix_web::dev::{Extensions, ServiceRequest};
@@ -77,7 +77,12 @@ pub struct SharedNote(Rc<RefCell<Note>>);
 impl SharedNote {
     /// The note as it is now.
     pub fn get(&self) -> Note {
-        self.0.borrow().clone()
+        self.read().clone()
+    }
+
+    /// A look at it.
+    pub fn read(&self) -> Ref<'_, Note> {
+        self.0.borrow()
     }
 
     /// Replaces it.
@@ -91,7 +96,3 @@ impl From<Note> for SharedNote {
         SharedNote(Rc::new(RefCell::new(note)))
     }
 }
-
-/// The name of the gateway key that a request presented, for the log.
-#[derive(Clone)]
-pub struct KeyName(pub String);
