@@ -118,9 +118,10 @@ pub fn look(bytes: Bytes) -> Result<Chunk, Fault> {
         Deserialize::deserialize(value).map(Some)
     }
     let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
-    let good = serde_json::from_slice::<Whole<'_>>(text).ok().filter(|whole| whole.error.is_none());
-    if let Some(Whole { choices: Some(choices), usage: spent, .. }) = good {
-        let spent = spent.map(|text| serde_json::from_str(text.get()).ok().as_ref().and_then(complete_usage));
+    // As text, since a RawValue of bytes is checked to be text once more.
+    let good = std::str::from_utf8(text).ok().and_then(|text| serde_json::from_str::<Whole<'_>>(text).ok());
+    if let Some(Whole { choices: Some(choices), usage: spent, error: None }) = good {
+        let spent = spent.map(|spent| counts(spent.get()));
         let contents: Option<Vec<&RawValue>> =
             choices.iter().map(|choice| choice.message.as_ref()?.content).collect();
         if let Some(contents) = contents.filter(|all| !all.is_empty() && spent != Some(None)) {
@@ -147,6 +148,21 @@ pub fn look(bytes: Bytes) -> Result<Chunk, Fault> {
     }
     let tokens = estimate_tokens(&value["choices"].to_string());
     Ok(Chunk { data: value.to_string().into(), usage: spent, tokens })
+}
+
+/// A usage that names both counts and is of the usual form.
+fn counts(usage: &str) -> Option<Usage> {
+    #[derive(Deserialize)]
+    struct Counts {
+        prompt_tokens: u64,
+        completion_tokens: u64,
+        total_tokens: Option<u64>,
+    }
+    // serde would take a list for an object, by position.
+    let usage = Some(usage).filter(|usage| usage.starts_with('{'))?;
+    let Counts { prompt_tokens, completion_tokens, total_tokens } = serde_json::from_str(usage).ok()?;
+    let total_tokens = total_tokens.unwrap_or(prompt_tokens + completion_tokens);
+    Some(Usage { prompt_tokens, completion_tokens, total_tokens, estimated: false })
 }
 
 /// A usage that names both counts.
