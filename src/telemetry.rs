@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use env_logger::WriteStyle;
 use env_logger::fmt::Formatter;
+use env_logger::{Target, WriteStyle};
 use log::kv::{Key, Value, VisitSource};
 use log::{Level, Record};
 use serde::Serialize;
@@ -28,8 +28,9 @@ pub fn start(settings: &config::Log) {
     builder.parse_filters(&settings.filter);
     let write = if json { write_json } else { write_text };
     if json {
-        // Else every line would be searched for styles, to take them out.
-        builder.write_style(WriteStyle::Always);
+        // Else every line would be searched for styles to take out, and standard error be asked each
+        // time whether it is a terminal.
+        builder.write_style(WriteStyle::Always).target(Target::Pipe(Box::new(io::stderr())));
     }
     builder.format(move |buffer, record| if tells_secrets(record) { Ok(()) } else { write(buffer, record) });
     // A second start in one process, as in tests, keeps the first logger.
