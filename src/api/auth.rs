@@ -98,8 +98,8 @@ impl Guard {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn admit(&self, request: &ServiceRequest, address: Option<IpAddr>) -> Result<Caller, Error> {
-        let caller = self.identify(request, address)?;
+    fn admit(&self, request: &HttpRequest) -> Result<Caller, Error> {
+        let caller = self.identify(request)?;
         let refused = self.rate.as_ref().and_then(|rate| rate.check_key(&caller.owner).err());
         match refused {
             None => Ok(caller),
@@ -110,18 +110,19 @@ impl Guard {
         }
     }
 
-    fn identify(&self, request: &ServiceRequest, address: Option<IpAddr>) -> Result<Caller, Error> {
+    fn identify(&self, request: &HttpRequest) -> Result<Caller, Error> {
         if self.open {
             return Ok(Caller { owner: Owner("anyone".into()), name: "anyone".into() });
         }
-        let (ring, candidates) = (self.ring(), presented(request.request()));
+        let (ring, candidates) = (self.ring(), presented(request));
         if let Some(key) = ring.find(candidates.iter().map(AsRef::as_ref)) {
             return Ok(Caller { owner: key.owner.clone(), name: key.name.clone() });
         }
         if candidates.is_empty() {
             return Err(Error::new(Kind::KeyMissing, "this needs a gateway key, and none was sent"));
         }
-        match address.map(|address| self.wait(address)).unwrap_or_default() {
+        let peers = request.app_data::<Data<Peers>>().expect("the application holds the peers' rule");
+        match peers.address(request).and_then(|address| self.wait(address)) {
             None => Err(Error::new(Kind::KeyWrong, "the gateway key is not one of this service's")),
             wait => Err(Error::new(Kind::KeyGuessing, "too many wrong gateway keys came from this address")
                 .retry_after(wait)),
@@ -166,9 +167,7 @@ pub async fn check<B: MessageBody>(
     if is_public(request.path()) || (guard.shows_metrics && request.path() == "/metrics") {
         return Ok(next.call(request).await?.map_into_left_body());
     }
-    let peers = request.app_data::<Data<Peers>>().expect("the application holds the peers' rule");
-    let address = peers.address(request.request());
-    match guard.admit(&request, address) {
+    match guard.admit(request.request()) {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             Ok(next.call(request).await?.map_into_left_body())
