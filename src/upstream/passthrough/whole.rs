@@ -169,3 +169,18 @@ fn counts(usage: &str) -> Option<Usage> {
 fn complete_usage(value: &Value) -> Option<Usage> {
     usage(value).filter(|_| value.get("completion_tokens").is_some_and(Value::is_u64))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_usage_is_good_as_it_is_in_its_usual_form_alone() {
+        let totals = |usage: &str| counts(usage).map(|usage| usage.total_tokens);
+        assert_eq!(totals(r#"{"prompt_tokens":1,"x":[],"completion_tokens":2,"total_tokens":4}"#), Some(4));
+        assert_eq!(totals(r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":null}"#), Some(3));
+        for usage in ["null", "[1,2,3]", "{}", r#"{"prompt_tokens":1}"#, r#"{"prompt_tokens":"1"}"#] {
+            assert_eq!(totals(usage), None, "{usage}");
+        }
+    }
+}
