@@ -237,12 +237,13 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// One request.
+    /// One request. No upstream can spoil the sums with a number that no answer costs.
     pub fn of(usage: Usage) -> Self {
+        let credible = |tokens: u64| tokens.min(u32::MAX.into());
         Tally {
             requests: 1,
-            prompt_tokens: usage.prompt_tokens,
-            completion_tokens: usage.completion_tokens,
+            prompt_tokens: credible(usage.prompt_tokens),
+            completion_tokens: credible(usage.completion_tokens),
             estimated: usage.estimated.into(),
         }
     }

@@ -22,29 +22,30 @@ const MIN_KEY_CHARS: usize = 16;
 pub struct GatewayKey {
     /// The name that logs show.
     pub name: String,
+    /// Who owns what is kept for this key. It follows the key and not the name, so that a new key
+    /// under an old name does not inherit another's conversations.
+    pub owner: Owner,
     digest: [u8; 32],
 }
 
 impl GatewayKey {
     /// A key of the given name.
     pub fn new(name: impl Into<String>, key: &str) -> Self {
-        GatewayKey { name: name.into(), digest: Sha256::digest(key).into() }
+        GatewayKey::of(name.into(), Sha256::digest(key).into())
     }
 
     /// A key by its digest in hexadecimal, as the store keeps it.
     pub fn kept(name: impl Into<String>, digest: &str) -> Option<Self> {
-        Some(GatewayKey { name: name.into(), digest: unhex(digest)? })
+        Some(GatewayKey::of(name.into(), unhex(digest)?))
+    }
+
+    fn of(name: String, digest: [u8; 32]) -> Self {
+        GatewayKey { name, owner: Owner(hex(&digest[..16])), digest }
     }
 
     /// The digest in hexadecimal.
     pub fn digest(&self) -> String {
         hex(&self.digest)
-    }
-
-    /// Who owns what is kept for this key. It follows the key and not the name, so that a new key
-    /// under an old name does not inherit another's conversations.
-    pub fn owner(&self) -> Owner {
-        Owner(hex(&self.digest[..16]))
     }
 }
 
@@ -60,14 +61,14 @@ impl KeyRing {
 
     /// The key among the candidates that a caller presented, if one is ours. The time taken does
     /// not depend on which key matches or how far.
-    pub fn find<'a>(&self, candidates: impl Iterator<Item = &'a str>) -> Option<GatewayKey> {
+    pub fn find<'a>(&self, candidates: impl Iterator<Item = &'a str>) -> Option<&GatewayKey> {
         let mut found = None;
         for candidate in candidates {
             let digest: [u8; 32] = Sha256::digest(candidate).into();
             for key in &self.0 {
                 let same: Choice = key.digest.ct_eq(&digest);
                 if bool::from(same) {
-                    found = Some(key.clone());
+                    found = Some(key);
                 }
             }
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 pub use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -29,10 +29,29 @@ const DURATIONS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
 type Words<const N: usize> = [(&'static str, &'static str); N];
-/// Operation and code, and the status of a request that has ended.
-type Ended = (Words<2>, [(&'static str, u16); 1]);
 type Labels<const N: usize> = [(&'static str, String); N];
-type Timings = Family<Words<1>, Histogram, fn() -> Histogram>;
+type Timings = Family<Timed, Histogram, fn() -> Histogram>;
+
+/// Labels of a request that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    operation: &'static str,
+    code: &'static str,
+    status: u16,
+}
+
+/// Labels of a request that took some time.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Timed {
+    operation: &'static str,
+}
+
+/// Labels of a question put to an upstream.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Asked {
+    upstream: String,
+    outcome: &'static str,
+}
 
 /// Whether an upstream is asked, by its circuit breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +80,7 @@ pub struct Metrics {
     upstream_up: Family<Labels<1>, Gauge>,
     upstream_breaker: Family<Labels<1>, Gauge>,
     upstream_session: Family<Labels<2>, Gauge>,
-    upstream_requests: Family<Labels<2>, Counter>,
+    upstream_requests: Family<Asked, Counter>,
 }
 
 impl Metrics {
@@ -146,15 +165,14 @@ impl Metrics {
         bytes: u64,
     ) {
         let operation = operation.unwrap_or(OTHER);
-        let labels = ([("operation", operation), ("code", code.unwrap_or_default())], [("status", status)]);
-        self.requests.get_or_create(&labels).inc();
-        self.durations.get_or_create(&[("operation", operation)]).observe(duration.as_secs_f64());
+        self.requests.get_or_create(&Ended { operation, code: code.unwrap_or_default(), status }).inc();
+        self.durations.get_or_create(&Timed { operation }).observe(duration.as_secs_f64());
         self.response_bytes.inc_by(bytes);
     }
 
     /// Counts how long the first piece of a streamed answer took.
     pub fn first_token(&self, operation: &'static str, duration: Duration) {
-        self.first_tokens.get_or_create(&[("operation", operation)]).observe(duration.as_secs_f64());
+        self.first_tokens.get_or_create(&Timed { operation }).observe(duration.as_secs_f64());
     }
 
     /// Counts the tokens of one request.
@@ -165,8 +183,7 @@ impl Metrics {
 
     /// Counts a question put to an upstream: `ok` when the answer began, else the error's code.
     pub fn upstream_request(&self, upstream: &str, outcome: &'static str) {
-        let labels = [("upstream", upstream.to_string()), ("outcome", outcome.to_string())];
-        self.upstream_requests.get_or_create(&labels).inc();
+        self.upstream_requests.get_or_create(&Asked { upstream: upstream.into(), outcome }).inc();
     }
 
     /// Says how an upstream does; `session` is the one of `sessions` that holds.

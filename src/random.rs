@@ -1,4 +1,6 @@
-//! Random bytes from the operating system.
+//! Random numbers: from the operating system where nobody may guess them, and fast ones.
+
+use std::hash::{BuildHasher, RandomState};
 
 use crate::error::{Error, Kind};
 
@@ -11,4 +13,10 @@ pub fn bytes<const N: usize>() -> Result<[u8; N], Error> {
     getrandom::fill(&mut bytes)
         .map_err(|_| Error::new(Kind::Internal, "the operating system gives no random bytes"))?;
     Ok(bytes)
+}
+
+/// A number for telling things apart: most likely unlike every other one, but no secret.
+pub fn number() -> u64 {
+    // Its keys are random and others each time, and the hash of nothing depends on them alone.
+    RandomState::new().hash_one(())
 }

@@ -1,11 +1,15 @@
 //! The logger: lines of text for a person, lines of JSON for a platform, fields in both.
 
-use std::io::{IsTerminal, Write};
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use env_logger::fmt::Formatter;
-use log::Record;
+use env_logger::{Target, WriteStyle};
 use log::kv::{Key, Value, VisitSource};
+use log::{Level, Record};
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
 
 use crate::config;
 
@@ -23,6 +27,11 @@ pub fn start(settings: &config::Log) {
     let mut builder = env_logger::Builder::new();
     builder.parse_filters(&settings.filter);
     let write = if json { write_json } else { write_text };
+    if json {
+        // Else every line would be searched for styles to take out, and standard error be asked each
+        // time whether it is a terminal.
+        builder.write_style(WriteStyle::Always).target(Target::Pipe(Box::new(io::stderr())));
+    }
     builder.format(move |buffer, record| if tells_secrets(record) { Ok(()) } else { write(buffer, record) });
     // A second start in one process, as in tests, keeps the first logger.
     let _ = builder.try_init();
@@ -40,31 +49,42 @@ fn tells_secrets(record: &Record) -> bool {
     record.target().starts_with("cookie_store")
 }
 
-fn write_text(buffer: &mut Formatter, record: &Record) -> std::io::Result<()> {
+fn write_text(buffer: &mut Formatter, record: &Record) -> io::Result<()> {
     let style = buffer.default_level_style(record.level());
     let time = buffer.timestamp_millis();
     write!(buffer, "{time} {style}{:<5}{style:#} {}", record.level(), one_line(&record.args().to_string()))?;
-    let mut fields = Vec::new();
-    collect(record, |key, value| fields.push((key.to_string(), value)));
-    for (key, value) in fields {
-        match value {
-            serde_json::Value::String(text) => write!(buffer, " {key}={}", one_line(&text))?,
-            value => write!(buffer, " {key}={value}")?,
-        }
-    }
+    each_field(record, |key, field| match field {
+        Field::Text(text) => write!(buffer, " {key}={}", one_line(&text)),
+        Field::Unsigned(number) => write!(buffer, " {key}={number}"),
+        Field::Signed(number) => write!(buffer, " {key}={number}"),
+        Field::Truth(truth) => write!(buffer, " {key}={truth}"),
+    })?;
     writeln!(buffer)
 }
 
-fn write_json(buffer: &mut Formatter, record: &Record) -> std::io::Result<()> {
-    let mut line = serde_json::Map::new();
-    line.insert("time".into(), buffer.timestamp_millis().to_string().into());
-    line.insert("level".into(), record.level().as_str().to_ascii_lowercase().into());
-    line.insert("target".into(), record.target().into());
-    line.insert("message".into(), record.args().to_string().into());
-    collect(record, |key, value| {
-        line.insert(key.to_string(), value);
-    });
-    writeln!(buffer, "{}", serde_json::Value::Object(line))
+fn write_json(buffer: &mut Formatter, record: &Record) -> io::Result<()> {
+    // The buffer takes many small pieces more slowly than one.
+    let mut line = Vec::with_capacity(512);
+    let mut writer = serde_json::Serializer::new(&mut line);
+    let mut object = writer.serialize_map(None)?;
+    object.serialize_entry("time", &format_args!("{}", buffer.timestamp_millis()))?;
+    object.serialize_entry("level", lower(record.level()))?;
+    object.serialize_entry("target", record.target())?;
+    object.serialize_entry("message", record.args())?;
+    each_field(record, |key, field| Ok(object.serialize_entry(key, &field)?))?;
+    object.end()?;
+    line.push(b'\n');
+    buffer.write_all(&line)
+}
+
+fn lower(level: Level) -> &'static str {
+    match level {
+        Level::Error => "error",
+        Level::Warn => "warn",
+        Level::Info => "info",
+        Level::Debug => "debug",
+        Level::Trace => "trace",
+    }
 }
 
 /// Control characters could forge a line: they are written as escapes.
@@ -74,28 +94,39 @@ fn one_line(text: &str) -> String {
         .collect()
 }
 
-/// Hands every field that has a value to `each`.
-fn collect(record: &Record, each: impl FnMut(&str, serde_json::Value)) {
+/// The value of a field.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Field<'a> {
+    Unsigned(u64),
+    Signed(i64),
+    Truth(bool),
+    Text(Cow<'a, str>),
+}
+
+/// Hands every field that has a value to `write`.
+fn each_field(record: &Record, write: impl FnMut(&str, Field<'_>) -> io::Result<()>) -> io::Result<()> {
     struct Visitor<F>(F);
-    impl<'kvs, F: FnMut(&str, serde_json::Value)> VisitSource<'kvs> for Visitor<F> {
+    impl<'kvs, F: FnMut(&str, Field<'_>) -> io::Result<()>> VisitSource<'kvs> for Visitor<F> {
         fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
-            let json = if let Some(number) = value.to_u64() {
-                number.into()
+            let field = if let Some(text) = value.to_borrowed_str() {
+                Field::Text(text.into())
+            } else if let Some(number) = value.to_u64() {
+                Field::Unsigned(number)
             } else if let Some(number) = value.to_i64() {
-                number.into()
+                Field::Signed(number)
             } else if let Some(truth) = value.to_bool() {
-                truth.into()
+                Field::Truth(truth)
             } else {
-                match value.to_string().as_str() {
-                    "None" => return Ok(()),
-                    text => text.into(),
+                match value.to_string() {
+                    none if none == "None" => return Ok(()),
+                    text => Field::Text(text.into()),
                 }
             };
-            (self.0)(key.as_str(), json);
-            Ok(())
+            Ok((self.0)(key.as_str(), field)?)
         }
     }
-    let _ = record.key_values().visit(&mut Visitor(each));
+    record.key_values().visit(&mut Visitor(write)).map_err(io::Error::other)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::time::Instant;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderValue};
-use actix_web::http::{ConnectionType, StatusCode};
+use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, Data};
 use actix_web::{HttpMessage, HttpResponse};
@@ -21,8 +21,9 @@ use futures_util::FutureExt;
 use log::Level;
 use pin_project_lite::pin_project;
 
+use super::auth::Caller;
 use super::live::Draining;
-use super::note::{KeyName, Note, REQUEST_ID, RequestId, SharedNote};
+use super::note::{Note, REQUEST_ID, RequestId, SharedNote};
 use super::openai::failure;
 use super::reply;
 use crate::error::{Error, Kind};
@@ -45,11 +46,10 @@ pub async fn track<B: MessageBody>(
     if let Some(metrics) = &metrics {
         metrics.requests_in_flight.inc();
     }
-    let draining = request.app_data::<Data<Draining>>().cloned();
     let mut line = Line {
         metrics,
         id: id.0.clone(),
-        method: request.method().to_string(),
+        method: request.method().clone(),
         path: request.path().to_string(),
         start: Instant::now(),
         bytes: 0,
@@ -62,6 +62,7 @@ pub async fn track<B: MessageBody>(
         Ok(result) => {
             let mut response = result?;
             // Else a caller who keeps its connection would hold up the end.
+            let draining = response.request().app_data::<Data<Draining>>();
             if draining.is_some_and(|draining| draining.has_begun()) {
                 response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
             }
@@ -72,13 +73,13 @@ pub async fn track<B: MessageBody>(
             line.answered = Some(Answered {
                 status: response.status(),
                 is_stream: is_event_stream(response.headers()),
-                key: response.request().extensions().get::<KeyName>().map(|key| key.0.clone()),
+                key: response.request().extensions().get::<Caller>().map(|caller| caller.name.clone()),
                 note: response.response().extensions().get::<SharedNote>().cloned().unwrap_or_default(),
             });
             Ok(response.map_body(|_, body| {
                 // A HEAD is answered without the body.
                 line.complete =
-                    line.method == "HEAD" || matches!(body.size(), BodySize::None | BodySize::Sized(0));
+                    line.method == Method::HEAD || matches!(body.size(), BodySize::None | BodySize::Sized(0));
                 Logged { body, line, broken: false }
             }))
         }
@@ -161,7 +162,7 @@ impl<B: MessageBody> MessageBody for Logged<B> {
 struct Line {
     metrics: Option<Arc<Metrics>>,
     id: String,
-    method: String,
+    method: Method,
     path: String,
     start: Instant,
     bytes: u64,
@@ -214,7 +215,7 @@ impl Drop for Line {
             self.count(CALLER_LEFT, &Note::default());
             return;
         };
-        let note = note.get();
+        let note = note.read();
         let logged = if self.complete { status.as_u16() } else { CALLER_LEFT };
         self.count(logged, &note);
         let quiet = matches!(path, "/health" | "/ready") && status.is_success();

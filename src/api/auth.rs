@@ -3,6 +3,7 @@
 //! Keys are understood in every form in which Dify and other importers send them. An address that
 //! sends many wrong keys is slowed down; a right key passes from anywhere at any time.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header;
+use actix_web::http::header::{self, HeaderName};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{HttpMessage, HttpRequest, ResponseError};
@@ -20,7 +21,6 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use super::base_url::Peers;
-use super::note::KeyName;
 use super::reply::Failure;
 use crate::chat::Owner;
 use crate::error::{Error, Kind};
@@ -28,6 +28,9 @@ use crate::keys::{GatewayKey, KeyRing};
 
 /// Wrong keys that an address may send a minute.
 const WRONG_KEYS_A_MINUTE: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
+
+/// Where a key may stand beside `Authorization` and the query.
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// How many addresses are remembered before the recovered ones are forgotten.
 const ADDRESSES: usize = 10_000;
@@ -87,15 +90,16 @@ impl Guard {
     /// The key of a request that was admitted by one.
     pub fn accepted(&self, request: &HttpRequest) -> Option<String> {
         let ring = self.ring();
-        presented(request).into_iter().find(|key| ring.find([key.as_str()].into_iter()).is_some())
+        let mut keys = presented(request).into_iter();
+        keys.find(|key| ring.find([key.as_ref()].into_iter()).is_some()).map(Cow::into_owned)
     }
 
     fn ring(&self) -> Arc<KeyRing> {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn admit(&self, request: &ServiceRequest, address: Option<IpAddr>) -> Result<Caller, Error> {
-        let caller = self.identify(request, address)?;
+    fn admit(&self, request: &HttpRequest) -> Result<Caller, Error> {
+        let caller = self.identify(request)?;
         let refused = self.rate.as_ref().and_then(|rate| rate.check_key(&caller.owner).err());
         match refused {
             None => Ok(caller),
@@ -106,18 +110,19 @@ impl Guard {
         }
     }
 
-    fn identify(&self, request: &ServiceRequest, address: Option<IpAddr>) -> Result<Caller, Error> {
+    fn identify(&self, request: &HttpRequest) -> Result<Caller, Error> {
         if self.open {
             return Ok(Caller { owner: Owner("anyone".into()), name: "anyone".into() });
         }
-        let candidates = presented(request.request());
-        if let Some(key) = self.ring().find(candidates.iter().map(String::as_str)) {
-            return Ok(Caller { owner: key.owner(), name: key.name.clone() });
+        let (ring, candidates) = (self.ring(), presented(request));
+        if let Some(key) = ring.find(candidates.iter().map(AsRef::as_ref)) {
+            return Ok(Caller { owner: key.owner.clone(), name: key.name.clone() });
         }
         if candidates.is_empty() {
             return Err(Error::new(Kind::KeyMissing, "this needs a gateway key, and none was sent"));
         }
-        match address.map(|address| self.wait(address)).unwrap_or_default() {
+        let peers = request.app_data::<Data<Peers>>().expect("the application holds the peers' rule");
+        match peers.address(request).and_then(|address| self.wait(address)) {
             None => Err(Error::new(Kind::KeyWrong, "the gateway key is not one of this service's")),
             wait => Err(Error::new(Kind::KeyGuessing, "too many wrong gateway keys came from this address")
                 .retry_after(wait)),
@@ -162,11 +167,8 @@ pub async fn check<B: MessageBody>(
     if is_public(request.path()) || (guard.shows_metrics && request.path() == "/metrics") {
         return Ok(next.call(request).await?.map_into_left_body());
     }
-    let peers = request.app_data::<Data<Peers>>().expect("the application holds the peers' rule");
-    let address = peers.address(request.request());
-    match guard.admit(&request, address) {
+    match guard.admit(request.request()) {
         Ok(caller) => {
-            request.extensions_mut().insert(KeyName(caller.name.clone()));
             request.extensions_mut().insert(caller);
             Ok(next.call(request).await?.map_into_left_body())
         }
@@ -178,10 +180,10 @@ pub async fn check<B: MessageBody>(
 }
 
 /// Every text in the request that may be meant as the key.
-fn presented(request: &HttpRequest) -> Vec<String> {
+fn presented(request: &HttpRequest) -> Vec<Cow<'_, str>> {
     let mut keys = Vec::new();
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-    if let Some(value) = header(header::AUTHORIZATION.as_str()) {
+    let header = |name: HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
+    if let Some(value) = header(header::AUTHORIZATION) {
         let mut rest = value.trim();
         let mut basic = false;
         // People paste the word along with the key, so it may stand there twice.
@@ -193,15 +195,17 @@ fn presented(request: &HttpRequest) -> Vec<String> {
             rest = after.trim();
         }
         if !["bearer", "basic"].iter().any(|word| rest.eq_ignore_ascii_case(word)) {
-            keys.push(rest.to_string());
+            keys.push(Cow::Borrowed(rest));
         }
         if basic {
-            keys.extend(password(rest));
+            keys.extend(password(rest).map(Cow::Owned));
         }
     }
-    keys.extend(header("x-api-key").map(|value| value.trim().to_string()));
+    keys.extend(header(X_API_KEY).map(|value| Cow::Borrowed(value.trim())));
     let query = url::form_urlencoded::parse(request.query_string().as_bytes());
-    keys.extend(query.filter(|(name, _)| name == "key").map(|(_, value)| value.trim().to_string()));
+    keys.extend(
+        query.filter(|(name, _)| name == "key").map(|(_, value)| Cow::Owned(value.trim().to_string())),
+    );
     keys.retain(|key| !key.is_empty());
     keys
 }
@@ -232,7 +236,7 @@ mod tests {
         ] {
             let request =
                 TestRequest::default().insert_header(("Authorization", value.as_str())).to_http_request();
-            assert!(presented(&request).contains(&key.to_string()), "{value}");
+            assert!(presented(&request).contains(&key.into()), "{value}");
         }
         let request =
             TestRequest::default().insert_header(("X-API-Key", format!(" {key} "))).to_http_request();
@@ -241,7 +245,7 @@ mod tests {
         assert_eq!(presented(&request), [key]);
         for value in ["Bearer ", "Basic", ""] {
             let request = TestRequest::default().insert_header(("Authorization", value)).to_http_request();
-            assert_eq!(presented(&request), Vec::<String>::new(), "{value}");
+            assert_eq!(presented(&request), Vec::<&str>::new(), "{value}");
         }
     }
 }

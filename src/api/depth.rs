@@ -1,24 +1,18 @@
 //! How deep JSON is nested, seen without parsing it: parsers recurse, and a short text can nest deep.
 
+use memchr::memchr2;
+
 /// The deepest nesting that is read.
 pub const MAX_DEPTH: usize = 64;
 
 /// Whether lists and objects stand in each other deeper than [`MAX_DEPTH`]. Of a text that is no
 /// JSON it may say either.
 pub fn is_too_deep(json: &[u8]) -> bool {
-    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
-    for byte in json {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
+    let (mut depth, mut rest) = (0usize, json);
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
         match byte {
-            b'"' => in_string = true,
+            b'"' => rest = after_string(after),
             b'[' | b'{' => {
                 depth += 1;
                 if depth > MAX_DEPTH {
@@ -30,6 +24,17 @@ pub fn is_too_deep(json: &[u8]) -> bool {
         }
     }
     false
+}
+
+/// What follows the string that goes on with these bytes.
+fn after_string(mut bytes: &[u8]) -> &[u8] {
+    while let Some(place) = memchr2(b'"', b'\\', bytes) {
+        if bytes[place] == b'"' {
+            return &bytes[place + 1..];
+        }
+        bytes = bytes.get(place + 2..).unwrap_or_default();
+    }
+    b""
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What belongs to a request beside its answer: its id, and what the access log is told.
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
 use std::rc::Rc;
 
 use actix_web::dev::{Extensions, ServiceRequest};
@@ -24,14 +24,9 @@ impl RequestId {
             (1..=64).contains(&id.len())
                 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
         };
-        RequestId(given.filter(is_plain).map_or_else(
-            || {
-                crate::random::bytes::<8>()
-                    .map(u64::from_be_bytes)
-                    .map_or_else(|_| "-".into(), |id| format!("{id:016x}"))
-            },
-            String::from,
-        ))
+        RequestId(
+            given.filter(is_plain).map_or_else(|| format!("{:016x}", crate::random::number()), String::from),
+        )
     }
 
     /// The id that the middleware gave the request with these extensions.
@@ -82,7 +77,12 @@ pub struct SharedNote(Rc<RefCell<Note>>);
 impl SharedNote {
     /// The note as it is now.
     pub fn get(&self) -> Note {
-        self.0.borrow().clone()
+        self.read().clone()
+    }
+
+    /// A look at it.
+    pub fn read(&self) -> Ref<'_, Note> {
+        self.0.borrow()
     }
 
     /// Replaces it.
@@ -96,7 +96,3 @@ impl From<Note> for SharedNote {
         SharedNote(Rc::new(RefCell::new(note)))
     }
 }
-
-/// The name of the gateway key that a request presented, for the log.
-#[derive(Clone)]
-pub struct KeyName(pub String);

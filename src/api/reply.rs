@@ -16,7 +16,10 @@ use super::{python_json, retry_after_seconds, tool_status};
 use crate::error::{Error, Kind};
 
 /// The header that names the upstream that answered.
-const UPSTREAM: &str = "x-upstream";
+const UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// Why an operation failed and what to do.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -103,17 +106,15 @@ impl Prepared {
 
     /// Says which upstream answered.
     pub fn from_upstream(mut self, name: &str) -> Self {
-        if let Some(value) = HeaderValue::from_str(name).ok().filter(|value| !value.is_empty()) {
-            self.headers.push((HeaderName::from_static(UPSTREAM), value));
-        }
+        self.headers.extend(upstream_header(name));
         self
     }
 
     /// The response.
     pub fn response(self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status)
-            .insert_header((header::CONTENT_TYPE, "application/json"))
-            .insert_header((header::CACHE_CONTROL, "no-store"))
+            .insert_header((header::CONTENT_TYPE, JSON))
+            .insert_header((header::CACHE_CONTROL, NO_STORE))
             .body(self.body);
         for (name, value) in self.headers {
             response.headers_mut().insert(name, value);
@@ -125,9 +126,14 @@ impl Prepared {
 
 /// Says in a response's headers which upstream answers, where that has a name.
 pub fn name_upstream(headers: &mut HeaderMap, name: &str) {
-    if let Some(value) = HeaderValue::from_str(name).ok().filter(|value| !value.is_empty()) {
-        headers.insert(HeaderName::from_static(UPSTREAM), value);
+    if let Some((name, value)) = upstream_header(name) {
+        headers.insert(name, value);
     }
+}
+
+fn upstream_header(name: &str) -> Option<(HeaderName, HeaderValue)> {
+    let value = HeaderValue::from_str(name).ok().filter(|value| !value.is_empty())?;
+    Some((UPSTREAM, value))
 }
 
 /// A response with a body written for Dify.

@@ -94,7 +94,7 @@ impl Service {
         ask: impl AsyncFn(&'a Member) -> Result<T, Error>,
     ) -> Result<(&'a Member, T), Error> {
         let last = candidates.len().saturating_sub(1);
-        let mut failure = Error::new(Kind::ModelNotFound, "no upstream offers this");
+        let mut failure = None;
         for (place, member) in candidates.into_iter().enumerate() {
             let outcome = ask(member).await;
             self.count(member, outcome.as_ref().err());
@@ -102,12 +102,12 @@ impl Service {
                 Ok(answer) => return Ok((member, answer)),
                 Err(error) if place < last && allows_another(&error) => {
                     log::warn!(error = error.kind.code(), upstream = member.settings.name; "another upstream is asked: {}", error.message);
-                    failure = error;
+                    failure = Some(error);
                 }
                 Err(error) => return Err(error),
             }
         }
-        Err(failure)
+        Err(failure.unwrap_or_else(|| Error::new(Kind::ModelNotFound, "no upstream offers this")))
     }
 
     /// The models of each upstream: as they are set, else as it says, asked for now and then.
@@ -135,7 +135,7 @@ impl Service {
 
 /// A random number by which members are put in order, smaller on average for a greater weight.
 fn draw(weight: u32) -> f64 {
-    let random = crate::random::bytes().map_or(0, u64::from_be_bytes);
+    let random = crate::random::number();
     // Efraimidis and Spirakis, Weighted random sampling with a reservoir, 2006.
     let uniform = (random >> 11) as f64 / (1u64 << 53) as f64;
     -(1.0 - uniform).ln() / f64::from(weight)

@@ -29,7 +29,7 @@ impl UsageBook {
     /// Counts one request of a key.
     pub fn count(&self, owner: &Owner, usage: Usage) {
         self.metrics.tokens(usage.prompt_tokens, usage.completion_tokens);
-        self.add(owner.clone(), Tally::of(usage));
+        self.add(owner, Tally::of(usage));
     }
 
     /// Adds everything to the store. What cannot be added now stays for the next time.
@@ -45,13 +45,17 @@ impl UsageBook {
         }
         let added = store.add_usage(tallies.clone()).await;
         if added.is_err() {
-            tallies.into_iter().for_each(|(owner, tally)| self.add(owner, tally));
+            tallies.into_iter().for_each(|(owner, tally)| self.add(&owner, tally));
         }
         added
     }
 
-    fn add(&self, owner: Owner, tally: Tally) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).entry(owner).or_default().add(tally);
+    fn add(&self, owner: &Owner, tally: Tally) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        match open.get_mut(owner) {
+            Some(known) => known.add(tally),
+            None => drop(open.insert(owner.clone(), tally)),
+        }
     }
 }
 

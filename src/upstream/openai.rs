@@ -334,7 +334,7 @@ pub(super) fn usage(value: &Value) -> Option<Usage> {
     let number = |key: &str| value.get(key).and_then(Value::as_u64);
     let prompt_tokens = number("prompt_tokens")?;
     let completion_tokens = number("completion_tokens").unwrap_or_default();
-    let total_tokens = number("total_tokens").unwrap_or(prompt_tokens + completion_tokens);
+    let total_tokens = number("total_tokens").unwrap_or(prompt_tokens.saturating_add(completion_tokens));
     Some(Usage { prompt_tokens, completion_tokens, total_tokens, estimated: false })
 }
 

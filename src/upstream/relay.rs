@@ -126,7 +126,7 @@ fn look(json: &[u8]) -> Result<Option<Usage>, serde_json::Error> {
     let spent = seen.usage.or(seen.response.and_then(|inner| inner.usage));
     Ok(spent.and_then(|Spent { prompt_tokens, completion_tokens }| {
         let (prompt_tokens, completion_tokens) = (prompt_tokens?, completion_tokens.unwrap_or_default());
-        let total_tokens = prompt_tokens + completion_tokens;
+        let total_tokens = prompt_tokens.saturating_add(completion_tokens);
         Some(Usage { prompt_tokens, completion_tokens, total_tokens, estimated: false })
     }))
 }

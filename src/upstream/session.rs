@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use awc::http::header::HeaderValue;
 use cookie_store::{CookieExpiration, CookieStore, RawCookie};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -78,8 +79,24 @@ struct Inner {
     cookies: CookieStore,
     /// The names in the cookie line that a person gave: the login is among them.
     given: HashSet<String>,
-    api_key: Option<SecretString>,
+    api_key: Option<Bearer>,
     state: State,
+}
+
+/// A bearer key, with the header that presents it.
+#[derive(Clone)]
+struct Bearer {
+    key: SecretString,
+    header: HeaderValue,
+}
+
+impl Bearer {
+    /// A key as the settings have checked it; `None` for one that no header can hold.
+    fn new(key: SecretString) -> Option<Self> {
+        let mut header = HeaderValue::try_from(format!("Bearer {}", key.expose_secret())).ok()?;
+        header.set_sensitive(true);
+        Some(Bearer { key, header })
+    }
 }
 
 /// The session as it is kept.
@@ -103,7 +120,7 @@ impl Session {
         let mut inner = Inner {
             cookies: CookieStore::default(),
             given: HashSet::new(),
-            api_key: settings.api_key.clone(),
+            api_key: settings.api_key.clone().and_then(Bearer::new),
             state: State::Unknown,
         };
         if let Some(line) = &settings.cookie {
@@ -129,7 +146,7 @@ impl Session {
             inner.seed(&self.base, line.expose_secret());
         }
         if let Some(key) = &credentials.api_key {
-            inner.api_key = Some(key.clone());
+            inner.api_key = Bearer::new(key.clone());
         }
         Session {
             base: self.base.clone(),
@@ -156,16 +173,16 @@ impl Session {
         (!pairs.is_empty()).then(|| pairs.join("; "))
     }
 
-    /// The bearer key.
-    pub fn api_key(&self) -> Option<SecretString> {
-        self.lock().api_key.clone()
+    /// The value of the header `Authorization`, where there is a bearer key.
+    pub fn authorization(&self) -> Option<HeaderValue> {
+        self.lock().api_key.as_ref().map(|bearer| bearer.header.clone())
     }
 
     /// All that must not be shown: the values of the cookies, and the key.
     pub fn secrets(&self) -> Vec<String> {
         let inner = self.lock();
         let cookies = inner.cookies.iter_any().map(|cookie| cookie.value().to_string());
-        cookies.chain(inner.api_key.iter().map(|key| key.expose_secret().to_string())).collect()
+        cookies.chain(inner.key()).collect()
     }
 
     /// Takes in the `Set-Cookie` lines of an answer from `url`.
@@ -241,7 +258,7 @@ impl Session {
             seed: self.seed.clone(),
             cookies: String::from_utf8_lossy(&cookies).into_owned(),
             given: inner.given.clone(),
-            api_key: inner.api_key.as_ref().map(|key| key.expose_secret().to_string()),
+            api_key: inner.key(),
         };
         serde_json::to_string(&snapshot).unwrap_or_default()
     }
@@ -259,7 +276,7 @@ impl Session {
         *self.lock() = Inner {
             cookies,
             given: snapshot.given,
-            api_key: snapshot.api_key.map(SecretString::from),
+            api_key: snapshot.api_key.map(SecretString::from).and_then(Bearer::new),
             state: State::Unknown,
         };
         true
@@ -271,6 +288,11 @@ impl Session {
 }
 
 impl Inner {
+    /// The bearer key in clear text.
+    fn key(&self) -> Option<String> {
+        self.api_key.as_ref().map(|bearer| bearer.key.expose_secret().to_string())
+    }
+
     /// Takes in a Cookie header line.
     fn seed(&mut self, base: &Url, line: &str) {
         let secure = base.scheme() == "https";

@@ -15,9 +15,9 @@ use std::{io, iter};
 
 use actix_http::body::SizedStream;
 use actix_http::error::ParseError;
-use awc::error::{ConnectError, SendRequestError};
-use awc::http::header::{self, HeaderMap};
-use awc::http::{Method, StatusCode, Version};
+use awc::error::{ConnectError, InvalidUrl, SendRequestError};
+use awc::http::header::{self, HeaderMap, HeaderValue};
+use awc::http::{Method, StatusCode, Uri, Version};
 use awc::{Client, ClientResponse};
 use bytes::Bytes;
 use futures_util::stream;
@@ -36,6 +36,9 @@ use crate::error::{Error, Kind};
 /// The client copies what it is given at once: a long body is given to it in pieces of so many bytes.
 const PIECE_BYTES: usize = 64 << 10;
 
+const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+const MIRRORGATE: HeaderValue = HeaderValue::from_static(concat!("mirrorgate/", env!("CARGO_PKG_VERSION")));
+
 /// Sends requests to one upstream.
 pub struct Transport {
     client: RefCell<Client>,
@@ -43,8 +46,19 @@ pub struct Transport {
     fresh: Client,
     /// Where the protocol's paths begin.
     base: Url,
+    /// Where the latest call went, since most go to the same place.
+    latest: RefCell<Option<Rc<Target>>>,
     settings: Rc<config::Upstream>,
     session: Arc<Session>,
+}
+
+/// Where a call goes.
+struct Target {
+    path: Vec<String>,
+    query: Option<String>,
+    url: Url,
+    /// The same for the client.
+    uri: Uri,
 }
 
 /// One request.
@@ -93,6 +107,7 @@ impl Transport {
             client: RefCell::new(client::client(&settings.timeouts, KEEP_ALIVE)),
             fresh: client::client(&settings.timeouts, Duration::ZERO),
             base,
+            latest: RefCell::default(),
             settings,
             session,
         }
@@ -171,17 +186,16 @@ impl Transport {
         let start = Instant::now();
         let timeouts = self.settings.timeouts;
         let deadline = start + call.total.unwrap_or(timeouts.total);
-        let mut url = config::under(&self.base, call.path);
-        url.set_query(call.query);
+        let target = self.target(call)?;
         let first_byte = (start + timeouts.first_byte).min(deadline);
-        let response = match timeout_at(first_byte, self.send(&url, call)).await {
+        let response = match timeout_at(first_byte, self.send(&target, call)).await {
             Err(_) if first_byte == deadline => return Err(body::over_deadline()),
             Err(_) => return Err(failure::from_silence()),
             Ok(Err(error)) => return Err(failure::from_send(&error, &self.origin())),
             Ok(Ok(response)) => response,
         };
         let set_cookies = response.headers().get_all(header::SET_COOKIE);
-        self.session.adopt(&url, set_cookies.filter_map(|line| line.to_str().ok()));
+        self.session.adopt(&target.url, set_cookies.filter_map(|line| line.to_str().ok()));
 
         let status = response.status();
         if status.is_informational() {
@@ -216,39 +230,58 @@ impl Transport {
         Err(failure::from_status(place, status, &headers, reason.as_ref()).detail(words))
     }
 
+    fn target(&self, call: &Call<'_>) -> Result<Rc<Target>, Error> {
+        let mut latest = self.latest.borrow_mut();
+        match &*latest {
+            Some(target) if target.path == call.path && target.query.as_deref() == call.query => {
+                Ok(Rc::clone(target))
+            }
+            _ => {
+                let mut url = config::under(&self.base, call.path);
+                url.set_query(call.query);
+                let uri = Uri::try_from(url.as_str()).map_err(|error| {
+                    let error = InvalidUrl::HttpError(error.into());
+                    failure::from_send(&SendRequestError::Url(error), &self.origin())
+                })?;
+                let path = call.path.iter().copied().map(String::from).collect();
+                let target = Rc::new(Target { path, query: call.query.map(String::from), url, uri });
+                Ok(Rc::clone(latest.insert(target)))
+            }
+        }
+    }
+
     /// Sends the request. When it took up a connection of an earlier request and that breaks before
     /// any byte of an answer, the upstream had most likely closed it already, so the request is sent
     /// once more on a connection of its own. On a new connection it is never sent twice.
-    async fn send(&self, url: &Url, call: &Call<'_>) -> Result<ClientResponse, SendRequestError> {
+    async fn send(&self, target: &Target, call: &Call<'_>) -> Result<ClientResponse, SendRequestError> {
         let attempt = async {
             let outcome = {
-                let request = self.request(&self.client.borrow(), url, call);
+                let request = self.request(&self.client.borrow(), target, call);
                 send(request, call).await
             };
             (outcome, CONNECTED.with(Cell::get))
         };
         match CONNECTED.scope(Cell::new(false), attempt).await {
             (Err(error), false) if is_broken_connection(&error) => {
-                send(self.request(&self.fresh, url, call), call).await
+                send(self.request(&self.fresh, target, call), call).await
             }
             (outcome, _) => outcome,
         }
     }
 
-    fn request(&self, client: &Client, url: &Url, call: &Call<'_>) -> awc::ClientRequest {
+    fn request(&self, client: &Client, target: &Target, call: &Call<'_>) -> awc::ClientRequest {
         let mut request = client
-            .request(call.method.clone(), url.as_str())
+            .request(call.method.clone(), target.uri.clone())
             .insert_header((header::ACCEPT, call.accept))
-            .insert_header((header::ACCEPT_ENCODING, "identity"))
-            .insert_header((header::USER_AGENT, concat!("mirrorgate/", env!("CARGO_PKG_VERSION"))));
+            .insert_header((header::ACCEPT_ENCODING, IDENTITY))
+            .insert_header((header::USER_AGENT, MIRRORGATE));
         if let Some((media_type, _)) = &call.body {
             request = request.insert_header((header::CONTENT_TYPE, *media_type));
         }
-        if let Some(key) = self.session.api_key() {
-            request =
-                request.insert_header((header::AUTHORIZATION, format!("Bearer {}", key.expose_secret())));
+        if let Some(value) = self.session.authorization() {
+            request = request.insert_header((header::AUTHORIZATION, value));
         }
-        if let Some(cookies) = self.session.cookie_header(url) {
+        if let Some(cookies) = self.session.cookie_header(&target.url) {
             request = request.insert_header((header::COOKIE, cookies));
         }
         for (name, value) in &self.settings.headers {

@@ -118,9 +118,10 @@ pub fn look(bytes: Bytes) -> Result<Chunk, Fault> {
         Deserialize::deserialize(value).map(Some)
     }
     let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
-    let good = serde_json::from_slice::<Whole<'_>>(text).ok().filter(|whole| whole.error.is_none());
-    if let Some(Whole { choices: Some(choices), usage: spent, .. }) = good {
-        let spent = spent.map(|text| serde_json::from_str(text.get()).ok().as_ref().and_then(complete_usage));
+    // As text, since a RawValue of bytes is checked to be text once more.
+    let good = std::str::from_utf8(text).ok().and_then(|text| serde_json::from_str::<Whole<'_>>(text).ok());
+    if let Some(Whole { choices: Some(choices), usage: spent, error: None }) = good {
+        let spent = spent.map(|spent| counts(spent.get()));
         let contents: Option<Vec<&RawValue>> =
             choices.iter().map(|choice| choice.message.as_ref()?.content).collect();
         if let Some(contents) = contents.filter(|all| !all.is_empty() && spent != Some(None)) {
@@ -149,7 +150,37 @@ pub fn look(bytes: Bytes) -> Result<Chunk, Fault> {
     Ok(Chunk { data: value.to_string().into(), usage: spent, tokens })
 }
 
+/// A usage that names both counts and is of the usual form.
+fn counts(usage: &str) -> Option<Usage> {
+    #[derive(Deserialize)]
+    struct Counts {
+        prompt_tokens: u64,
+        completion_tokens: u64,
+        total_tokens: Option<u64>,
+    }
+    // serde would take a list for an object, by position.
+    let usage = Some(usage).filter(|usage| usage.starts_with('{'))?;
+    let Counts { prompt_tokens, completion_tokens, total_tokens } = serde_json::from_str(usage).ok()?;
+    let total_tokens = total_tokens.unwrap_or(prompt_tokens.saturating_add(completion_tokens));
+    Some(Usage { prompt_tokens, completion_tokens, total_tokens, estimated: false })
+}
+
 /// A usage that names both counts.
 fn complete_usage(value: &Value) -> Option<Usage> {
     usage(value).filter(|_| value.get("completion_tokens").is_some_and(Value::is_u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_usage_is_good_as_it_is_in_its_usual_form_alone() {
+        let totals = |usage: &str| counts(usage).map(|usage| usage.total_tokens);
+        assert_eq!(totals(r#"{"prompt_tokens":1,"x":[],"completion_tokens":2,"total_tokens":4}"#), Some(4));
+        assert_eq!(totals(r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":null}"#), Some(3));
+        for usage in ["null", "[1,2,3]", "{}", r#"{"prompt_tokens":1}"#, r#"{"prompt_tokens":"1"}"#] {
+            assert_eq!(totals(usage), None, "{usage}");
+        }
+    }
 }
