@@ -117,6 +117,8 @@ pub enum Event {
     Thinking(String),
     /// A piece of the answer.
     Text(String),
+    /// A piece that could not be read: words may be missing from here on, unless the whole follows.
+    Gap,
     /// The whole answer as the upstream settled it; it wins over the joined pieces.
     WholeText(String),
     /// Why the model stopped.
@@ -150,16 +152,17 @@ pub struct Answer {
 
 impl Answer {
     /// Takes one more event in.
-    pub fn apply(&mut self, event: Event) {
+    pub fn apply(&mut self, event: &Event) {
         match event {
-            Event::ResponseId(id) => self.response_id = Some(id),
-            Event::Model(model) => self.model = Some(model),
-            Event::ConversationId(id) => self.upstream_conversation = Some(id),
-            Event::Thinking(text) => self.thinking.push_str(&text),
-            Event::Text(text) => self.text.push_str(&text),
-            Event::WholeText(text) => self.text = text,
-            Event::Finish(reason) => self.finish_reason = Some(reason),
-            Event::Usage(usage) => self.usage = Some(usage),
+            Event::ResponseId(id) => self.response_id = Some(id.clone()),
+            Event::Model(model) => self.model = Some(model.clone()),
+            Event::ConversationId(id) => self.upstream_conversation = Some(id.clone()),
+            Event::Thinking(text) => self.thinking.push_str(text),
+            Event::Text(text) => self.text.push_str(text),
+            Event::Gap => {}
+            Event::WholeText(text) => self.text.clone_from(text),
+            Event::Finish(reason) => self.finish_reason = Some(reason.clone()),
+            Event::Usage(usage) => self.usage = Some(*usage),
         }
     }
 }
@@ -277,10 +280,10 @@ mod tests {
     fn the_whole_text_wins_over_the_pieces() {
         let mut answer = Answer::default();
         for event in [Event::Text("a".into()), Event::Thinking("?".into()), Event::Text("b".into())] {
-            answer.apply(event);
+            answer.apply(&event);
         }
         assert_eq!(answer.text, "ab");
-        answer.apply(Event::WholeText("abc".into()));
+        answer.apply(&Event::WholeText("abc".into()));
         assert_eq!(answer.text, "abc");
     }
 

@@ -26,4 +26,5 @@ pub mod config;
 pub mod keys;
 pub mod vault;
 pub mod random;
+pub mod timer;
 pub mod reach;

@@ -6,6 +6,8 @@
 //! and comments instead, and has a comment in every silence.
 
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use actix_web::HttpResponse;
@@ -13,12 +15,13 @@ use actix_web::http::header;
 use actix_web::web::Bytes;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{self, LocalBoxStream, Stream, StreamExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::note::{Note, SharedNote};
 use super::openai::failure;
 use super::reply::{self, Prepared};
 use crate::error::Error;
+use crate::timer::Timer;
 
 /// A comment: an event of its own that means nothing.
 const COMMENT: &[u8] = b": ping\n\n";
@@ -97,16 +100,14 @@ pub async fn stream(
         }
         None => (Phase::Late(begin), String::new()),
     };
-    let beats = Beats { phase, every, request_id, note: note.clone() };
+    let beats =
+        Beats { phase, every, comment_due: None, timer: Timer::default(), request_id, note: note.clone() };
     let mut response = HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, "text/event-stream"))
         .insert_header((header::CACHE_CONTROL, "no-cache"))
         // nginx would hold small pieces back: https://nginx.org/en/docs/http/ngx_http_proxy_module.html
         .insert_header(("x-accel-buffering", "no"))
-        .streaming(stream::unfold(beats, |mut beats| async move {
-            let bytes = beats.next().await?;
-            Some((Ok::<_, Infallible>(bytes), beats))
-        }));
+        .streaming(beats);
     reply::name_upstream(response.headers_mut(), &upstream);
     response.extensions_mut().insert(note);
     response
@@ -116,6 +117,9 @@ pub async fn stream(
 struct Beats {
     phase: Phase,
     every: Option<Duration>,
+    /// When the silence that goes on is to be broken.
+    comment_due: Option<Instant>,
+    timer: Timer,
     request_id: String,
     note: SharedNote,
 }
@@ -129,49 +133,60 @@ enum Phase {
     Ended,
 }
 
+impl Stream for Beats {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let bytes = ready!(this.poll_bytes(context));
+        this.comment_due = None;
+        Poll::Ready(bytes.map(Ok))
+    }
+}
+
 impl Beats {
-    async fn next(&mut self) -> Option<Bytes> {
+    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
             match &mut self.phase {
-                Phase::Ended => return None,
+                Phase::Ended => return Poll::Ready(None),
                 Phase::Late(_) => {
                     if let Phase::Late(begin) = std::mem::replace(&mut self.phase, Phase::Ended) {
                         self.phase = Phase::Waiting(begin);
                     }
-                    return Some(Bytes::from_static(COMMENT));
+                    return Poll::Ready(Some(Bytes::from_static(COMMENT)));
                 }
-                Phase::Waiting(begin) => match in_time(self.every, begin).await {
-                    None => return Some(Bytes::from_static(COMMENT)),
-                    Some(Ok(begun)) => {
+                Phase::Waiting(begin) => match begin.as_mut().poll(context) {
+                    Poll::Pending => return self.poll_comment(context),
+                    Poll::Ready(Ok(begun)) => {
                         self.note.set(begun.note);
                         self.phase = Phase::Running(begun.events);
                     }
-                    Some(Err(prepared)) => {
-                        self.note.set(prepared.note);
-                        self.phase = Phase::Ended;
-                        return Some(failure::last_event(&prepared.body));
-                    }
+                    Poll::Ready(Err(prepared)) => return Poll::Ready(Some(self.end(prepared))),
                 },
-                Phase::Running(events) => match in_time(self.every, &mut events.next()).await {
-                    None => return Some(Bytes::from_static(COMMENT)),
-                    Some(Some(Ok(event))) => return Some(event),
-                    Some(Some(Err(error))) => {
-                        self.phase = Phase::Ended;
+                Phase::Running(events) => match events.poll_next_unpin(context) {
+                    Poll::Pending => return self.poll_comment(context),
+                    Poll::Ready(Some(Ok(event))) => return Poll::Ready(Some(event)),
+                    Poll::Ready(Some(Err(error))) => {
                         let prepared = failure::prepared(&error, &self.request_id, self.note.get());
-                        self.note.set(prepared.note);
-                        return Some(failure::last_event(&prepared.body));
+                        return Poll::Ready(Some(self.end(prepared)));
                     }
-                    Some(None) => return None,
+                    Poll::Ready(None) => self.phase = Phase::Ended,
                 },
             }
         }
     }
-}
 
-/// What a future gives, unless the next comment is due before.
-async fn in_time<F: Future + Unpin>(every: Option<Duration>, future: &mut F) -> Option<F::Output> {
-    match every {
-        Some(every) => timeout(every, future).await.ok(),
-        None => Some(future.await),
+    /// A comment, when one is due.
+    fn poll_comment(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let Some(every) = self.every else { return Poll::Pending };
+        let due = *self.comment_due.get_or_insert_with(|| Instant::now() + every);
+        self.timer.poll(context, due).map(|()| Some(Bytes::from_static(COMMENT)))
+    }
+
+    /// The last event of a stream that fails.
+    fn end(&mut self, prepared: Prepared) -> Bytes {
+        self.phase = Phase::Ended;
+        self.note.set(prepared.note);
+        failure::last_event(&prepared.body)
     }
 }

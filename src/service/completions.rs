@@ -1,9 +1,12 @@
 //! Requests of the OpenAI protocol that go through to an upstream of the same protocol.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::Stream;
 use serde_json::value::RawValue;
 
 use super::room::Seat;
@@ -57,17 +60,16 @@ pub struct Passing {
     seat: Seat,
 }
 
-impl Passing {
-    /// The next piece, or `None` at the answer's end.
-    ///
-    /// # Errors
-    /// Why the answer breaks off.
-    pub async fn next(&mut self) -> Option<Result<Bytes, Error>> {
-        let piece = self.seat.next(&mut self.pieces).await?;
-        Some(piece.map(|chunk| {
-            self.meter.take(chunk.usage, chunk.tokens);
+impl Stream for Passing {
+    type Item = Result<Bytes, Error>;
+
+    /// The next piece, why the answer breaks off, or `None` at its end.
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Passing { pieces, meter, seat } = self.get_mut();
+        seat.poll_next(pieces, context).map_ok(|chunk| {
+            meter.take(chunk.usage, chunk.tokens);
             chunk.data
-        }))
+        })
     }
 }
 

@@ -349,7 +349,7 @@ impl Running {
         let event = self.seat.next(&mut self.events).await?;
         if let Ok(event) = &event {
             self.meter.event(event);
-            self.answer.borrow_mut().apply(event.clone());
+            self.answer.borrow_mut().apply(event);
         }
         Some(event)
     }

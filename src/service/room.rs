@@ -2,13 +2,15 @@
 //! Whoever has a seat is also told when the service's own time is over.
 
 use std::collections::HashMap;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::chat::Owner;
 use crate::config::Limits;
@@ -53,13 +55,15 @@ impl Room {
         let permit = Arc::clone(&self.seats).try_acquire_owned().map_err(|_| {
             full(format!("{} questions are being answered already", self.most), "MAX_STREAMS")
         })?;
-        let mut of_keys = self.of_keys();
-        let of_key = of_keys.entry(owner.clone()).or_default();
-        if self.most_of_a_key.is_some_and(|most| *of_key >= most) {
-            let what = format!("{of_key} questions of this key are being answered already");
-            return Err(full(what, "MAX_STREAMS_PER_KEY"));
+        if let Some(most) = self.most_of_a_key {
+            let mut of_keys = self.of_keys();
+            let of_key = of_keys.entry(owner.clone()).or_default();
+            if *of_key >= most {
+                let what = format!("{of_key} questions of this key are being answered already");
+                return Err(full(what, "MAX_STREAMS_PER_KEY"));
+            }
+            *of_key += 1;
         }
-        *of_key += 1;
         self.metrics.streams_open.inc();
         Ok(Seat {
             room: Arc::clone(self),
@@ -67,6 +71,7 @@ impl Room {
             operation,
             entered: Instant::now(),
             silent: true,
+            over: None,
             _permit: permit,
         })
     }
@@ -79,11 +84,7 @@ impl Room {
         tokio::select! {
             biased;
             output = work => Ok(output),
-            () = self.over.cancelled() => Err(Error::new(
-                Kind::ShuttingDown,
-                "the service stops, and the time for running answers is over",
-            )
-            .retry_after(Some(RETRY_STOPPED))),
+            () = self.over.cancelled() => Err(over()),
         }
     }
 
@@ -95,6 +96,11 @@ impl Room {
     fn of_keys(&self) -> MutexGuard<'_, HashMap<Owner, usize>> {
         self.of_keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn over() -> Error {
+    Error::new(Kind::ShuttingDown, "the service stops, and the time for running answers is over")
+        .retry_after(Some(RETRY_STOPPED))
 }
 
 fn full(what: String, setting: &str) -> Error {
@@ -111,18 +117,33 @@ pub struct Seat {
     entered: Instant,
     /// Whether no piece of the answer has come.
     silent: bool,
+    /// Wakes the answer's task when the time is over; made once, since there are many waits.
+    over: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Seat {
     /// The next piece of the answer, or the error that the service's time is over.
     pub async fn next<T>(&mut self, pieces: &mut Pieces<T>) -> Option<Result<T, Error>> {
-        let piece = self.room.until_over(pieces.next()).await.unwrap_or_else(|error| Some(Err(error)));
+        poll_fn(|context| self.poll_next(pieces, context)).await
+    }
+
+    /// As [`Seat::next`].
+    pub fn poll_next<T>(
+        &mut self,
+        pieces: &mut Pieces<T>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<T, Error>>> {
+        let Poll::Ready(piece) = pieces.poll_next(context) else {
+            let over = || Box::pin(self.room.over.clone().cancelled_owned());
+            ready!(self.over.get_or_insert_with(over).as_mut().poll(context));
+            return Poll::Ready(Some(Err(self::over())));
+        };
         if self.silent && matches!(piece, Some(Ok(_))) {
             self.silent = false;
             self.room.metrics.first_token(self.operation, self.entered.elapsed());
         }
-        piece
+        Poll::Ready(piece)
     }
 }
 

@@ -130,7 +130,7 @@ impl Talking {
         let event = self.seat.next(&mut self.events).await?;
         if let Ok(event) = &event {
             self.meter.event(event);
-            self.answer.apply(event.clone());
+            self.answer.apply(event);
         }
         Some(event)
     }

@@ -105,6 +105,7 @@ impl Meter {
             | Event::Model(_)
             | Event::ConversationId(_)
             | Event::Thinking(_)
+            | Event::Gap
             | Event::Finish(_) => {}
         }
     }

@@ -1,6 +1,8 @@
 //! An answer's body: read piece by piece under timers and bounds, counted, and drained.
 
+use std::future::poll_fn;
 use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use awc::ClientResponse;
@@ -11,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::failure::Place;
 use crate::error::{Error, Kind};
+use crate::timer::Timer;
 
 /// The most that is read of an error's body, in bytes, and for how long.
 const MAX_ERROR_BYTES: usize = 64 << 10;
@@ -30,8 +33,14 @@ pub struct Body {
     received: u64,
     /// The most that is read of it.
     most: u64,
+    /// The longest silence in it.
     idle: Duration,
+    /// The longest silence that is borne now.
+    patience: Duration,
     deadline: Instant,
+    /// When the silence that goes on has lasted too long.
+    silent_until: Option<Instant>,
+    timer: Timer,
 }
 
 impl Body {
@@ -45,7 +54,19 @@ impl Body {
         idle: Duration,
         deadline: Instant,
     ) -> Self {
-        Body { response, place, expected, received: 0, most, idle, deadline }
+        let (silent_until, timer) = (None, Timer::default());
+        Body {
+            response,
+            place,
+            expected,
+            received: 0,
+            most,
+            idle,
+            patience: idle,
+            deadline,
+            silent_until,
+            timer,
+        }
     }
 
     /// The head of the answer that it belongs to.
@@ -58,20 +79,42 @@ impl Body {
     /// # Errors
     /// When the upstream falls silent, takes too long in all, sends too much, or ends too early.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        let idle = Instant::now() + self.idle;
-        let chunk = match timeout_at(idle.min(self.deadline), self.response.next()).await {
-            Err(_) if idle < self.deadline => {
-                return Err(Error::new(
-                    Kind::UpstreamStalled,
-                    format!(
-                        "the upstream fell silent in the middle of its answer, for {} seconds",
-                        self.idle.as_secs_f64()
-                    ),
-                ));
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// As [`Body::next`].
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>> {
+        match self.response.poll_next_unpin(context) {
+            Poll::Ready(chunk) => {
+                self.silent_until = None;
+                Poll::Ready(self.take(chunk))
             }
-            Err(_) => return Err(over_deadline()),
-            Ok(chunk) => chunk.transpose().map_err(|error| cut(&error))?,
-        };
+            Poll::Pending => {
+                let silent_until = *self.silent_until.get_or_insert_with(|| Instant::now() + self.patience);
+                ready!(self.timer.poll(context, silent_until.min(self.deadline)));
+                Poll::Ready(Err(if silent_until < self.deadline { self.stalled() } else { over_deadline() }))
+            }
+        }
+    }
+
+    /// Bounds the silences from now on also by this, where it is given.
+    pub fn bound_silence(&mut self, most: Option<Duration>) {
+        self.patience = most.unwrap_or(self.idle).min(self.idle);
+        self.silent_until = None;
+    }
+
+    fn stalled(&self) -> Error {
+        Error::new(
+            Kind::UpstreamStalled,
+            format!(
+                "the upstream fell silent in the middle of its answer, for {} seconds",
+                self.patience.as_secs_f64()
+            ),
+        )
+    }
+
+    fn take(&mut self, chunk: Option<Result<Bytes, PayloadError>>) -> Result<Option<Bytes>, Error> {
+        let chunk = chunk.transpose().map_err(|error| cut(&error))?;
         match &chunk {
             Some(bytes) => {
                 self.received += bytes.len() as u64;

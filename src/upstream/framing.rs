@@ -5,6 +5,8 @@
 
 use std::mem;
 
+use memchr::memchr2;
+
 /// A line was longer than so many bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct LineTooLong(pub usize);
@@ -37,7 +39,7 @@ impl Lines {
                 bytes = &bytes[1..];
                 continue;
             }
-            let Some(end) = bytes.iter().position(|byte| matches!(byte, b'\n' | b'\r')) else {
+            let Some(end) = memchr2(b'\n', b'\r', bytes) else {
                 return self.keep(bytes).map_err(E::from);
             };
             self.after_cr = bytes[end] == b'\r';

@@ -22,21 +22,22 @@ pub mod web_chat;
 pub mod webhook;
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{self, LocalBoxStream, StreamExt};
+use futures_util::stream::{LocalBoxStream, Stream, StreamExt};
 use serde::de::IgnoredAny;
 use serde_json::Value;
-use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use crate::chat::{Event, Model, Prompt};
 use crate::config::{self, Protocol};
 use crate::error::{Error, Kind};
-use body::Body;
+use body::{Body, empty};
 pub use client::{mozilla_roots, tls};
 pub use passthrough::Completion;
 use session::Session;
@@ -54,6 +55,11 @@ pub struct Pieces<T> {
 
 impl<T> Pieces<T> {
     /// The next piece, or `None` at the answer's end.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<T, Error>>> {
+        self.stream.poll_next_unpin(context)
+    }
+
+    /// As [`Pieces::poll_next`].
     pub async fn next(&mut self) -> Option<Result<T, Error>> {
         self.stream.next().await
     }
@@ -230,65 +236,70 @@ trait Decoder {
 }
 
 /// Reads a body through a decoder.
-fn decode<D: Decoder + 'static>(transport: Rc<Transport>, body: Body, decoder: D) -> Pieces<D::Piece> {
-    struct State<D: Decoder> {
-        transport: Rc<Transport>,
-        body: Option<Body>,
-        decoder: D,
-        queue: VecDeque<D::Piece>,
-        failure: Option<Error>,
-    }
+fn decode<D: Decoder + Unpin + 'static>(transport: Rc<Transport>, body: Body, decoder: D) -> Pieces<D::Piece>
+where
+    D::Piece: Unpin,
+{
     let status = body.status();
-    let state = State { transport, body: Some(body), decoder, queue: VecDeque::new(), failure: None };
-    let stream = stream::unfold(state, |mut state| async move {
+    let stream = Decoding { transport, body: Some(body), decoder, queue: VecDeque::new(), failure: None };
+    Pieces { status, stream: Box::pin(stream) }
+}
+
+/// A body on its way through a decoder.
+struct Decoding<D: Decoder> {
+    transport: Rc<Transport>,
+    /// `None` after its end.
+    body: Option<Body>,
+    decoder: D,
+    queue: VecDeque<D::Piece>,
+    failure: Option<Error>,
+}
+
+impl<D: Decoder + Unpin> Stream for Decoding<D>
+where
+    D::Piece: Unpin,
+{
+    type Item = Result<D::Piece, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
         loop {
-            if let Some(event) = state.queue.pop_front() {
-                return Some((Ok(event), state));
+            if let Some(piece) = this.queue.pop_front() {
+                return Poll::Ready(Some(Ok(piece)));
             }
-            if let Some(error) = state.failure.take() {
-                return Some((Err(error), state));
+            if let Some(error) = this.failure.take() {
+                return Poll::Ready(Some(Err(error)));
             }
-            let mut body = state.body.take()?;
-            match step(&mut body, &mut state.decoder, &mut state.queue).await {
-                Ok(Progress::Done) => body.drain(),
-                Ok(Progress::Open | Progress::Settled) => state.body = Some(body),
-                Err(Stop::End) => {}
-                Err(Stop::Fault(fault)) => state.failure = Some(name(&state.transport, &body, fault)),
+            let Some(body) = &mut this.body else { return Poll::Ready(None) };
+            let chunk = ready!(body.poll_next(context));
+            this.take(chunk);
+        }
+    }
+}
+
+impl<D: Decoder> Decoding<D> {
+    /// Takes in one piece of the body. What comes after an answer is settled can end it, not spoil it.
+    fn take(&mut self, chunk: Result<Option<Bytes>, Error>) {
+        let Some(body) = &mut self.body else { return };
+        let settled = self.decoder.progress() == Progress::Settled;
+        let ended = match chunk {
+            Ok(Some(bytes)) => self.decoder.feed(&bytes, &mut self.queue).map(|()| false),
+            Ok(None) if body.is_empty() => Err(empty().into()),
+            Ok(None) => self.decoder.finish(&mut self.queue).map(|()| true),
+            Err(error) => Err(error.into()),
+        };
+        match (ended, self.decoder.progress()) {
+            (Ok(false), Progress::Open) if settled => body.bound_silence(None),
+            (Ok(false), Progress::Settled) if !settled => body.bound_silence(Some(GRACE)),
+            (Ok(false), Progress::Open | Progress::Settled) => {}
+            (Ok(false), Progress::Done) => self.body.take().into_iter().for_each(Body::drain),
+            (Ok(true), _) => self.body = None,
+            (Err(_), _) if settled => self.body = None,
+            (Err(fault), _) => {
+                self.failure = Some(name(&self.transport, body, fault));
+                self.body = None;
             }
         }
-    });
-    Pieces { status, stream: stream.boxed_local() }
-}
-
-enum Stop {
-    End,
-    Fault(Fault),
-}
-
-/// Reads one piece of the body. What comes after an answer is settled can end it, not spoil it.
-async fn step<D: Decoder>(
-    body: &mut Body,
-    decoder: &mut D,
-    queue: &mut VecDeque<D::Piece>,
-) -> Result<Progress, Stop> {
-    let settled = decoder.progress() == Progress::Settled;
-    let chunk = if settled {
-        timeout_at(Instant::now() + GRACE, body.next()).await.unwrap_or(Ok(None))
-    } else {
-        body.next().await
-    };
-    let result = match chunk {
-        Ok(Some(bytes)) => decoder.feed(&bytes, queue).map(|()| decoder.progress()).map_err(Stop::Fault),
-        Ok(None) if body.is_empty() => Err(Stop::Fault(body::empty().into())),
-        Ok(None) => match decoder.finish(queue) {
-            Ok(()) => Err(Stop::End),
-            Err(fault) => Err(Stop::Fault(fault)),
-        },
-        Err(error) => Err(Stop::Fault(error.into())),
-    };
-    match result {
-        Err(Stop::Fault(_)) if settled => Err(Stop::End),
-        result => result,
     }
 }
 

@@ -352,7 +352,7 @@ mod tests {
             if decoder.progress() == Progress::Done { Ok(()) } else { decoder.finish(&mut events) }
         });
         let mut answer = Answer::default();
-        events.into_iter().for_each(|event| answer.apply(event));
+        events.iter().for_each(|event| answer.apply(event));
         match result {
             Ok(()) => Ok(answer),
             Err(Fault::Error(error)) => Err(error.kind),

@@ -134,8 +134,12 @@ struct Line {
 struct ResultPart {
     conversation: Option<Conversation>,
     response: Option<Part>,
-    #[serde(flatten)]
-    direct: Part,
+    // The fields of a part that stands here itself; `flatten` would keep a copy of all fields first.
+    token: Option<String>,
+    response_id: Option<String>,
+    is_thinking: Option<bool>,
+    is_soft_stop: Option<bool>,
+    model_response: Option<ModelResponse>,
 }
 
 #[derive(Deserialize)]
@@ -233,6 +237,7 @@ impl Answer {
         }
         let Ok(line) = serde_json::from_slice::<Line>(line) else {
             self.skipped += 1;
+            events.push_back(Event::Gap);
             return Ok(());
         };
         if let Some(error) = line.error.filter(|error| !error.is_null()) {
@@ -243,10 +248,19 @@ impl Answer {
             return Ok(());
         };
         self.understood = true;
-        let conversation = result.conversation.and_then(|conversation| conversation.conversation_id);
+        let ResultPart {
+            conversation,
+            response,
+            token,
+            response_id,
+            is_thinking,
+            is_soft_stop,
+            model_response,
+        } = result;
+        let conversation = conversation.and_then(|conversation| conversation.conversation_id);
         events.extend(conversation.map(Event::ConversationId));
-        self.part(result.direct, events);
-        if let Some(part) = result.response {
+        self.part(Part { token, response_id, is_thinking, is_soft_stop, model_response }, events);
+        if let Some(part) = response {
             self.part(part, events);
         }
         Ok(())
@@ -298,7 +312,7 @@ mod tests {
             if decoder.progress() == Progress::Done { Ok(()) } else { decoder.finish(&mut events) }
         });
         let mut answer = chat::Answer::default();
-        events.into_iter().for_each(|event| answer.apply(event));
+        events.iter().for_each(|event| answer.apply(event));
         match result {
             Ok(()) => Ok(answer),
             Err(Fault::Error(error)) => Err(error.kind),

@@ -84,6 +84,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("config", LEAF),
     ("metrics.rs", LEAF),
     ("telemetry.rs", LEAF),
+    ("timer.rs", LEAF),
     ("tunnel.rs", LEAF),
     ("vault.rs", LEAF),
     ("curl", LEAF),

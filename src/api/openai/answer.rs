@@ -8,6 +8,7 @@ use actix_web::web::{BufMut, Bytes, BytesMut};
 use serde_json::{Map, Value, json};
 
 use crate::chat::{Answer, Event, Usage};
+use crate::error::{Error, Kind};
 
 /// The event that ends a complete stream.
 pub const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
@@ -53,13 +54,26 @@ pub struct Writer {
     model: String,
     begun: bool,
     said: String,
+    /// Whether a piece could not be read.
+    has_gap: bool,
+    /// Whether what was said lacks what that piece held: the upstream may also settle its answer in
+    /// other words, as when it takes its marks for sources out.
+    lacks_words: bool,
 }
 
 impl Writer {
     /// A writer of an answer by this model.
     pub fn new(model: Option<&str>) -> Self {
         let model = model.unwrap_or_default().to_string();
-        Writer { id: new_id(), created: now(), model, begun: false, said: String::new() }
+        Writer {
+            id: new_id(),
+            created: now(),
+            model,
+            begun: false,
+            said: String::new(),
+            has_gap: false,
+            lacks_words: false,
+        }
     }
 
     /// The answer as the reader of the stream has it.
@@ -72,8 +86,18 @@ impl Writer {
         let text = match step {
             Event::Thinking(text) => return Some(self.delta("reasoning_content", text)),
             Event::Text(text) => text.as_str(),
+            Event::Gap => {
+                self.has_gap = true;
+                return None;
+            }
             // What was sent stands; only what the pieces left out can be added.
-            Event::WholeText(whole) => whole.strip_prefix(&self.said)?,
+            Event::WholeText(whole) => match whole.strip_prefix(&self.said) {
+                Some(rest) => rest,
+                None => {
+                    self.lacks_words = self.has_gap;
+                    return None;
+                }
+            },
             Event::ResponseId(_)
             | Event::Model(_)
             | Event::ConversationId(_)
@@ -88,7 +112,14 @@ impl Writer {
     }
 
     /// The last events: why it ended, what it cost if that is asked for, and the mark of the end.
-    pub fn end(&mut self, answer: &Answer, include_usage: bool) -> Bytes {
+    ///
+    /// # Errors
+    /// When words are missing in what the reader was told.
+    pub fn end(&mut self, answer: &Answer, include_usage: bool) -> Result<Bytes, Error> {
+        if self.lacks_words {
+            return Err(Error::new(Kind::UpstreamInvalid, "a part of the upstream's stream is broken")
+                .hinted("try again; if it stays, look into the mirror's own log"));
+        }
         let reason = answer.finish_reason.as_deref().unwrap_or("stop");
         let mut delta = Map::new();
         self.role(&mut delta);
@@ -98,7 +129,7 @@ impl Writer {
             events.put(self.chunk(json!([]), answer.usage));
         }
         events.put(DONE);
-        events.freeze()
+        Ok(events.freeze())
     }
 
     fn delta(&mut self, key: &str, text: &str) -> Bytes {

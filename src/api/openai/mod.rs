@@ -11,12 +11,13 @@ mod request;
 #[cfg(feature = "fuzzing")]
 pub use request::{passing, talk};
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use actix_web::web::{self, Bytes, Data, ReqData};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, post};
-use futures_util::StreamExt;
-use futures_util::stream;
+use futures_util::stream::{self, Stream, StreamExt};
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -184,12 +185,37 @@ async fn begun(
     write: fn(Bytes) -> Bytes,
     done: Option<Bytes>,
 ) -> Result<stream::LocalBoxStream<'static, Result<Bytes, Error>>, Error> {
-    let first = passing.next().await.transpose()?.map(|data| Ok(write(data)));
-    let rest = stream::unfold(passing, move |mut passing| async move {
-        let piece = passing.next().await?;
-        Some((piece.map(write), passing))
-    });
-    Ok(stream::iter(first).chain(rest).chain(stream::iter(done.map(Ok))).boxed_local())
+    let first = passing.next().await.transpose()?;
+    Ok(Box::pin(Begun { first, passing, write, done }))
+}
+
+/// A stream that goes on after its first piece.
+struct Begun {
+    first: Option<Bytes>,
+    passing: Passing,
+    write: fn(Bytes) -> Bytes,
+    /// What is sent after the last piece.
+    done: Option<Bytes>,
+}
+
+impl Stream for Begun {
+    type Item = Result<Bytes, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let piece = match this.first.take() {
+            Some(first) => Some(Ok(first)),
+            None => ready!(this.passing.poll_next_unpin(context)),
+        };
+        match piece {
+            Some(Ok(piece)) => Poll::Ready(Some(Ok((this.write)(piece)))),
+            Some(Err(error)) => {
+                this.done = None;
+                Poll::Ready(Some(Err(error)))
+            }
+            None => Poll::Ready(this.done.take().map(Ok)),
+        }
+    }
 }
 
 async fn talk_whole(service: Arc<Service>, talk: Talk, request_id: String) -> Prepared {
@@ -250,7 +276,7 @@ async fn talk_stream(
                     Some(Err(error)) => return Some((Err(error), None)),
                     None => {
                         let answer = service.finish_talk(talking, writer.said()).await;
-                        return Some((Ok(writer.end(&answer, form.include_usage)), None));
+                        return Some((writer.end(&answer, form.include_usage), None));
                     }
                 }
             }

@@ -4,7 +4,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header;
 use actix_web::web::{Bytes, Data, ReqData};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
-use futures_util::stream;
+use futures_util::stream::{self, StreamExt};
 
 use super::super::auth::Caller;
 use super::super::body::V1Body;

@@ -14,7 +14,7 @@ mod tests;
 mod whole;
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -92,7 +92,7 @@ struct Seen<'a> {
 struct SeenChoice<'a> {
     index: Option<u64>,
     #[serde(borrow)]
-    finish_reason: Option<Cow<'a, str>>,
+    finish_reason: Option<&'a RawValue>,
     #[serde(borrow)]
     delta: Option<SeenDelta<'a>>,
 }
@@ -114,9 +114,9 @@ pub struct Chunks {
     intake: Intake,
     /// How many choices the caller asked for.
     choices: usize,
-    seen: HashSet<u64>,
+    seen: BTreeSet<u64>,
     /// Why each choice ended.
-    finished: HashMap<u64, String>,
+    finished: BTreeMap<u64, String>,
     /// Tool calls that are still being written, in the order in which they began.
     calls: Vec<ToolCall>,
     /// What their chunk says beside them.
@@ -132,8 +132,8 @@ impl Chunks {
         Chunks {
             intake: Intake::new(line_bytes),
             choices,
-            seen: HashSet::new(),
-            finished: HashMap::new(),
+            seen: BTreeSet::new(),
+            finished: BTreeMap::new(),
             calls: Vec::new(),
             calls_head: Map::new(),
             understood: false,
@@ -237,10 +237,7 @@ impl Chunks {
     /// Says what the upstream left out at the end: the tool calls still held, and why choices ended.
     fn end(&mut self, pieces: &mut VecDeque<Chunk>) {
         self.release(|_| true, pieces);
-        let mut open: Vec<u64> =
-            self.seen.iter().copied().filter(|index| !self.finished.contains_key(index)).collect();
-        open.sort_unstable();
-        for index in open {
+        for index in self.seen.iter().filter(|index| !self.finished.contains_key(index)) {
             let choice = json!({ "index": index, "delta": {}, "finish_reason": "stop" });
             let chunk = json!({ "object": CHUNK, "choices": [choice] });
             pieces.push_back(Chunk { data: chunk.to_string().into(), usage: None, tokens: 0 });
@@ -264,20 +261,18 @@ impl Chunks {
             let forgets_the_end = choice.finish_reason.is_none() && self.finished.contains_key(&index);
             let ends_calls =
                 choice.finish_reason.is_some() && self.calls.iter().any(|call| call.choice == index);
-            !begins_unnamed && !forgets_the_end && !ends_calls && delta.tool_calls.is_none()
+            let is_text = choice.finish_reason.is_none_or(|reason| reason.get().starts_with('"'));
+            !begins_unnamed && !forgets_the_end && !ends_calls && is_text && delta.tool_calls.is_none()
         };
         if !choices.iter().all(is_good) {
             return Ok(None);
         }
         let mut tokens = 0;
         for choice in choices {
-            let reason = choice.finish_reason.filter(|reason| !reason.is_empty());
+            let reason = choice.finish_reason.and_then(text).filter(|reason| !reason.is_empty());
             self.note(choice.index.unwrap_or_default(), reason.as_deref());
-            let content = choice.delta.and_then(|delta| delta.content);
-            tokens += content.map_or(0, |content| {
-                // Most pieces hold no escape, so their text need not be copied.
-                serde_json::from_str::<Cow<'_, str>>(content.get()).map_or(0, |text| estimate_tokens(&text))
-            });
+            let content = choice.delta.and_then(|delta| delta.content).and_then(text);
+            tokens += content.map_or(0, |content| estimate_tokens(&content));
         }
         Ok(Some((spent.flatten(), tokens)))
     }
@@ -363,6 +358,14 @@ impl Chunks {
         };
         choice.get("finish_reason").is_some_and(Value::is_string)
             || choice["delta"].as_object().is_some_and(|delta| delta.iter().any(has_words))
+    }
+}
+
+/// The text that a JSON value is. Most hold no escape, so they need not be copied.
+fn text(json: &RawValue) -> Option<Cow<'_, str>> {
+    match json.get().strip_prefix('"')?.strip_suffix('"')? {
+        plain if !plain.contains('\\') => Some(plain.into()),
+        _ => serde_json::from_str(json.get()).ok().map(Cow::Owned),
     }
 }
 
