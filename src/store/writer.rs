@@ -59,12 +59,13 @@ impl Writer {
 async fn work(pool: AnyPool, mut waiting: mpsc::UnboundedReceiver<Write>) {
     let mut group = Vec::new();
     while waiting.recv_many(&mut group, MOST_TOGETHER).await > 0 {
-        let (operations, callers): (Vec<_>, Vec<_>) = group
-            .drain(..)
-            // Whoever was told already that it failed must not find it done.
-            .filter(|write| !write.caller.is_closed())
-            .map(|write| (write.operation, write.caller))
-            .unzip();
+        // Whoever was told already that it failed must not find it done.
+        group.retain(|write: &Write| !write.caller.is_closed());
+        if group.is_empty() {
+            continue;
+        }
+        let (operations, callers): (Vec<_>, Vec<_>) =
+            group.drain(..).map(|write| (write.operation, write.caller)).unzip();
         let outcomes =
             commit(&pool, operations).await.unwrap_or_else(|error| vec![Err(failed(error)); callers.len()]);
         for (caller, outcome) in callers.into_iter().zip(outcomes) {
