@@ -15,13 +15,13 @@ impl Store {
     /// When the store cannot be used.
     pub async fn continuation(&self, owner: &Owner, prefix: &str) -> Result<Option<Thread>, Error> {
         let (owner, prefix) = (owner.0.clone(), prefix.to_string());
-        self.run(|database| async move {
+        self.read(|connection| Box::pin(async move {
             let row = sqlx::query(
                 "SELECT upstream, upstream_conversation, upstream_response FROM continuations WHERE owner = $1 AND prefix = $2",
             )
             .bind(owner)
             .bind(prefix)
-            .fetch_optional(&database.pool())
+            .fetch_optional(connection)
             .await
             .map_err(failed)?;
             let read = |row: sqlx::any::AnyRow| {
@@ -32,7 +32,7 @@ impl Store {
                 })
             };
             row.map(read).transpose().map_err(failed)
-        })
+        }))
         .await
     }
 
@@ -41,26 +41,19 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn keep_continuation(&self, owner: &Owner, prefix: &str, thread: Thread) -> Result<(), Error> {
-        let (owner, prefix) = (owner.0.clone(), prefix.to_string());
-        self.run(|database| async move {
-            let now = database.now();
-            let text = format!(
-                "INSERT INTO continuations (owner, prefix, upstream, upstream_conversation, upstream_response, used_at) \
-                 VALUES ($1, $2, $3, $4, $5, {now}) ON CONFLICT (owner, prefix) DO UPDATE SET \
-                 upstream = excluded.upstream, upstream_conversation = excluded.upstream_conversation, \
-                 upstream_response = excluded.upstream_response, used_at = excluded.used_at"
-            );
-            sqlx::query(sqlx::AssertSqlSafe(text))
-                .bind(owner)
-                .bind(prefix)
-                .bind(thread.upstream)
-                .bind(storable(thread.conversation))
-                .bind(storable(thread.last_response))
-                .execute(&database.pool())
-                .await
-                .map_err(failed)?;
-            Ok(())
-        })
-        .await
+        let text = format!(
+            "INSERT INTO continuations (owner, prefix, upstream, upstream_conversation, upstream_response, used_at) \
+             VALUES ($1, $2, $3, $4, $5, {}) ON CONFLICT (owner, prefix) DO UPDATE SET \
+             upstream = excluded.upstream, upstream_conversation = excluded.upstream_conversation, \
+             upstream_response = excluded.upstream_response, used_at = excluded.used_at",
+            self.database.now()
+        );
+        let statement = sqlx::query(sqlx::AssertSqlSafe(text))
+            .bind(owner.0.clone())
+            .bind(prefix.to_string())
+            .bind(thread.upstream)
+            .bind(storable(thread.conversation))
+            .bind(storable(thread.last_response));
+        self.execute(statement).await.map(drop)
     }
 }

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Row;
 use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row};
 use tokio::sync::OwnedMutexGuard;
 
 use super::database::{Database, failed};
@@ -19,6 +19,9 @@ use crate::error::{Error, Kind};
 
 /// The most turns that are read back at once.
 const MAX_TURNS_READ: usize = 10_000;
+
+/// The most conversations that are deleted in one transaction, for which turns wait.
+const EXPIRED_AT_ONCE: u64 = 100;
 
 /// A conversation as far as it has come.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -109,7 +112,7 @@ impl Store {
         let of = owner.clone();
         let load = |database: Arc<Database>| async move {
             database.check_room()?;
-            load(database, of, id, history).await
+            database.read(move |connection| Box::pin(load(connection, of, id, history))).await
         };
         let (conversation, before) = self.run(load).await?;
         Ok(Turn { id, owner, conversation, before, _lease: lease, _lock: Some(lock) })
@@ -122,10 +125,12 @@ impl Store {
     /// the conversation because this one seemed to have died.
     pub async fn commit(&self, turn: Turn, exchange: Exchange) -> Result<(), Error> {
         self.run(|database| async move {
-            let committed = commit(&database, &turn, exchange).await;
+            let Turn { id, owner, before, _lease, _lock, .. } = turn;
+            let now = database.now();
             // The lease and the lock are let go after the commit, and on this thread.
-            drop(turn);
-            committed
+            database
+                .transact(move |connection| Box::pin(commit(connection, now, owner, id, before, exchange)))
+                .await
         })
         .await
     }
@@ -136,7 +141,7 @@ impl Store {
     /// As [`Store::open`].
     pub async fn transcript(&self, owner: &Owner, id: ConversationId) -> Result<Transcript, Error> {
         let owner = owner.clone();
-        self.run(|database| transcript(database, owner, id)).await
+        self.read(move |connection| Box::pin(transcript(connection, owner, id))).await
     }
 
     /// Deletes a conversation.
@@ -145,24 +150,19 @@ impl Store {
     /// As [`Store::open`].
     pub async fn delete(&self, owner: &Owner, id: ConversationId) -> Result<(), Error> {
         let owner = owner.clone();
-        self.run(|database| async move {
-            let mut transaction = database.pool().begin().await.map_err(failed)?;
-            let deleted = sqlx::query("DELETE FROM conversations WHERE owner = $1 AND id = $2")
-                .bind(&owner.0)
-                .bind(id.to_string())
-                .execute(&mut *transaction)
-                .await
-                .map_err(failed)?;
-            if deleted.rows_affected() == 0 {
-                return Err(not_found());
-            }
-            sqlx::query("DELETE FROM turns WHERE owner = $1 AND id = $2")
-                .bind(&owner.0)
-                .bind(id.to_string())
-                .execute(&mut *transaction)
-                .await
-                .map_err(failed)?;
-            transaction.commit().await.map_err(failed)
+        self.transact(move |connection| {
+            Box::pin(async move {
+                let deleted = sqlx::query("DELETE FROM conversations WHERE owner = $1 AND id = $2")
+                    .bind(&owner.0)
+                    .bind(id.to_string())
+                    .execute(&mut *connection)
+                    .await
+                    .map_err(failed)?;
+                match deleted.rows_affected() {
+                    0 => Err(not_found()),
+                    _ => delete_turns(connection, &owner.0, &id.to_string()).await,
+                }
+            })
         })
         .await
     }
@@ -172,24 +172,26 @@ impl Store {
     /// # Errors
     /// [`Kind::StorageUnavailable`]
     pub async fn expire(&self, after: Duration) -> Result<u64, Error> {
-        self.run(|database| async move {
-            let limit = format!("{} - $1", database.now());
-            let expired = format!("SELECT 1 FROM conversations c WHERE c.owner = turns.owner AND c.id = turns.id AND c.used_at < {limit}");
-            let mut transaction = database.pool().begin().await.map_err(failed)?;
-            let mut deleted = 0;
-            for text in [
-                format!("DELETE FROM continuations WHERE used_at < {limit}"),
-                format!("DELETE FROM turns WHERE EXISTS ({expired})"),
-                format!("DELETE FROM conversations WHERE used_at < {limit}"),
-            ] {
-                let age = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
-                let done = sqlx::query(sqlx::AssertSqlSafe(text)).bind(age).execute(&mut *transaction).await;
-                deleted = done.map_err(failed)?.rows_affected();
+        let age = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
+        let now = self.database.now();
+        let mut all = 0;
+        loop {
+            let deleted = self.transact(move |connection| Box::pin(expire(connection, now, age))).await?;
+            all += deleted;
+            if deleted < EXPIRED_AT_ONCE {
+                break;
             }
-            transaction.commit().await.map_err(failed)?;
-            Ok(deleted)
-        })
-        .await
+        }
+        loop {
+            let text = format!(
+                "DELETE FROM continuations WHERE (owner, prefix) IN \
+                 (SELECT owner, prefix FROM continuations WHERE used_at < {now} - $1 LIMIT $2)"
+            );
+            let statement = sqlx::query(sqlx::AssertSqlSafe(text)).bind(age).bind(EXPIRED_AT_ONCE as i64);
+            if self.execute(statement).await? < EXPIRED_AT_ONCE {
+                return Ok(all);
+            }
+        }
     }
 
     /// The database's clock, in milliseconds since 1970.
@@ -197,24 +199,24 @@ impl Store {
     /// # Errors
     /// [`Kind::StorageUnavailable`]
     pub async fn clock(&self) -> Result<i64, Error> {
-        self.run(|database| async move {
-            let text = format!("SELECT {}", database.now());
-            let row =
-                sqlx::query(sqlx::AssertSqlSafe(text)).fetch_one(&database.pool()).await.map_err(failed)?;
-            row.try_get(0).map_err(failed)
+        let query = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT {}", self.database.now())));
+        self.read(|connection| {
+            Box::pin(async {
+                query.fetch_one(connection).await.and_then(|row| row.try_get(0)).map_err(failed)
+            })
         })
         .await
     }
 }
 
 /// The conversation's own row.
-async fn head(database: &Database, owner: &Owner, id: ConversationId) -> Result<AnyRow, Error> {
+async fn head(connection: &mut AnyConnection, owner: &Owner, id: ConversationId) -> Result<AnyRow, Error> {
     sqlx::query(
         "SELECT system, upstream_conversation, upstream_response, turns, created_at, used_at, upstream FROM conversations WHERE owner = $1 AND id = $2",
     )
     .bind(&owner.0)
     .bind(id.to_string())
-    .fetch_optional(&database.pool())
+    .fetch_optional(connection)
     .await
     .map_err(failed)?
     .ok_or_else(not_found)
@@ -222,7 +224,7 @@ async fn head(database: &Database, owner: &Owner, id: ConversationId) -> Result<
 
 /// The latest turns, the oldest of them first.
 async fn turns(
-    database: &Database,
+    connection: &mut AnyConnection,
     owner: &Owner,
     id: ConversationId,
     most: usize,
@@ -231,7 +233,7 @@ async fn turns(
         .bind(&owner.0)
         .bind(id.to_string())
         .bind(most as i64)
-        .fetch_all(&database.pool())
+        .fetch_all(connection)
         .await
         .map_err(failed)?;
     let turn = |row: &AnyRow| -> Result<(String, String, bool), sqlx::Error> {
@@ -241,13 +243,13 @@ async fn turns(
 }
 
 async fn load(
-    database: Arc<Database>,
+    connection: &mut AnyConnection,
     owner: Owner,
     id: ConversationId,
     history: usize,
 ) -> Result<(Conversation, i64), Error> {
-    let row = head(&database, &owner, id).await?;
-    let pairs = turns(&database, &owner, id, history.div_ceil(2)).await?;
+    let row = head(&mut *connection, &owner, id).await?;
+    let pairs = turns(connection, &owner, id, history.div_ceil(2)).await?;
     let read = || -> Result<(Conversation, i64), sqlx::Error> {
         let ids = row.try_get::<Option<String>, _>(1)?.zip(row.try_get::<Option<String>, _>(2)?);
         let upstream: Option<String> = row.try_get(6)?;
@@ -266,16 +268,46 @@ async fn load(
     read().map_err(failed)
 }
 
-async fn commit(database: &Database, turn: &Turn, exchange: Exchange) -> Result<(), Error> {
-    let now = database.now();
+/// Deletes what a conversation has said.
+async fn delete_turns(connection: &mut AnyConnection, owner: &str, id: &str) -> Result<(), Error> {
+    let statement = sqlx::query("DELETE FROM turns WHERE owner = $1 AND id = $2").bind(owner).bind(id);
+    statement.execute(connection).await.map(drop).map_err(failed)
+}
+
+/// Deletes some of the conversations that were not used for this many milliseconds; says how many.
+async fn expire(connection: &mut AnyConnection, now: &str, age: i64) -> Result<u64, Error> {
+    // The age is looked at once more, since a turn may be committed between the two looks.
+    let text = format!(
+        "DELETE FROM conversations WHERE used_at < {now} - $1 AND (owner, id) IN \
+         (SELECT owner, id FROM conversations WHERE used_at < {now} - $1 LIMIT $2) RETURNING owner, id"
+    );
+    let expired = sqlx::query(sqlx::AssertSqlSafe(text))
+        .bind(age)
+        .bind(EXPIRED_AT_ONCE as i64)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(failed)?;
+    for row in &expired {
+        let (owner, id) = (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+        delete_turns(&mut *connection, owner, id).await?;
+    }
+    Ok(expired.len() as u64)
+}
+
+async fn commit(
+    connection: &mut AnyConnection,
+    now: &str,
+    owner: Owner,
+    id: ConversationId,
+    before: i64,
+    exchange: Exchange,
+) -> Result<(), Error> {
     let (upstream, ids) =
         exchange.thread.map(|thread| (thread.upstream, (thread.conversation, thread.last_response))).unzip();
     let (conversation, response) = ids.unzip();
-    let id = turn.id.to_string();
-    let mut transaction = database.pool().begin().await.map_err(failed)?;
     // The number of turns is compared, so that no process writes over another's turn, whatever
     // became of its lease; and a conversation that was deleted meanwhile stays deleted.
-    let text = if turn.before == 0 {
+    let text = if before == 0 {
         format!(
             "INSERT INTO conversations (owner, id, system, upstream_conversation, upstream_response, turns, upstream, created_at, used_at) \
              VALUES ($1, $2, $3, $4, $5, $6 + 1, $7, {now}, {now}) ON CONFLICT (owner, id) DO NOTHING"
@@ -287,19 +319,18 @@ async fn commit(database: &Database, turn: &Turn, exchange: Exchange) -> Result<
         )
     };
     let written = sqlx::query(sqlx::AssertSqlSafe(text))
-        .bind(&turn.owner.0)
-        .bind(&id)
+        .bind(&owner.0)
+        .bind(id.to_string())
         .bind(exchange.system.map(storable))
         .bind(conversation.map(storable))
         .bind(response.map(storable))
-        .bind(turn.before)
+        .bind(before)
         .bind(upstream)
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await
         .map_err(failed)?;
     if written.rows_affected() == 0 {
-        drop(transaction);
-        head(database, &turn.owner, turn.id).await?;
+        head(connection, &owner, id).await?;
         return Err(Error::new(
             Kind::ConversationBusy,
             "another call went on with this conversation meanwhile",
@@ -309,21 +340,25 @@ async fn commit(database: &Database, turn: &Turn, exchange: Exchange) -> Result<
         "INSERT INTO turns (owner, id, number, question, answer, partial, created_at) VALUES ($1, $2, $3, $4, $5, $6, {now})"
     );
     sqlx::query(sqlx::AssertSqlSafe(text))
-        .bind(&turn.owner.0)
-        .bind(&id)
-        .bind(turn.before + 1)
+        .bind(&owner.0)
+        .bind(id.to_string())
+        .bind(before + 1)
         .bind(storable(exchange.question))
         .bind(storable(exchange.answer))
         .bind(i64::from(exchange.partial))
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await
-        .map_err(failed)?;
-    transaction.commit().await.map_err(failed)
+        .map(drop)
+        .map_err(failed)
 }
 
-async fn transcript(database: Arc<Database>, owner: Owner, id: ConversationId) -> Result<Transcript, Error> {
-    let row = head(&database, &owner, id).await?;
-    let turns = turns(&database, &owner, id, MAX_TURNS_READ).await?;
+async fn transcript(
+    connection: &mut AnyConnection,
+    owner: Owner,
+    id: ConversationId,
+) -> Result<Transcript, Error> {
+    let row = head(&mut *connection, &owner, id).await?;
+    let turns = turns(connection, &owner, id, MAX_TURNS_READ).await?;
     let read = || -> Result<Transcript, sqlx::Error> {
         Ok(Transcript {
             system: row.try_get(0)?,

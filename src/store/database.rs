@@ -6,21 +6,24 @@ use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 use std::{fs, io};
 
+use futures_util::future::BoxFuture;
 use secrecy::ExposeSecret;
-use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::any::{AnyArguments, AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::{AnyPool, Executor};
+use sqlx::query::Query;
+use sqlx::{Any, AnyConnection, AnyPool, Executor};
 use tokio::sync::Mutex;
 
 use super::unavailable;
+use super::writer::Writer;
 use crate::config::Location;
 use crate::error::{Error, Kind};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
-/// Connections to PostgreSQL, and to a SQLite file; a SQLite connection is a thread.
+/// Connections to PostgreSQL, and those that read from a SQLite file, each of which is a thread.
 const POSTGRES_CONNECTIONS: u32 = 16;
-const SQLITE_CONNECTIONS: u32 = 3;
+const SQLITE_READERS: u32 = 2;
 
 /// How long a free connection is waited for.
 const ACQUIRE_TIME: Duration = Duration::from_secs(3);
@@ -29,24 +32,48 @@ const ACQUIRE_TIME: Duration = Duration::from_secs(3);
 /// for rather than lost after.
 const MIN_FREE_BYTES: u64 = 512 << 10;
 
+/// A statement with its values.
+pub type Statement = Query<'static, Any, AnyArguments>;
+
+/// What is done over a connection.
+pub trait Operation<T>:
+    for<'c> FnOnce(&'c mut AnyConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static
+{
+}
+
+impl<T, F> Operation<T> for F where
+    F: for<'c> FnOnce(&'c mut AnyConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static
+{
+}
+
 /// The database, connected to when it is first used.
 pub struct Database {
     location: Location,
-    pool: RwLock<AnyPool>,
-    /// Whether the schema is up to date in the pool's database.
+    connections: RwLock<Connections>,
+    /// Whether the schema is up to date in the database that the connections lead to.
     migrated: AtomicBool,
     migrating: Mutex<()>,
-    /// The file that the pool has opened, which a path alone does not tell.
+    /// The file that the connections have opened, which a path alone does not tell.
     opened: std::sync::Mutex<Option<FileId>>,
+}
+
+/// The ways into a database.
+#[derive(Clone)]
+struct Connections {
+    readers: AnyPool,
+    /// One connection of its own in a SQLite file, else the readers.
+    writers: AnyPool,
+    /// `None` for PostgreSQL, which itself commits together what comes at once.
+    writer: Option<Writer>,
 }
 
 impl Database {
     pub fn new(location: Location) -> Result<Self, Error> {
         sqlx::any::install_default_drivers();
-        let pool = RwLock::new(open(&location)?);
+        let connections = RwLock::new(open(&location)?);
         Ok(Database {
             location,
-            pool,
+            connections,
             migrated: AtomicBool::new(false),
             migrating: Mutex::new(()),
             opened: std::sync::Mutex::new(None),
@@ -57,9 +84,63 @@ impl Database {
         &self.location
     }
 
-    /// The connections.
-    pub fn pool(&self) -> AnyPool {
-        self.pool.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn connections(&self) -> Connections {
+        self.connections.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Runs an operation that changes nothing.
+    ///
+    /// # Errors
+    /// The operation's; [`Kind::StorageUnavailable`] when no connection is to be had.
+    pub async fn read<T>(&self, operation: impl Operation<T>) -> Result<T, Error> {
+        operation(&mut *self.connections().readers.acquire().await.map_err(failed)?).await
+    }
+
+    /// Executes one statement, as [`Database::write`]; says how many rows it changed.
+    ///
+    /// # Errors
+    /// [`Kind::StorageUnavailable`] when it cannot be kept.
+    pub async fn execute(&self, statement: Statement) -> Result<u64, Error> {
+        self.write(|connection| {
+            Box::pin(async { Ok(statement.execute(connection).await.map_err(failed)?.rows_affected()) })
+        })
+        .await
+    }
+
+    /// Runs an operation of one statement that changes something. What it changed is durable when
+    /// this returns.
+    ///
+    /// # Errors
+    /// The operation's; [`Kind::StorageUnavailable`] when it cannot be kept.
+    pub async fn write<T: Send + 'static>(&self, operation: impl Operation<T>) -> Result<T, Error> {
+        match self.connections() {
+            Connections { writer: Some(writer), .. } => writer.write(operation).await,
+            Connections { writers, .. } => operation(&mut *writers.acquire().await.map_err(failed)?).await,
+        }
+    }
+
+    /// Runs an operation of several statements, of which all are kept or none. What they changed
+    /// is durable when this returns.
+    ///
+    /// # Errors
+    /// As [`Database::write`].
+    pub async fn transact<T: Send + 'static>(&self, operation: impl Operation<T>) -> Result<T, Error> {
+        match self.connections() {
+            Connections { writer: Some(writer), .. } => writer.write(operation).await,
+            Connections { writers, .. } => {
+                let mut transaction = writers.begin().await.map_err(failed)?;
+                let done = operation(&mut transaction).await?;
+                transaction.commit().await.map_err(failed)?;
+                Ok(done)
+            }
+        }
+    }
+
+    /// Ends all connections; a SQLite file then holds everything in itself.
+    pub async fn close(&self) {
+        let connections = self.connections();
+        connections.readers.close().await;
+        connections.writers.close().await;
     }
 
     /// Whether several processes may share it, so that turns must be ordered in it.
@@ -70,7 +151,7 @@ impl Database {
     /// The database's own clock, in SQL: milliseconds since 1970. Replicas' clocks differ.
     pub fn now(&self) -> &'static str {
         match self.location {
-            Location::Postgres(_) => "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
+            Location::Postgres(_) => "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000 AS BIGINT)",
             Location::File(_) | Location::Memory => "CAST(unixepoch('subsec') * 1000 AS BIGINT)",
         }
     }
@@ -85,7 +166,7 @@ impl Database {
         }
         let _one_at_a_time = self.migrating.lock().await;
         if !self.migrated.load(Ordering::Acquire) {
-            MIGRATIONS.run(&self.pool()).await.map_err(migration_failed)?;
+            MIGRATIONS.run(&self.connections().writers).await.map_err(migration_failed)?;
             self.migrated.store(true, Ordering::Release);
         }
         Ok(())
@@ -109,7 +190,7 @@ impl Database {
         };
         if opened.is_some_and(|opened| opened != found) {
             log::warn!("the store's file was replaced by another, which is opened now");
-            *self.pool.write().unwrap_or_else(PoisonError::into_inner) = open(&self.location)?;
+            *self.connections.write().unwrap_or_else(PoisonError::into_inner) = open(&self.location)?;
             self.migrated.store(false, Ordering::Release);
         }
         *opened = Some(found);
@@ -129,7 +210,7 @@ impl Database {
     /// Sees that a turn could be kept now.
     pub async fn probe(&self) -> Result<(), Error> {
         self.check_room()?;
-        sqlx::query("SELECT 1").execute(&self.pool()).await.map(drop).map_err(failed)
+        self.connections().readers.acquire().await.map(drop).map_err(failed)
     }
 }
 
@@ -158,38 +239,56 @@ fn migration_failed(error: MigrateError) -> Error {
     }
 }
 
-/// The pool of a location, with no connection yet.
-fn open(location: &Location) -> Result<AnyPool, Error> {
-    let (url, connections) = match location {
-        Location::File(path) => (format!("sqlite://{}?mode=rwc", in_url(path)), SQLITE_CONNECTIONS),
-        Location::Postgres(url) => (url.expose_secret().to_string(), POSTGRES_CONNECTIONS),
-        // A database in memory is its one connection's.
-        Location::Memory => ("sqlite::memory:".to_string(), 1),
-    };
-    let options: AnyConnectOptions = url
+/// The ways into the database of a location, with no connection yet.
+fn open(location: &Location) -> Result<Connections, Error> {
+    match location {
+        Location::File(path) => {
+            let url = format!("sqlite://{}?mode=rwc", in_url(path));
+            let (readers, writers) = (sqlite().max_connections(SQLITE_READERS), sqlite().max_connections(1));
+            let writers = connect(writers, &url)?;
+            let writer = Some(Writer::start(writers.clone()));
+            Ok(Connections { readers: connect(readers, &url)?, writers, writer })
+        }
+        // A database in memory is its one connection's, which must never end.
+        Location::Memory => {
+            let only = sqlite().max_connections(1).min_connections(1).idle_timeout(None).max_lifetime(None);
+            let pool = connect(only, "sqlite::memory:")?;
+            let writer = Some(Writer::start(pool.clone()));
+            Ok(Connections { readers: pool.clone(), writers: pool, writer })
+        }
+        Location::Postgres(url) => {
+            let pool = connect(options().max_connections(POSTGRES_CONNECTIONS), url.expose_secret())?;
+            Ok(Connections { readers: pool.clone(), writers: pool, writer: None })
+        }
+    }
+}
+
+fn connect(options: AnyPoolOptions, url: &str) -> Result<AnyPool, Error> {
+    let target: AnyConnectOptions = url
         .parse()
         // The text may quote the URL with its password.
         .map_err(|_| Error::new(Kind::StorageUnavailable, "DATABASE_URL is not understood"))?;
-    let in_memory = matches!(location, Location::Memory);
-    let is_sqlite = !matches!(location, Location::Postgres(_));
-    let pool = AnyPoolOptions::new()
-        .max_connections(connections)
-        .min_connections(u32::from(in_memory))
+    Ok(options.connect_lazy_with(target))
+}
+
+fn options() -> AnyPoolOptions {
+    AnyPoolOptions::new()
         .acquire_timeout(ACQUIRE_TIME)
-        .idle_timeout((!in_memory).then_some(Duration::from_secs(60)))
-        .max_lifetime((!in_memory).then_some(Duration::from_secs(1800)))
-        .after_connect(move |connection, _| {
-            Box::pin(async move {
-                if is_sqlite {
-                    // FULL: in WAL mode NORMAL loses acknowledged turns when the power fails.
-                    connection
-                        .execute("PRAGMA busy_timeout = 4000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
-                        .await?;
-                }
-                Ok(())
-            })
-        });
-    Ok(pool.connect_lazy_with(options))
+        .idle_timeout(Duration::from_secs(60))
+        .max_lifetime(Duration::from_secs(1800))
+}
+
+fn sqlite() -> AnyPoolOptions {
+    // No server can have ended a connection, so none is tested before it is used.
+    options().test_before_acquire(false).after_connect(|connection, _| {
+        Box::pin(async move {
+            // FULL: in WAL mode NORMAL loses acknowledged turns when the power fails.
+            connection
+                .execute("PRAGMA busy_timeout = 4000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
+                .await?;
+            Ok(())
+        })
+    })
 }
 
 /// What tells two files apart that had the same path one after the other.
@@ -247,12 +346,12 @@ mod tests {
             if let Location::File(path) = database.location() {
                 create(path).expect("a file");
             }
-            earlier.run(&database.pool()).await.expect("the earlier schema");
+            earlier.run(&database.connections().writers).await.expect("the earlier schema");
             database.ensure().await.expect("today's schema");
             for table in ["conversations", "turns", "gateway_keys", "upstream_sessions"] {
                 let query = sqlx::AssertSqlSafe(format!("SELECT COUNT(*) FROM {table}"));
                 sqlx::query(query)
-                    .execute(&database.pool())
+                    .execute(&database.connections().writers)
                     .await
                     .unwrap_or_else(|error| panic!("{table}: {error}"));
             }
@@ -265,7 +364,7 @@ mod tests {
         let database = Database::new(Location::File(path.clone())).expect("a database");
         database.ensure().await.expect("today's schema");
         sqlx::query("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'x', 1, x'00', 0)")
-            .execute(&database.pool())
+            .execute(&database.connections().writers)
             .await
             .expect("a row");
         let older = Database::new(Location::File(path)).expect("a database");

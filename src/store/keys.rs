@@ -23,16 +23,13 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn add_key(&self, name: &str, digest: &str) -> Result<bool, Error> {
-        let (name, digest) = (name.to_string(), digest.to_string());
-        self.run(|database| async move {
-            let text = format!(
-                "INSERT INTO gateway_keys (name, digest, created_at) VALUES ($1, $2, {}) ON CONFLICT (name) DO NOTHING",
-                database.now()
-            );
-            let query = sqlx::query(sqlx::AssertSqlSafe(text)).bind(name).bind(digest);
-            Ok(query.execute(&database.pool()).await.map_err(failed)?.rows_affected() > 0)
-        })
-        .await
+        let text = format!(
+            "INSERT INTO gateway_keys (name, digest, created_at) VALUES ($1, $2, {}) ON CONFLICT (name) DO NOTHING",
+            self.database.now()
+        );
+        let statement =
+            sqlx::query(sqlx::AssertSqlSafe(text)).bind(name.to_string()).bind(digest.to_string());
+        Ok(self.execute(statement).await? > 0)
     }
 
     /// All keys, by name.
@@ -40,15 +37,21 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn keys(&self) -> Result<Vec<StoredKey>, Error> {
-        self.run(|database| async move {
-            let rows = sqlx::query("SELECT name, digest, created_at FROM gateway_keys ORDER BY name")
-                .fetch_all(&database.pool())
-                .await
-                .map_err(failed)?;
-            let key = |row: &sqlx::any::AnyRow| -> Result<StoredKey, sqlx::Error> {
-                Ok(StoredKey { name: row.try_get(0)?, digest: row.try_get(1)?, created_at: row.try_get(2)? })
-            };
-            rows.iter().map(key).collect::<Result<_, _>>().map_err(failed)
+        self.read(|connection| {
+            Box::pin(async move {
+                let rows = sqlx::query("SELECT name, digest, created_at FROM gateway_keys ORDER BY name")
+                    .fetch_all(connection)
+                    .await
+                    .map_err(failed)?;
+                let key = |row: &sqlx::any::AnyRow| -> Result<StoredKey, sqlx::Error> {
+                    Ok(StoredKey {
+                        name: row.try_get(0)?,
+                        digest: row.try_get(1)?,
+                        created_at: row.try_get(2)?,
+                    })
+                };
+                rows.iter().map(key).collect::<Result<_, _>>().map_err(failed)
+            })
         })
         .await
     }
@@ -58,16 +61,11 @@ impl Store {
     /// # Errors
     /// [`Kind::NotFound`] when there is none, or when the store cannot be used.
     pub async fn remove_key(&self, name: &str) -> Result<(), Error> {
-        let name = name.to_string();
-        self.run(|database| async move {
-            let query = sqlx::query("DELETE FROM gateway_keys WHERE name = $1").bind(&name);
-            match query.execute(&database.pool()).await.map_err(failed)?.rows_affected() {
-                0 => Err(Error::new(Kind::NotFound, format!("there is no key `{name}`")).hinted(
-                    "`mirrorgate key list` shows the names; keys of GATEWAY_API_KEYS are removed there",
-                )),
-                _ => Ok(()),
-            }
-        })
-        .await
+        let statement = sqlx::query("DELETE FROM gateway_keys WHERE name = $1").bind(name.to_string());
+        match self.execute(statement).await? {
+            0 => Err(Error::new(Kind::NotFound, format!("there is no key `{name}`"))
+                .hinted("`mirrorgate key list` shows the names; keys of GATEWAY_API_KEYS are removed there")),
+            _ => Ok(()),
+        }
     }
 }

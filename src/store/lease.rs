@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use sqlx::AnyConnection;
 use tokio::sync::{Mutex as TurnMutex, OwnedMutexGuard};
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
@@ -47,8 +48,10 @@ impl Store {
         let holder = ConversationId::random()?.to_string();
         loop {
             let (owner, holder) = (owner.clone(), holder.clone());
-            let taken = self.run(|database| take_lease(database, owner, id, holder)).await?;
-            if taken {
+            let now = self.database.now();
+            let taken =
+                self.write(move |connection| Box::pin(take_lease(connection, now, owner, id, holder)));
+            if taken.await? {
                 break;
             }
             sleep(LOOK_AGAIN).await;
@@ -88,15 +91,12 @@ impl Claim {
             "UPDATE conversations SET lease_until = {} + $1 WHERE owner = $2 AND id = $3 AND lease = $4",
             self.database.now()
         );
-        sqlx::query(sqlx::AssertSqlSafe(text))
+        let statement = sqlx::query(sqlx::AssertSqlSafe(text))
             .bind(time.as_millis() as i64)
-            .bind(&self.owner.0)
+            .bind(self.owner.0.clone())
             .bind(self.id.to_string())
-            .bind(&self.holder)
-            .execute(&self.database.pool())
-            .await
-            .map(drop)
-            .map_err(failed)
+            .bind(self.holder.clone());
+        self.database.execute(statement).await.map(drop)
     }
 }
 
@@ -112,12 +112,12 @@ impl Drop for Lease {
 }
 
 async fn take_lease(
-    database: Arc<Database>,
+    connection: &mut AnyConnection,
+    now: &str,
     owner: Owner,
     id: ConversationId,
     holder: String,
 ) -> Result<bool, Error> {
-    let now = database.now();
     let text = format!(
         "UPDATE conversations SET lease = $1, lease_until = {now} + $2 WHERE owner = $3 AND id = $4 AND lease_until <= {now}"
     );
@@ -126,7 +126,7 @@ async fn take_lease(
         .bind(LEASE.as_millis() as i64)
         .bind(&owner.0)
         .bind(id.to_string())
-        .execute(&database.pool())
+        .execute(&mut *connection)
         .await
         .map_err(failed)?;
     if taken.rows_affected() > 0 {
@@ -135,7 +135,7 @@ async fn take_lease(
     let held = sqlx::query("SELECT 1 FROM conversations WHERE owner = $1 AND id = $2")
         .bind(&owner.0)
         .bind(id.to_string())
-        .fetch_optional(&database.pool())
+        .fetch_optional(connection)
         .await
         .map_err(failed)?;
     if held.is_some() { Ok(false) } else { Err(not_found()) }

@@ -14,6 +14,7 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod writer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use tokio::time::timeout;
 
 pub use answers::KeptAnswer;
 pub use conversations::{Conversation, Exchange, Transcript, Turn};
-use database::Database;
+use database::{Database, Operation, Statement};
 pub use keys::StoredKey;
 use lease::TurnLocks;
 
@@ -71,8 +72,7 @@ impl Store {
 
     /// Ends all connections; a SQLite file then holds everything in itself.
     pub async fn close(&self) {
-        let pool = self.database.pool();
-        let _ = timeout(OPERATION_TIME, pool.close()).await;
+        let _ = timeout(OPERATION_TIME, self.database.close()).await;
     }
 
     /// Where it is, for a person.
@@ -112,6 +112,26 @@ impl Store {
             self.failures.inc();
         }
         outcome
+    }
+
+    /// As [`Database::read`], to its end on the store's thread.
+    async fn read<T: Send + 'static>(&self, operation: impl Operation<T>) -> Result<T, Error> {
+        self.run(|database| async move { database.read(operation).await }).await
+    }
+
+    /// As [`Database::execute`], to its end on the store's thread.
+    async fn execute(&self, statement: Statement) -> Result<u64, Error> {
+        self.run(|database| async move { database.execute(statement).await }).await
+    }
+
+    /// As [`Database::write`], to its end on the store's thread.
+    async fn write<T: Send + 'static>(&self, operation: impl Operation<T>) -> Result<T, Error> {
+        self.run(|database| async move { database.write(operation).await }).await
+    }
+
+    /// As [`Database::transact`], to its end on the store's thread.
+    async fn transact<T: Send + 'static>(&self, operation: impl Operation<T>) -> Result<T, Error> {
+        self.run(|database| async move { database.transact(operation).await }).await
     }
 
     fn runtime(&self) -> &Runtime {

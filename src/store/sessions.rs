@@ -13,14 +13,16 @@ impl Store {
     /// When the store cannot be used.
     pub async fn session(&self, name: &str) -> Result<Option<(i64, String)>, Error> {
         let name = name.to_string();
-        self.run(|database| async move {
-            let row = sqlx::query("SELECT version, sealed FROM upstream_sessions WHERE name = $1")
-                .bind(name)
-                .fetch_optional(&database.pool())
-                .await
-                .map_err(failed)?;
-            let read = |row: sqlx::any::AnyRow| Ok((row.try_get(0)?, row.try_get(1)?));
-            row.map(read).transpose().map_err(failed)
+        self.read(|connection| {
+            Box::pin(async move {
+                let row = sqlx::query("SELECT version, sealed FROM upstream_sessions WHERE name = $1")
+                    .bind(name)
+                    .fetch_optional(connection)
+                    .await
+                    .map_err(failed)?;
+                let read = |row: sqlx::any::AnyRow| Ok((row.try_get(0)?, row.try_get(1)?));
+                row.map(read).transpose().map_err(failed)
+            })
         })
         .await
     }
@@ -31,8 +33,8 @@ impl Store {
     /// When the store cannot be used.
     pub async fn keep_session(&self, name: &str, sealed: String) -> Result<i64, Error> {
         let name = name.to_string();
-        self.run(|database| async move {
-            let now = database.now();
+        let now = self.database.now();
+        self.write(move |connection| Box::pin(async move {
             let text = format!(
                 "INSERT INTO upstream_sessions (name, version, sealed, changed_at) VALUES ($1, 1, $2, {now}) \
                  ON CONFLICT (name) DO UPDATE SET version = upstream_sessions.version + 1, \
@@ -41,11 +43,11 @@ impl Store {
             let row = sqlx::query(sqlx::AssertSqlSafe(text))
                 .bind(name)
                 .bind(sealed)
-                .fetch_one(&database.pool())
+                .fetch_one(connection)
                 .await
                 .map_err(failed)?;
             row.try_get(0).map_err(failed)
-        })
+        }))
         .await
     }
 }

@@ -1,5 +1,6 @@
 //! The store's cases: the same in memory, in a file, and in PostgreSQL.
 
+use futures_util::future::join_all;
 use tokio::sync::Mutex as TurnMutex;
 use tokio::time::sleep;
 
@@ -34,6 +35,14 @@ fn exchange(question: &str) -> Exchange {
 
 fn owner() -> Owner {
     Owner(ConversationId::random().expect("random bytes").to_string())
+}
+
+/// A conversation of one turn.
+async fn begun(store: &Store, owner: &Owner) -> ConversationId {
+    let turn = store.open(owner, None, 2).await.expect("a turn");
+    let id = turn.id;
+    store.commit(turn, exchange("one")).await.expect("kept");
+    id
 }
 
 #[tokio::test]
@@ -85,6 +94,45 @@ async fn a_conversation_that_is_deleted_during_a_turn_stays_deleted() {
 }
 
 #[tokio::test]
+async fn a_turn_that_cannot_be_kept_does_not_spoil_one_that_is_committed_with_it() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for store in stores() {
+        let owner = owner();
+        let (fine, gone) = (begun(&store, &owner).await, begun(&store, &owner).await);
+        let fine_turn = store.open(&owner, Some(fine), 2).await.expect("a turn");
+        let gone_turn = store.open(&owner, Some(gone), 2).await.expect("a turn");
+        store.delete(&owner, gone).await.expect("deleted");
+        let new_turn = store.open(&owner, None, 2).await.expect("a turn");
+        let new = new_turn.id;
+        let commit = |turn| store.commit(turn, exchange("two"));
+        let outcomes = join_all([fine_turn, gone_turn, new_turn].map(commit)).await;
+        let kinds: Vec<_> =
+            outcomes.iter().map(|outcome| outcome.as_ref().err().map(|error| error.kind)).collect();
+        assert_eq!(kinds, [None, Some(Kind::ConversationNotFound), None]);
+        assert_eq!(store.transcript(&owner, fine).await.expect("a transcript").turns.len(), 2);
+        assert_eq!(store.transcript(&owner, new).await.expect("a transcript").turns.len(), 1);
+        assert!(store.transcript(&owner, gone).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_turn_that_another_process_went_past_is_refused() {
+    let folder = std::env::temp_dir().join(format!("mirrorgate-store-{}", std::process::id()));
+    let location = Location::File(folder.join(owner().0).join("test.db"));
+    let (ours, theirs) =
+        (Store::new(location.clone()).expect("a store"), Store::new(location).expect("a store"));
+    let owner = owner();
+    let id = begun(&ours, &owner).await;
+    let late = ours.open(&owner, Some(id), 2).await.expect("a turn");
+    let turn = theirs.open(&owner, Some(id), 2).await.expect("a turn");
+    theirs.commit(turn, exchange("theirs")).await.expect("kept");
+    let error = ours.commit(late, exchange("ours")).await.expect_err("too late");
+    assert_eq!(error.kind, Kind::ConversationBusy);
+    let turns = ours.transcript(&owner, id).await.expect("a transcript").turns;
+    assert_eq!(turns.last().map(|turn| turn.0.as_str()), Some("theirs"));
+}
+
+#[tokio::test]
 async fn parallel_turns_wait_for_each_other_and_none_is_lost() {
     let _alone = ONE_AT_A_TIME.lock().await;
     for store in stores().into_iter().map(Arc::new) {
@@ -100,7 +148,7 @@ async fn parallel_turns_wait_for_each_other_and_none_is_lost() {
                 store.commit(turn, exchange(&number.to_string())).await.expect("kept");
             }
         });
-        futures_util::future::join_all(turns).await;
+        join_all(turns).await;
         assert_eq!(store.transcript(&owner, id).await.expect("a transcript").turns.len(), 20);
     }
 }
@@ -118,6 +166,42 @@ async fn only_what_is_old_enough_expires() {
         sleep(Duration::from_millis(20)).await;
         store.expire(Duration::from_millis(10)).await.expect("swept");
         assert!(store.transcript(&owner, id).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn many_expire_at_once() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for store in stores() {
+        let owner = owner();
+        let begin = || begun(&store, &owner);
+        let ids = join_all(std::iter::repeat_with(begin).take(250)).await;
+        sleep(Duration::from_millis(1000)).await;
+        let fresh = begun(&store, &owner).await;
+        assert!(store.expire(Duration::from_millis(900)).await.expect("swept") >= 250);
+        for id in ids {
+            assert!(store.transcript(&owner, id).await.is_err());
+        }
+        assert!(store.transcript(&owner, fresh).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn an_owner_keeps_the_latest_of_many_answers() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for store in stores() {
+        let owner = owner();
+        let id = || AnswerId::random().expect("random bytes");
+        let (first, running) = (id(), id());
+        store.keep_answer(&owner, first, "first".into(), None).await.expect("kept");
+        store.keep_answer(&owner, running, "running".into(), Some(Duration::ZERO)).await.expect("kept");
+        sleep(Duration::from_millis(2)).await;
+        let keep = || store.keep_answer(&owner, id(), "later".into(), None);
+        for outcome in join_all(std::iter::repeat_with(keep).take(1000)).await {
+            outcome.expect("kept");
+        }
+        assert_eq!(store.answer(&owner, first).await.expect("asked"), None);
+        assert!(store.answer(&owner, running).await.expect("asked").is_some());
     }
 }
 

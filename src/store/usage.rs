@@ -13,8 +13,8 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn add_usage(&self, tallies: Vec<(Owner, Tally)>) -> Result<(), Error> {
-        self.run(|database| async move {
-            let now = database.now();
+        let now = self.database.now();
+        self.transact(move |connection| Box::pin(async move {
             let text = format!(
                 "INSERT INTO key_usage (owner, requests, prompt_tokens, completion_tokens, estimated, created_at) \
                  VALUES ($1, $2, $3, $4, $5, {now}) ON CONFLICT (owner) DO UPDATE SET \
@@ -23,7 +23,6 @@ impl Store {
                  completion_tokens = key_usage.completion_tokens + excluded.completion_tokens, \
                  estimated = key_usage.estimated + excluded.estimated"
             );
-            let mut transaction = database.pool().begin().await.map_err(failed)?;
             for (owner, tally) in tallies {
                 sqlx::query(sqlx::AssertSqlSafe(text.as_str()))
                     .bind(owner.0)
@@ -31,12 +30,12 @@ impl Store {
                     .bind(tally.prompt_tokens as i64)
                     .bind(tally.completion_tokens as i64)
                     .bind(tally.estimated as i64)
-                    .execute(&mut *transaction)
+                    .execute(&mut *connection)
                     .await
                     .map_err(failed)?;
             }
-            transaction.commit().await.map_err(failed)
-        })
+            Ok(())
+        }))
         .await
     }
 
@@ -46,12 +45,12 @@ impl Store {
     /// When the store cannot be used.
     pub async fn usage(&self, owner: &Owner) -> Result<(Tally, Option<i64>), Error> {
         let owner = owner.0.clone();
-        self.run(|database| async move {
+        self.read(|connection| Box::pin(async move {
             let row = sqlx::query(
                 "SELECT requests, prompt_tokens, completion_tokens, estimated, created_at FROM key_usage WHERE owner = $1",
             )
             .bind(owner)
-            .fetch_optional(&database.pool())
+            .fetch_optional(connection)
             .await
             .map_err(failed)?;
             let number = |row: &sqlx::any::AnyRow, column| row.try_get::<i64, _>(column);
@@ -65,7 +64,7 @@ impl Store {
                 Ok((tally, Some(number(&row, 4)?)))
             };
             Ok(row.map(read).transpose().map_err(failed)?.unwrap_or_default())
-        })
+        }))
         .await
     }
 }

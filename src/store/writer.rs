@@ -1,0 +1,185 @@
+//! Writes to SQLite, where one connection writes at a time: operations queue for it, and what waits
+//! while the disk is busy is committed together, so that many turns share one wait for the disk.
+
+use futures_util::future::BoxFuture;
+use sqlx::{AnyConnection, AnyPool};
+use tokio::sync::{mpsc, oneshot};
+
+use super::database::{Operation, failed};
+use super::unavailable;
+use crate::error::Error;
+
+/// The most operations in one transaction: the first of them waits for the last.
+const MOST_TOGETHER: usize = 256;
+
+type Outcome = Result<(), Error>;
+type Erased = Box<dyn for<'c> FnOnce(&'c mut AnyConnection) -> BoxFuture<'c, Outcome> + Send>;
+
+/// An operation that waits to be written, and the caller who is told once it is durable.
+struct Write {
+    operation: Erased,
+    caller: oneshot::Sender<Outcome>,
+}
+
+/// The queue to the one who writes; it ends with the last of its clones.
+#[derive(Clone)]
+pub struct Writer(mpsc::UnboundedSender<Write>);
+
+impl Writer {
+    /// One who writes over this pool. Within the store's runtime only.
+    pub fn start(pool: AnyPool) -> Self {
+        let (queue, waiting) = mpsc::unbounded_channel();
+        tokio::spawn(work(pool, waiting));
+        Writer(queue)
+    }
+
+    /// Has an operation written; when this returns a value, it is durable. Dropped before the
+    /// operation has begun, it never begins.
+    ///
+    /// # Errors
+    /// The operation's own, which then has changed nothing; that of the commit, which every
+    /// operation in it is told.
+    pub async fn write<T: Send + 'static>(&self, operation: impl Operation<T>) -> Result<T, Error> {
+        let (keep, value) = oneshot::channel();
+        let operation: Erased = Box::new(|connection| {
+            let work = operation(connection);
+            Box::pin(async move {
+                let _ = keep.send(work.await?);
+                Ok(())
+            })
+        });
+        let (caller, outcome) = oneshot::channel();
+        let stopped = || unavailable("it does not write any more");
+        self.0.send(Write { operation, caller }).map_err(|_| stopped())?;
+        outcome.await.map_err(|_| stopped())??;
+        value.await.map_err(|_| stopped())
+    }
+}
+
+async fn work(pool: AnyPool, mut waiting: mpsc::UnboundedReceiver<Write>) {
+    let mut group = Vec::new();
+    while waiting.recv_many(&mut group, MOST_TOGETHER).await > 0 {
+        // Whoever was told already that it failed must not find it done.
+        group.retain(|write: &Write| !write.caller.is_closed());
+        if group.is_empty() {
+            continue;
+        }
+        let (operations, callers): (Vec<_>, Vec<_>) =
+            group.drain(..).map(|write| (write.operation, write.caller)).unzip();
+        let outcomes =
+            commit(&pool, operations).await.unwrap_or_else(|error| vec![Err(failed(error)); callers.len()]);
+        for (caller, outcome) in callers.into_iter().zip(outcomes) {
+            let _ = caller.send(outcome);
+        }
+    }
+}
+
+/// Runs the operations in one transaction and commits it. One that fails is undone alone.
+///
+/// # Errors
+/// When the transaction failed as a whole: then nothing of it is kept.
+async fn commit(pool: &AnyPool, operations: Vec<Erased>) -> Result<Vec<Outcome>, sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    let committed = attempt(&mut connection, operations).await;
+    if committed.is_err() {
+        // It fails where SQLite itself has rolled back, which a full disk makes it do.
+        let _ = sqlx::query("ROLLBACK").execute(&mut *connection).await;
+    }
+    committed
+}
+
+async fn attempt(
+    connection: &mut AnyConnection,
+    operations: Vec<Erased>,
+) -> Result<Vec<Outcome>, sqlx::Error> {
+    let mut outcomes = Vec::with_capacity(operations.len());
+    let mut settled = "BEGIN IMMEDIATE; SAVEPOINT operation";
+    for operation in operations {
+        sqlx::query(settled).execute(&mut *connection).await?;
+        let outcome = operation(connection).await;
+        settled = match &outcome {
+            Ok(()) => "RELEASE operation; SAVEPOINT operation",
+            Err(_) => "ROLLBACK TO operation",
+        };
+        outcomes.push(outcome);
+    }
+    if outcomes.last().is_some_and(Outcome::is_err) {
+        sqlx::query(settled).execute(&mut *connection).await?;
+    }
+    sqlx::query("COMMIT").execute(connection).await?;
+    Ok(outcomes)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use futures_util::future::join;
+    use sqlx::any::AnyPoolOptions;
+
+    use super::*;
+    use crate::error::Kind;
+
+    async fn writer() -> (AnyPool, Writer) {
+        sqlx::any::install_default_drivers();
+        let options = AnyPoolOptions::new().min_connections(1).max_connections(1);
+        let pool = options.connect("sqlite::memory:").await.expect("a database");
+        let schema = "CREATE TABLE kept (name TEXT PRIMARY KEY); \
+                      CREATE TABLE late (name TEXT REFERENCES kept DEFERRABLE INITIALLY DEFERRED)";
+        sqlx::raw_sql(schema).execute(&pool).await.expect("tables");
+        (pool.clone(), Writer::start(pool))
+    }
+
+    async fn keep(connection: &mut AnyConnection, name: &str) -> Outcome {
+        let statement = sqlx::query("INSERT INTO kept VALUES ($1)").bind(name);
+        statement.execute(connection).await.map(drop).map_err(failed)
+    }
+
+    async fn kept(pool: &AnyPool) -> Vec<String> {
+        sqlx::query_scalar("SELECT name FROM kept ORDER BY name").fetch_all(pool).await.expect("names")
+    }
+
+    #[tokio::test]
+    async fn an_operation_that_fails_is_undone_alone() {
+        let (pool, writer) = writer().await;
+        let fails = writer.write::<()>(|connection| {
+            Box::pin(async {
+                keep(connection, "undone").await?;
+                keep(connection, "undone").await
+            })
+        });
+        let before = writer.write(|connection| Box::pin(keep(connection, "before")));
+        let after = writer.write(|connection| Box::pin(keep(connection, "after")));
+        let (before, (failed, after)) = join(before, join(fails, after)).await;
+        before.expect("kept");
+        assert_eq!(failed.expect_err("a name twice").kind, Kind::StorageUnavailable);
+        after.expect("kept");
+        assert_eq!(kept(&pool).await, ["after", "before"]);
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_fails_fails_for_all_in_it() {
+        let (pool, writer) = writer().await;
+        let fine = writer.write(|connection| Box::pin(keep(connection, "fine")));
+        // What it refers to is looked for at the commit.
+        let spoils = writer.write(|connection| {
+            let insert = sqlx::query("INSERT INTO late VALUES ('nobody')").execute(connection);
+            Box::pin(async { insert.await.map(drop).map_err(failed) })
+        });
+        let (fine, spoils) = join(fine, spoils).await;
+        for outcome in [fine, spoils] {
+            assert_eq!(outcome.expect_err("not committed").kind, Kind::StorageUnavailable);
+        }
+        assert!(kept(&pool).await.is_empty());
+        writer.write(|connection| Box::pin(keep(connection, "next"))).await.expect("kept");
+        assert_eq!(kept(&pool).await, ["next"]);
+    }
+
+    #[tokio::test]
+    async fn an_operation_whose_caller_gave_up_before_it_began_never_begins() {
+        let (pool, writer) = writer().await;
+        let given_up = writer.write(|connection| Box::pin(keep(connection, "given up")));
+        assert!(given_up.now_or_never().is_none());
+        writer.write(|connection| Box::pin(keep(connection, "next"))).await.expect("kept");
+        assert_eq!(kept(&pool).await, ["next"]);
+    }
+}
