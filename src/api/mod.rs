@@ -36,8 +36,9 @@ use reply::Failure;
 /// Every operation, served and documented.
 pub fn routes(config: &mut ServiceConfig) {
     tools::routes(config);
-    answers::routes(config);
+    // Before those that are found by a pattern: most requests come here.
     openai::routes(config);
+    answers::routes(config);
     conversations::routes(config);
     usage::routes(config);
     session::routes(config);

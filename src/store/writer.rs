@@ -66,8 +66,12 @@ async fn work(pool: AnyPool, mut waiting: mpsc::UnboundedReceiver<Write>) {
         }
         let (operations, callers): (Vec<_>, Vec<_>) =
             group.drain(..).map(|write| (write.operation, write.caller)).unzip();
-        let outcomes =
-            commit(&pool, operations).await.unwrap_or_else(|error| vec![Err(failed(error)); callers.len()]);
+        // A task of its own, so that a defect in one operation does not end the writing for good.
+        let outcomes = match tokio::spawn(commit(pool.clone(), operations)).await {
+            Ok(Ok(outcomes)) => outcomes,
+            Ok(Err(error)) => vec![Err(failed(error)); callers.len()],
+            Err(_) => vec![Err(unavailable("an operation met a defect of the program")); callers.len()],
+        };
         for (caller, outcome) in callers.into_iter().zip(outcomes) {
             let _ = caller.send(outcome);
         }
@@ -78,7 +82,7 @@ async fn work(pool: AnyPool, mut waiting: mpsc::UnboundedReceiver<Write>) {
 ///
 /// # Errors
 /// When the transaction failed as a whole: then nothing of it is kept.
-async fn commit(pool: &AnyPool, operations: Vec<Erased>) -> Result<Vec<Outcome>, sqlx::Error> {
+async fn commit(pool: AnyPool, operations: Vec<Erased>) -> Result<Vec<Outcome>, sqlx::Error> {
     let mut connection = pool.acquire().await?;
     let committed = attempt(&mut connection, operations).await;
     if committed.is_err() {
@@ -171,6 +175,24 @@ mod tests {
         }
         assert!(kept(&pool).await.is_empty());
         writer.write(|connection| Box::pin(keep(connection, "next"))).await.expect("kept");
+        assert_eq!(kept(&pool).await, ["next"]);
+    }
+
+    #[tokio::test]
+    async fn an_operation_with_a_defect_ends_itself_and_not_the_writing() {
+        let (pool, writer) = writer().await;
+        let defect = writer.write::<()>(|connection| {
+            Box::pin(async {
+                keep(connection, "half").await?;
+                panic!("a defect")
+            })
+        });
+        assert_eq!(defect.await.expect_err("a defect").kind, Kind::StorageUnavailable);
+        let next = || writer.write(|connection| Box::pin(keep(connection, "next")));
+        // What the defect left open is found, and undone, by the next at the latest.
+        if next().await.is_err() {
+            next().await.expect("kept");
+        }
         assert_eq!(kept(&pool).await, ["next"]);
     }
 

@@ -33,11 +33,10 @@ pub struct Body {
     received: u64,
     /// The most that is read of it.
     most: u64,
-    /// The longest silence in it.
     idle: Duration,
-    /// The longest silence that is borne now.
-    patience: Duration,
     deadline: Instant,
+    /// When it must have ended, which is not after the deadline.
+    until: Instant,
     /// When the silence that goes on has lasted too long.
     silent_until: Option<Instant>,
     timer: Timer,
@@ -62,8 +61,8 @@ impl Body {
             received: 0,
             most,
             idle,
-            patience: idle,
             deadline,
+            until: deadline,
             silent_until,
             timer,
         }
@@ -90,17 +89,16 @@ impl Body {
                 Poll::Ready(self.take(chunk))
             }
             Poll::Pending => {
-                let silent_until = *self.silent_until.get_or_insert_with(|| Instant::now() + self.patience);
-                ready!(self.timer.poll(context, silent_until.min(self.deadline)));
-                Poll::Ready(Err(if silent_until < self.deadline { self.stalled() } else { over_deadline() }))
+                let silent_until = *self.silent_until.get_or_insert_with(|| Instant::now() + self.idle);
+                ready!(self.timer.poll(context, silent_until.min(self.until)));
+                Poll::Ready(Err(if silent_until < self.until { self.stalled() } else { over_deadline() }))
             }
         }
     }
 
-    /// Bounds the silences from now on also by this, where it is given.
-    pub fn bound_silence(&mut self, most: Option<Duration>) {
-        self.patience = most.unwrap_or(self.idle).min(self.idle);
-        self.silent_until = None;
+    /// Gives what is left of it this much time in all, where it is given, and else its own.
+    pub fn end_within(&mut self, most: Option<Duration>) {
+        self.until = most.map_or(self.deadline, |most| self.deadline.min(Instant::now() + most));
     }
 
     fn stalled(&self) -> Error {
@@ -108,7 +106,7 @@ impl Body {
             Kind::UpstreamStalled,
             format!(
                 "the upstream fell silent in the middle of its answer, for {} seconds",
-                self.patience.as_secs_f64()
+                self.idle.as_secs_f64()
             ),
         )
     }
@@ -192,9 +190,10 @@ fn cut(error: &PayloadError) -> Error {
     }
 }
 
-/// As much of an error's body as is worth reading.
-pub async fn error_excerpt(response: ClientResponse) -> Vec<u8> {
-    excerpt(response, MAX_ERROR_BYTES, ERROR_BODY_TIME).await
+/// As much of an error's body as is worth reading, and comes before the deadline.
+pub async fn error_excerpt(response: ClientResponse, deadline: Instant) -> Vec<u8> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    excerpt(response, MAX_ERROR_BYTES, ERROR_BODY_TIME.min(left)).await
 }
 
 /// As much of a body as comes within the bounds.

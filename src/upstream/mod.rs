@@ -289,12 +289,16 @@ impl<D: Decoder> Decoding<D> {
             Err(error) => Err(error.into()),
         };
         match (ended, self.decoder.progress()) {
-            (Ok(false), Progress::Open) if settled => body.bound_silence(None),
-            (Ok(false), Progress::Settled) if !settled => body.bound_silence(Some(GRACE)),
+            (Ok(false), Progress::Open) if settled => body.end_within(None),
+            (Ok(false), Progress::Settled) if !settled => body.end_within(Some(GRACE)),
             (Ok(false), Progress::Open | Progress::Settled) => {}
             (Ok(false), Progress::Done) => self.body.take().into_iter().for_each(Body::drain),
             (Ok(true), _) => self.body = None,
-            (Err(_), _) if settled => self.body = None,
+            (Err(_), _) if settled => {
+                // What it held back for the end goes out all the same.
+                let _ = self.decoder.finish(&mut self.queue);
+                self.body = None;
+            }
             (Err(fault), _) => {
                 self.failure = Some(name(&self.transport, body, fault));
                 self.body = None;

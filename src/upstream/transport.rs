@@ -224,7 +224,7 @@ impl Transport {
             return Ok(Body::new(response, place, expected, most, timeouts.idle, deadline));
         }
         let headers = response.headers().clone();
-        let excerpt = body::error_excerpt(response).await;
+        let excerpt = body::error_excerpt(response, deadline).await;
         let reason = serde_json::from_slice::<Value>(&excerpt).ok().as_ref().and_then(Reason::of);
         let words = reason.as_ref().and_then(|reason| self.words(reason));
         Err(failure::from_status(place, status, &headers, reason.as_ref()).detail(words))
