@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use bytes::Bytes;
+use memchr::memchr;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -121,6 +122,8 @@ pub struct Chunks {
     calls: Vec<ToolCall>,
     /// What their chunk says beside them.
     calls_head: Map<String, Value>,
+    /// The form of the latest chunk, where the next can be known by it.
+    mould: Option<Mould>,
     understood: bool,
     done: bool,
     skipped: usize,
@@ -136,6 +139,7 @@ impl Chunks {
             finished: BTreeMap::new(),
             calls: Vec::new(),
             calls_head: Map::new(),
+            mould: None,
             understood: false,
             done: false,
             skipped: 0,
@@ -212,7 +216,9 @@ impl Chunks {
             return Ok(());
         }
         // In valid JSON a line end stands between tokens alone, so a blank means the same.
-        data.iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = b' ');
+        while let Some(place) = memchr(b'\n', &data) {
+            data[place] = b' ';
+        }
         let understood = self.understood;
         let broken = || {
             if last {
@@ -223,8 +229,18 @@ impl Chunks {
                 .into()
         };
         let text = std::str::from_utf8(&data).map_err(|_| broken())?;
+        if let Some(words) = self.mould.as_ref().and_then(|mould| mould.words(text)) {
+            let tokens = estimate_tokens(words);
+            pieces.push_back(Chunk { data: data.into(), usage: None, tokens });
+            return Ok(());
+        }
         let looked = match serde_json::from_str::<Seen<'_>>(text) {
-            Ok(seen) => self.look(seen)?,
+            Ok(seen) => {
+                let mould = Mould::of(text, &seen);
+                let looked = self.look(seen)?;
+                self.mould = mould.filter(|_| looked.is_some());
+                looked
+            }
             Err(_) => None,
         };
         match looked {
@@ -281,6 +297,7 @@ impl Chunks {
         self.understood = true;
         self.seen.insert(choice);
         if let Some(reason) = reason {
+            self.mould = None;
             self.finished.entry(choice).or_insert_with(|| reason.to_string());
         }
     }
@@ -358,6 +375,34 @@ impl Chunks {
         };
         choice.get("finish_reason").is_some_and(Value::is_string)
             || choice["delta"].as_object().is_some_and(|delta| delta.iter().any(has_words))
+    }
+}
+
+/// What stands around the words of a chunk that can go on as it is: most chunks of a stream differ in
+/// their words alone, and one that does is as good as the one before.
+struct Mould {
+    before: String,
+    after: String,
+}
+
+impl Mould {
+    /// The mould of a chunk that says something and ends nothing.
+    fn of(chunk: &str, seen: &Seen<'_>) -> Option<Self> {
+        let [choice] = seen.choices.as_deref()? else { return None };
+        let content = choice.delta.as_ref()?.content?.get();
+        if choice.finish_reason.is_some() || seen.usage.is_some() || !content.starts_with('"') {
+            return None;
+        }
+        let begin = content.as_ptr().addr() - chunk.as_ptr().addr() + 1;
+        let end = begin + content.len() - 2;
+        Some(Mould { before: chunk[..begin].into(), after: chunk[end..].into() })
+    }
+
+    /// The words of a chunk of the same mould, if none of their characters is a sign of JSON.
+    fn words<'a>(&self, chunk: &'a str) -> Option<&'a str> {
+        let words = chunk.strip_prefix(&*self.before)?.strip_suffix(&*self.after)?;
+        let is_plain = |byte: &u8| !matches!(byte, b'"' | b'\\' | ..b' ');
+        words.as_bytes().iter().all(is_plain).then_some(words)
     }
 }
 

@@ -56,6 +56,33 @@ fn chunks_are_mended_where_clients_stumble() {
 }
 
 #[test]
+fn a_chunk_that_differs_in_its_words_alone_goes_on_and_any_other_is_looked_at() {
+    let chunk = |words: &str| {
+        format!(
+            "data: {{\"object\":\"{CHUNK}\",\"choices\":[{{\"index\":0,\"delta\":{{\"role\":\"assistant\",\"content\":\"{words}\"}}}}]}}\n\n"
+        )
+    };
+    let end =
+        "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    let words = ["a", "你好 🙂", "", "\\\"", "\\n", "b", "\"},\"x\":{\"y\":\"", "c\\u0041"];
+    let text: String = words.iter().map(|words| chunk(words)).collect();
+    let (chunks, result) = read(&[(text.clone() + end).as_bytes()]);
+    assert_eq!(result, Ok(()));
+    let said: Vec<_> = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]["content"]).collect();
+    assert_eq!(said[..6], ["a", "你好 🙂", "", "\"", "\n", "b"]);
+    assert_eq!(
+        (said[6], &chunks[6]["choices"][0]["x"]["y"], said[7]),
+        (&json!(""), &json!(""), &json!("cA"))
+    );
+    for broken in ["\u{1}", "\t", "\\", "\""] {
+        assert_eq!(read(&[(text.clone() + &chunk(broken) + end).as_bytes()]).1, Err(Kind::UpstreamInvalid));
+    }
+    // After the end of its choice, one of the same mould is told why it ended.
+    let (chunks, _) = read(&[(text + end.trim_end_matches("data: [DONE]\n\n") + &chunk("late")).as_bytes()]);
+    assert_eq!(chunks.last().expect("a chunk")["choices"][0]["finish_reason"], "stop");
+}
+
+#[test]
 fn a_whole_completion_is_one_chunk() {
     let whole = r#"{"id":"r","choices":[{"index":0,"message":{"content":"hi","tool_calls":[{"id":"a"}]},"finish_reason":"stop"}]}"#;
     let (chunks, result) = read(&[whole.as_bytes()]);
