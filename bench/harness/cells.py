@@ -227,7 +227,8 @@ def _chat(protocol: str, state: str, connections: int, settings: Settings) -> Ce
 def _many_streams(count: int, tokens: int, targets: list[str]) -> Cell:
     def run(round: Round, target: str) -> dict:
         options = {"connections": count, "once": "yes", "ramp_ms": count, "check": _check(target)}
-        return _streamed(round.measure(target, "events", f"pace-{tokens}x50", **options))
+        settings = {"settings": {"MAX_STREAMS": str(count)}}
+        return _streamed(round.measure(target, "events", f"pace-{tokens}x50", settings, **options))
 
     return Cell(f"v1-streams-{count}", f"`/v1` SSE, {count} streams at 20 tokens/s", targets, run)
 

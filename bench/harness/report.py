@@ -196,6 +196,7 @@ def markdown(results: Results, about: dict[str, str], command: str, rounds: int)
         lines += ["", f"The disk takes {fsync / 1e3:.2f} ms for a write of 8 KiB with fdatasync (median)."]
     lines += ["", "## Goals", ""]
     lines += table(["goal", "limit", "measured", ""], [goal.row() for goal in goals(results)])
+    lines += ["", "What those that are missed are spent on: [PROFILE.md](PROFILE.md)."]
     lines += _json_section(results)
     lines += _stream_section(results)
     lines += _chat_section(results)
