@@ -176,9 +176,9 @@ async fn many_expire_at_once() {
         let owner = owner();
         let begin = || begun(&store, &owner);
         let ids = join_all(std::iter::repeat_with(begin).take(250)).await;
-        sleep(Duration::from_millis(1000)).await;
+        sleep(Duration::from_millis(3000)).await;
         let fresh = begun(&store, &owner).await;
-        assert!(store.expire(Duration::from_millis(900)).await.expect("swept") >= 250);
+        assert!(store.expire(Duration::from_millis(2900)).await.expect("swept") >= 250);
         for id in ids {
             assert!(store.transcript(&owner, id).await.is_err());
         }
@@ -197,9 +197,14 @@ async fn an_owner_keeps_the_latest_of_many_answers() {
         store.keep_answer(&owner, running, "running".into(), Some(Duration::ZERO)).await.expect("kept");
         sleep(Duration::from_millis(2)).await;
         let keep = || store.keep_answer(&owner, id(), "later".into(), None);
-        for outcome in join_all(std::iter::repeat_with(keep).take(1000)).await {
-            outcome.expect("kept");
+        // In groups, since a slow machine does not write a thousand in the time that one may take.
+        for _ in 0..20 {
+            for outcome in join_all(std::iter::repeat_with(keep).take(50)).await {
+                outcome.expect("kept");
+            }
         }
+        // Those of one group may not have seen each other.
+        keep().await.expect("kept");
         assert_eq!(store.answer(&owner, first).await.expect("asked"), None);
         assert!(store.answer(&owner, running).await.expect("asked").is_some());
     }
@@ -241,11 +246,11 @@ async fn an_answer_is_alive_as_long_as_someone_vouches_for_it() {
     let _alone = ONE_AT_A_TIME.lock().await;
     for store in stores() {
         let (ann, id) = (owner(), AnswerId::random().expect("random bytes"));
-        let alive = Some(Duration::from_millis(100));
+        let alive = Some(Duration::from_millis(2000));
         store.keep_answer(&ann, id, "one".into(), alive).await.expect("kept");
         let kept = store.answer(&ann, id).await.expect("asked").expect("an answer");
         assert!(kept.alive && !kept.finished && kept.record == "one");
-        sleep(Duration::from_millis(120)).await;
+        sleep(Duration::from_millis(2100)).await;
         assert!(!store.answer(&ann, id).await.expect("asked").expect("an answer").alive);
         store.keep_answer(&ann, id, "two".into(), None).await.expect("kept");
         let kept = store.answer(&ann, id).await.expect("asked").expect("an answer");

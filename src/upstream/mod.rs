@@ -2,8 +2,8 @@
 //!
 //! A protocol turns a prompt into a request and an answer's bytes into events; all else is shared:
 //! `client` holds the connections, `transport` makes the exchange, `body` reads the answer under
-//! its limits, `framing` cuts bytes into lines, `failure` names what went
-//! wrong, `session` keeps the login.
+//! its limits, `framing` cuts bytes into lines, `mould` knows a piece by the one before, `failure`
+//! names what went wrong, `session` keeps the login.
 
 mod body;
 pub mod breaker;
@@ -13,6 +13,7 @@ pub mod framing;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod intake;
+mod mould;
 pub mod openai;
 pub mod passthrough;
 pub mod relay;

@@ -5,15 +5,19 @@
 //! `new` the answer's fields stand under `result.response`, after `responses` directly under
 //! `result`: both are understood in either place.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::framing::Lines;
+use super::mould::{Mould, text};
 use super::transport::{Call, Transport};
 use super::{Decoder, Events, Fault, Progress, decode, first_byte, unfinished};
 use crate::chat::{Event, Message, Prompt, Role};
@@ -124,18 +128,21 @@ impl fmt::Display for AsOneText<'_> {
 }
 
 #[derive(Deserialize)]
-struct Line {
-    result: Option<ResultPart>,
+struct Line<'a> {
+    #[serde(borrow)]
+    result: Option<ResultPart<'a>>,
     error: Option<Value>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct ResultPart {
+struct ResultPart<'a> {
     conversation: Option<Conversation>,
-    response: Option<Part>,
+    #[serde(borrow)]
+    response: Option<Part<'a>>,
     // The fields of a part that stands here itself; `flatten` would keep a copy of all fields first.
-    token: Option<String>,
+    #[serde(borrow)]
+    token: Option<Token<'a>>,
     response_id: Option<String>,
     is_thinking: Option<bool>,
     is_soft_stop: Option<bool>,
@@ -150,8 +157,9 @@ struct Conversation {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Part {
-    token: Option<String>,
+struct Part<'a> {
+    #[serde(borrow)]
+    token: Option<Token<'a>>,
     response_id: Option<String>,
     is_thinking: Option<bool>,
     is_soft_stop: Option<bool>,
@@ -166,9 +174,34 @@ struct ModelResponse {
     model: Option<String>,
 }
 
+/// A token, and its place in the line.
+struct Token<'a> {
+    text: Cow<'a, str>,
+    raw: &'a RawValue,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Token<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = <&RawValue>::deserialize(deserializer)?;
+        text(raw).map(|text| Token { text, raw }).ok_or_else(|| D::Error::custom("a token is no text"))
+    }
+}
+
+impl Part<'_> {
+    fn is_thinking(&self) -> bool {
+        self.is_thinking.unwrap_or_default()
+    }
+
+    fn ends(&self) -> bool {
+        self.is_soft_stop.unwrap_or_default() || self.model_response.is_some()
+    }
+}
+
 /// Decodes the lines of an answer.
 pub(super) struct Answer {
     lines: Option<Lines>,
+    /// The form of the latest line, where the next can be known by it, and whether such a line thinks.
+    mould: Option<(Mould, bool)>,
     started: bool,
     understood: bool,
     skipped: usize,
@@ -218,6 +251,7 @@ impl Answer {
     pub(super) fn new(line_bytes: usize) -> Self {
         Answer {
             lines: Some(Lines::new(line_bytes)),
+            mould: None,
             started: false,
             understood: false,
             skipped: 0,
@@ -235,15 +269,22 @@ impl Answer {
         if !std::mem::replace(&mut self.started, true) && first_byte(line) == Some(b'<') {
             return Err(Fault::Html);
         }
-        let Ok(line) = serde_json::from_slice::<Line>(line) else {
+        if let Some((mould, thinking)) = &self.mould
+            && let Some(words) = mould.words(line)
+        {
+            events.extend(said(words, *thinking));
+            return Ok(());
+        }
+        self.mould = None;
+        let Ok(Line { result, error }) = serde_json::from_slice(line) else {
             self.skipped += 1;
             events.push_back(Event::Gap);
             return Ok(());
         };
-        if let Some(error) = line.error.filter(|error| !error.is_null()) {
+        if let Some(error) = error.filter(|error| !error.is_null()) {
             return Err(Fault::Reported(serde_json::json!({ "error": error })));
         }
-        let Some(result) = line.result else {
+        let Some(result) = result else {
             self.skipped += 1;
             return Ok(());
         };
@@ -259,27 +300,36 @@ impl Answer {
         } = result;
         let conversation = conversation.and_then(|conversation| conversation.conversation_id);
         events.extend(conversation.map(Event::ConversationId));
-        self.part(Part { token, response_id, is_thinking, is_soft_stop, model_response }, events);
+        let own = Part { token, response_id, is_thinking, is_soft_stop, model_response };
+        self.mould = match (&own, response.as_ref()) {
+            (part @ Part { token: Some(token), .. }, None)
+            | (Part { token: None, .. }, Some(part @ Part { token: Some(token), .. }))
+                if !own.ends() && !part.ends() =>
+            {
+                Mould::of(line, token.raw).map(|mould| (mould, part.is_thinking()))
+            }
+            _ => None,
+        };
+        self.part(own, events);
         if let Some(part) = response {
             self.part(part, events);
         }
         Ok(())
     }
 
-    fn part(&mut self, part: Part, events: &mut VecDeque<Event>) {
+    fn part(&mut self, part: Part<'_>, events: &mut VecDeque<Event>) {
+        let (thinking, ends) = (part.is_thinking(), part.ends());
         self.respond(part.response_id, events);
-        if let Some(token) = part.token.filter(|token| !token.is_empty()) {
-            let thinking = part.is_thinking.unwrap_or_default();
-            events.push_back(if thinking { Event::Thinking(token) } else { Event::Text(token) });
-        }
-        if part.is_soft_stop.unwrap_or_default() {
-            self.stop(events);
+        if let Some(token) = part.token {
+            events.extend(said(&token.text, thinking));
         }
         if let Some(response) = part.model_response {
             self.whole = true;
             self.respond(response.response_id, events);
             events.extend(response.model.map(Event::Model));
             events.extend(response.message.map(Event::WholeText));
+        }
+        if ends {
             self.stop(events);
         }
     }
@@ -296,6 +346,11 @@ impl Answer {
             events.push_back(Event::Finish("stop".into()));
         }
     }
+}
+
+fn said(words: &str, thinking: bool) -> Option<Event> {
+    let event = if thinking { Event::Thinking } else { Event::Text };
+    (!words.is_empty()).then(|| event(words.to_string()))
 }
 
 #[cfg(test)]
@@ -373,7 +428,33 @@ mod tests {
         }
     }
 
+    /// Lines that a mould of another could be taken for, or not.
+    const LINES: [&str; 12] = [
+        r#"{"result":{"token":"a","responseId":"r1"}}"#,
+        r#"{"result":{"token":"é b","responseId":"r1"}}"#,
+        r#"{"result":{"token":"\u00e9\"","responseId":"r1"}}"#,
+        r#"{"result":{"token":"\ud800","responseId":"r1"}}"#,
+        r#"{"result":{"token":"","responseId":"r1"}}"#,
+        r#"{"result":{"token":null,"responseId":"r1"}}"#,
+        r#"{"result":{"token":7,"responseId":"r1"}}"#,
+        r#"{"result":{"token":"c","responseId":"r2"}}"#,
+        r#"{"result":{"token":"d","isThinking":true,"responseId":"r2"}}"#,
+        r#"{"result":{"response":{"token":"e","isThinking":false}}}"#,
+        r#"{"result":{"response":{"token":"f"},"token":"g"}}"#,
+        r#"{"result":{"response":{"token":"h","isSoftStop":true}}}"#,
+    ];
+
     proptest! {
+        #[test]
+        fn a_line_means_the_same_after_any_other(lines in prop::collection::vec(0..LINES.len(), 1..20)) {
+            let text = |blanks: fn(usize) -> usize| -> String {
+                let line = |(number, line): (usize, &usize)| format!("{{{}{}\n", " ".repeat(blanks(number)), &LINES[*line][1..]);
+                lines.iter().enumerate().map(line).collect()
+            };
+            // No line has the mould of another where each has its own number of blanks.
+            prop_assert_eq!(read(&[text(|_| 0).as_bytes()]), read(&[text(|number| number).as_bytes()]));
+        }
+
         #[test]
         fn cuts_do_not_matter(cuts in prop::collection::vec(0usize..NEW.len(), 0..12)) {
             let bytes = NEW.as_bytes();

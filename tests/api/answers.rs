@@ -46,7 +46,7 @@ async fn finished(app: &TestApp, id: &str) -> Value {
 
 #[actix_web::test]
 async fn an_answer_goes_on_when_its_caller_waits_no_longer() {
-    let fake = slow(Duration::from_millis(600), false).await;
+    let fake = slow(Duration::from_millis(1500), false).await;
     let app = spawn_before(&fake.url, "openai", &[("LONG_ANSWERS", "true")]).await;
     let told = app.chat(json!({"message": "hi", "wait_seconds": "0.3"})).await;
     let envelope = told.json();
@@ -74,7 +74,7 @@ async fn an_answer_goes_on_when_its_caller_waits_no_longer() {
 
 #[actix_web::test]
 async fn the_deadline_of_a_request_ends_the_wait_and_not_the_answer() {
-    let fake = slow(Duration::from_millis(600), false).await;
+    let fake = slow(Duration::from_millis(1500), false).await;
     let app = spawn_before(&fake.url, "openai", &[("REQUEST_TIMEOUT_SECONDS", "0.2")]).await;
     let told = app.chat(json!({"message": "hi"})).await.json();
     assert_eq!(told["error"]["code"], "still_running");

@@ -292,7 +292,7 @@ async fn a_caller_who_leaves_frees_the_upstream() {
     assert!(tokio::time::timeout(Duration::from_millis(300), call).await.is_err());
     let start = Instant::now();
     tokio::time::timeout(Duration::from_secs(5), fake.left()).await.expect("the upstream is let go");
-    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < Duration::from_secs(3));
 }
 
 #[actix_web::test]

@@ -120,7 +120,7 @@ async fn a_question_that_waits_for_the_first_byte_is_told_so() {
 
 #[actix_web::test]
 async fn an_answer_without_a_caller_is_waited_for() {
-    let fake = slow(Some(Duration::from_millis(1500))).await;
+    let fake = slow(Some(Duration::from_millis(3000))).await;
     let folder = temporary_folder();
     let mut process = start(&fake.url, &folder, "20");
     let ask = r#"{"model": "m", "message": "hi", "wait_seconds": "0.2"}"#;
@@ -129,7 +129,7 @@ async fn an_answer_without_a_caller_is_waited_for() {
     process.signal("TERM");
     let (status, time) = process.ended().await;
     assert_eq!(status.code(), Some(0), "{}", process.output());
-    assert!(time > Duration::from_millis(600) && time < Duration::from_secs(6), "{time:?}");
+    assert!(time > Duration::from_millis(600) && time < Duration::from_secs(8), "{time:?}");
     let process = start(&fake.url, &folder, "2");
     let id = told["response_id"].as_str().expect("an id");
     let kept = get(&process, &format!("/api/answers/{id}")).await;
@@ -147,7 +147,7 @@ async fn a_second_signal_ends_at_once() {
     process.signal("TERM");
     let (status, time) = process.ended().await;
     assert_eq!(status.code(), Some(130));
-    assert!(time < Duration::from_secs(2), "{time:?}");
+    assert!(time < Duration::from_secs(5), "{time:?}");
 }
 
 #[actix_web::test]
@@ -163,5 +163,5 @@ async fn a_connection_that_does_not_end_is_cut() {
     process.signal("TERM");
     let (status, time) = process.ended().await;
     assert_eq!(status.code(), Some(0), "{}", process.output());
-    assert!(time < Duration::from_secs(2), "{time:?}");
+    assert!(time < Duration::from_secs(5), "{time:?}");
 }

@@ -46,7 +46,7 @@ async fn a_caller_that_leaves_cancels_the_upstream_call() {
     drop(caller);
     let start = Instant::now();
     tokio::time::timeout(Duration::from_secs(5), fake.left()).await.expect("the upstream call ends");
-    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < Duration::from_secs(3));
 }
 
 #[actix_web::test]

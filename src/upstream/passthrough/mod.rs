@@ -13,7 +13,6 @@ mod tools;
 mod tests;
 mod whole;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
@@ -25,6 +24,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::intake::{Intake, Rest};
+use super::mould::{Mould, text};
 use super::openai::{self, usage};
 use super::transport::Transport;
 use super::{Decoder, Fault, Pieces, Progress, decode, first_byte, unfinished};
@@ -87,6 +87,15 @@ struct Seen<'a> {
     usage: Option<&'a RawValue>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
+}
+
+impl<'a> Seen<'a> {
+    /// The words of a chunk that says something and ends nothing.
+    fn words(&self) -> Option<&'a RawValue> {
+        let [choice] = self.choices.as_deref()? else { return None };
+        let goes_on = choice.finish_reason.is_none() && self.usage.is_none();
+        choice.delta.as_ref()?.content.filter(|_| goes_on)
+    }
 }
 
 #[derive(Deserialize)]
@@ -228,15 +237,15 @@ impl Chunks {
                 .hinted("try again; if it stays, look into the mirror's own log")
                 .into()
         };
-        let text = std::str::from_utf8(&data).map_err(|_| broken())?;
-        if let Some(words) = self.mould.as_ref().and_then(|mould| mould.words(text)) {
+        if let Some(words) = self.mould.as_ref().and_then(|mould| mould.words(&data)) {
             let tokens = estimate_tokens(words);
             pieces.push_back(Chunk { data: data.into(), usage: None, tokens });
             return Ok(());
         }
+        let text = std::str::from_utf8(&data).map_err(|_| broken())?;
         let looked = match serde_json::from_str::<Seen<'_>>(text) {
             Ok(seen) => {
-                let mould = Mould::of(text, &seen);
+                let mould = seen.words().and_then(|words| Mould::of(&data, words));
                 let looked = self.look(seen)?;
                 self.mould = mould.filter(|_| looked.is_some());
                 looked
@@ -375,42 +384,6 @@ impl Chunks {
         };
         choice.get("finish_reason").is_some_and(Value::is_string)
             || choice["delta"].as_object().is_some_and(|delta| delta.iter().any(has_words))
-    }
-}
-
-/// What stands around the words of a chunk that can go on as it is: most chunks of a stream differ in
-/// their words alone, and one that does is as good as the one before.
-struct Mould {
-    before: String,
-    after: String,
-}
-
-impl Mould {
-    /// The mould of a chunk that says something and ends nothing.
-    fn of(chunk: &str, seen: &Seen<'_>) -> Option<Self> {
-        let [choice] = seen.choices.as_deref()? else { return None };
-        let content = choice.delta.as_ref()?.content?.get();
-        if choice.finish_reason.is_some() || seen.usage.is_some() || !content.starts_with('"') {
-            return None;
-        }
-        let begin = content.as_ptr().addr() - chunk.as_ptr().addr() + 1;
-        let end = begin + content.len() - 2;
-        Some(Mould { before: chunk[..begin].into(), after: chunk[end..].into() })
-    }
-
-    /// The words of a chunk of the same mould, if none of their characters is a sign of JSON.
-    fn words<'a>(&self, chunk: &'a str) -> Option<&'a str> {
-        let words = chunk.strip_prefix(&*self.before)?.strip_suffix(&*self.after)?;
-        let is_plain = |byte: &u8| !matches!(byte, b'"' | b'\\' | ..b' ');
-        words.as_bytes().iter().all(is_plain).then_some(words)
-    }
-}
-
-/// The text that a JSON value is. Most hold no escape, so they need not be copied.
-fn text(json: &RawValue) -> Option<Cow<'_, str>> {
-    match json.get().strip_prefix('"')?.strip_suffix('"')? {
-        plain if !plain.contains('\\') => Some(plain.into()),
-        _ => serde_json::from_str(json.get()).ok().map(Cow::Owned),
     }
 }
 
