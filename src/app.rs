@@ -207,7 +207,7 @@ impl Application {
                     if request.method() == Method::HEAD {
                         request.head_mut().method = Method::GET;
                     }
-                    if let Some(path) = openai::canonical(request.path()) {
+                    if let Some(path) = openai::paths::canonical(request.path()) {
                         lead(&mut request, &path);
                     }
                     next.call(request)

@@ -22,10 +22,10 @@ use log::Level;
 use pin_project_lite::pin_project;
 
 use super::auth::Caller;
+use super::failure::failed_at;
 use super::live::Draining;
 use super::note::{Note, REQUEST_ID, RequestId, SharedNote};
-use super::openai::failure;
-use super::reply;
+use super::openai::failure as openai;
 use crate::error::{Error, Kind};
 use crate::metrics::Metrics;
 
@@ -103,7 +103,7 @@ fn defect() -> Error {
 }
 
 fn panicked(line: &Line, error: &Error, id: HeaderValue) -> HttpResponse {
-    let mut response = reply::failed_at(&line.path, error, &line.id).response();
+    let mut response = failed_at(&line.path, error, &line.id).response();
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }
@@ -190,9 +190,9 @@ impl Line {
         if let Some(answered) = &self.answered {
             answered.note.set(answered.note.get().failed(&error));
         }
-        let prepared = reply::failed_at(&self.path, &error, &self.id);
+        let prepared = failed_at(&self.path, &error, &self.id);
         match size {
-            BodySize::Stream if is_stream => Ok(failure::last_event(&prepared.body)),
+            BodySize::Stream if is_stream => Ok(openai::last_event(&prepared.body)),
             BodySize::Stream if self.only_blanks => Ok(prepared.body),
             BodySize::Stream | BodySize::Sized(_) | BodySize::None => Err(error.into()),
         }

@@ -21,7 +21,7 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use super::base_url::Peers;
-use super::reply::Failure;
+use super::failure::Failure;
 use crate::chat::Owner;
 use crate::error::{Error, Kind};
 use crate::keys::{GatewayKey, KeyRing};

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::budget::{Budget, Share};
 use super::depth;
-use super::reply::Failure;
+use super::failure::Failure;
 use crate::config::Limits;
 use crate::error::{Error, Kind};
 

@@ -8,8 +8,9 @@ use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::auth::Caller;
+use super::failure::Failure;
 use super::note::Note;
-use super::reply::{self, ErrorBody, Failure};
+use super::reply::{self, ErrorBody};
 use crate::chat::ConversationId;
 use crate::error::{Error, Kind};
 use crate::service::Service;

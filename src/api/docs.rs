@@ -17,7 +17,8 @@ use utoipa_actix_web::AppExt;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::base_url::Peers;
-use super::reply::{Failure, FailureBody};
+use super::failure::Failure;
+use super::reply::FailureBody;
 use crate::error::{Error, Kind};
 
 /// Adds the documents to an application and to the full document.

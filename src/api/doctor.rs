@@ -9,8 +9,9 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::auth::Guard;
 use super::base_url::Peers;
+use super::failure::Failure;
 use super::note::Note;
-use super::reply::{self, ErrorBody, Failure, FailureBody};
+use super::reply::{self, ErrorBody, FailureBody};
 use crate::doctor::{self, Doctor, Level};
 use crate::error::{Error, Kind};
 

@@ -10,6 +10,7 @@ pub mod conversations;
 mod depth;
 pub mod docs;
 pub mod doctor;
+pub mod failure;
 pub mod home;
 pub mod late;
 pub mod live;
@@ -31,7 +32,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::error::{Error, Kind};
 use docs::Documents;
-use reply::Failure;
+use failure::Failure;
 
 /// Every operation, served and documented.
 pub fn routes(config: &mut ServiceConfig) {

@@ -1,17 +1,14 @@
 //! How a result or failure becomes a response: the envelope, the status, and what the access log
-//! is told. A failure takes the form of the face that its path belongs to.
-
-use std::fmt;
+//! is told.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::web::Bytes;
-use actix_web::{HttpMessage, HttpRequest, HttpResponse, ResponseError};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::note::{Note, RequestId, SharedNote};
-use super::openai::failure as openai;
 use super::{python_json, retry_after_seconds, tool_status};
 use crate::error::{Error, Kind};
 
@@ -47,7 +44,8 @@ impl ErrorBody {
         ErrorBody::of(error, &RequestId::of(request.extensions()))
     }
 
-    fn of(error: &Error, request_id: &str) -> Self {
+    /// The error as the caller of the request with this id reads it.
+    pub fn of(error: &Error, request_id: &str) -> Self {
         ErrorBody {
             code: error.kind.code(),
             message: error.caller_message(),
@@ -139,61 +137,4 @@ fn upstream_header(name: &str) -> Option<(HeaderName, HeaderValue)> {
 /// A response with a body written for Dify.
 pub fn json(status: StatusCode, body: &impl Serialize, note: Note) -> HttpResponse {
     Prepared { status, ..Prepared::result(body, note) }.response()
-}
-
-/// The answer to a request at `path` that failed with nothing else known about it.
-pub fn failed_at(path: &str, error: &Error, request_id: &str) -> Prepared {
-    if super::openai::is_face(path) {
-        openai::prepared(error, request_id, Note::default())
-    } else {
-        let body = FailureBody { success: false, error: ErrorBody::of(error, request_id) };
-        Prepared::failure(error, &body, Note::default())
-    }
-}
-
-/// A failure of a request, ready to be sent.
-#[derive(Debug)]
-pub struct Failure {
-    error: Error,
-    path: String,
-    request_id: String,
-    allow: Option<String>,
-}
-
-impl Failure {
-    /// The failure of `request`.
-    pub fn new(request: &HttpRequest, error: Error) -> Self {
-        let request_id = RequestId::of(request.extensions());
-        Failure { error, path: request.path().to_string(), request_id, allow: None }
-    }
-
-    /// The failure of a request whose method the path does not have, RFC 9110, section 15.5.6.
-    pub fn method(request: &HttpRequest, allow: String) -> Self {
-        let error = Error::new(
-            Kind::MethodNotAllowed,
-            format!("the method {} is not allowed here", request.method()),
-        )
-        .hinted(format!("use {allow}"));
-        Failure { allow: Some(allow), ..Failure::new(request, error) }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
-    }
-}
-
-impl ResponseError for Failure {
-    fn status_code(&self) -> StatusCode {
-        self.error_response().status()
-    }
-
-    fn error_response(&self) -> HttpResponse {
-        let mut response = failed_at(&self.path, &self.error, &self.request_id).response();
-        if let Some(allow) = self.allow.as_ref().and_then(|allow| HeaderValue::from_str(allow).ok()) {
-            response.headers_mut().insert(header::ALLOW, allow);
-        }
-        response
-    }
 }

@@ -9,8 +9,9 @@ use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::body::JsonBody;
+use super::failure::Failure;
 use super::note::Note;
-use super::reply::{self, ErrorBody, Failure, FailureBody};
+use super::reply::{self, ErrorBody, FailureBody};
 use crate::config;
 use crate::error::{Error, Kind};
 use crate::service::{Credentials, Service};

@@ -8,8 +8,9 @@ use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::auth::Caller;
+use super::failure::Failure;
 use super::note::Note;
-use super::reply::{self, ErrorBody, Failure};
+use super::reply::{self, ErrorBody};
 use crate::service::Service;
 
 /// Adds the operation to an application and to its document.

@@ -7,7 +7,7 @@ use sqlx::Row;
 
 use super::Store;
 use super::conversations::storable;
-use super::database::failed;
+use super::operation::failed;
 use crate::chat::{AnswerId, Owner};
 use crate::error::Error;
 

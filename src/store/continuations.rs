@@ -4,7 +4,7 @@ use sqlx::Row;
 
 use super::Store;
 use super::conversations::storable;
-use super::database::failed;
+use super::operation::failed;
 use crate::chat::{Owner, Thread};
 use crate::error::Error;
 

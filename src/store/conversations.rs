@@ -11,8 +11,9 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 use tokio::sync::OwnedMutexGuard;
 
-use super::database::{Database, failed};
+use super::database::Database;
 use super::lease::Lease;
+use super::operation::failed;
 use super::{Store, not_found};
 use crate::chat::{ConversationId, Message, Owner, Role, Thread};
 use crate::error::{Error, Kind};

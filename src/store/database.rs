@@ -6,14 +6,13 @@ use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 use std::{fs, io};
 
-use futures_util::future::BoxFuture;
 use secrecy::ExposeSecret;
-use sqlx::any::{AnyArguments, AnyConnectOptions, AnyPoolOptions};
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::query::Query;
-use sqlx::{Any, AnyConnection, AnyPool, Executor};
+use sqlx::{AnyPool, Executor};
 use tokio::sync::Mutex;
 
+use super::operation::{Operation, Statement, failed};
 use super::unavailable;
 use super::writer::Writer;
 use crate::config::Location;
@@ -31,20 +30,6 @@ const ACQUIRE_TIME: Duration = Duration::from_secs(3);
 /// The free space without which a SQLite file counts as full: a turn is refused before it is paid
 /// for rather than lost after.
 const MIN_FREE_BYTES: u64 = 512 << 10;
-
-/// A statement with its values.
-pub type Statement = Query<'static, Any, AnyArguments>;
-
-/// What is done over a connection.
-pub trait Operation<T>:
-    for<'c> FnOnce(&'c mut AnyConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static
-{
-}
-
-impl<T, F> Operation<T> for F where
-    F: for<'c> FnOnce(&'c mut AnyConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static
-{
-}
 
 /// The database, connected to when it is first used.
 pub struct Database {
@@ -211,20 +196,6 @@ impl Database {
     pub async fn probe(&self) -> Result<(), Error> {
         self.check_room()?;
         self.connections().readers.acquire().await.map(drop).map_err(failed)
-    }
-}
-
-/// The error for a failed statement. What a driver says may quote values, so only its kind is told.
-pub fn failed(error: sqlx::Error) -> Error {
-    match error {
-        sqlx::Error::PoolTimedOut => unavailable("no connection to it is free, or it is down"),
-        sqlx::Error::Io(error) => unavailable(format_args!("the connection to it failed ({})", error.kind())),
-        sqlx::Error::Tls(_) => unavailable("TLS with it failed"),
-        sqlx::Error::Database(error) => unavailable(format_args!(
-            "it reports an error (code {})",
-            error.code().unwrap_or_else(|| "unknown".into())
-        )),
-        _ => unavailable("a statement failed"),
     }
 }
 

@@ -10,7 +10,8 @@ use tokio::sync::{Mutex as TurnMutex, OwnedMutexGuard};
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use super::database::{Database, failed};
+use super::database::Database;
+use super::operation::failed;
 use super::{Store, not_found};
 use crate::chat::{ConversationId, Owner};
 use crate::error::Error;

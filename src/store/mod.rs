@@ -10,6 +10,7 @@ mod conversations;
 mod database;
 mod keys;
 mod lease;
+mod operation;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -24,9 +25,10 @@ use tokio::time::timeout;
 
 pub use answers::KeptAnswer;
 pub use conversations::{Conversation, Exchange, Transcript, Turn};
-use database::{Database, Operation, Statement};
+use database::Database;
 pub use keys::StoredKey;
 use lease::TurnLocks;
+use operation::{Operation, Statement};
 
 use crate::config::Location;
 use crate::error::{Error, Kind};

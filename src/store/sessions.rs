@@ -3,7 +3,7 @@
 use sqlx::Row;
 
 use super::Store;
-use super::database::failed;
+use super::operation::failed;
 use crate::error::Error;
 
 impl Store {

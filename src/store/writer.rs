@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 use sqlx::{AnyConnection, AnyPool};
 use tokio::sync::{mpsc, oneshot};
 
-use super::database::{Operation, failed};
+use super::operation::{Operation, failed};
 use super::unavailable;
 use crate::error::Error;
 

@@ -6,6 +6,7 @@
 mod answer;
 pub mod failure;
 mod models;
+pub mod paths;
 mod relay;
 mod request;
 #[cfg(feature = "fuzzing")]
@@ -23,9 +24,10 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::auth::Caller;
 use super::body::V1Body;
+use super::failure::Failure;
 use super::late::{self, EventStream, Heartbeat};
 use super::note::{Note, RequestId};
-use super::reply::{Failure, Prepared};
+use super::reply::Prepared;
 use crate::error::{Error, Kind};
 use crate::service::{Completing, CompletionContent, CompletionRequest, Passing, Service, Talk};
 use failure::OpenAiFailure;
@@ -40,20 +42,6 @@ pub fn routes(config: &mut ServiceConfig) {
 /// Adds what goes through without being an operation of its own.
 pub fn pages(config: &mut web::ServiceConfig) {
     config.service(web::resource("/v1/{path:.*}").to(relay::relay));
-}
-
-/// Whether a path belongs to this face.
-pub fn is_face(path: &str) -> bool {
-    path.starts_with("/v1/") || path == "/v1" || canonical(path).is_some()
-}
-
-/// The path that is meant by one that people paste by mistake: `/v1` left out, or there twice.
-pub fn canonical(path: &str) -> Option<String> {
-    if let Some(rest) = path.strip_prefix("/v1/v1/") {
-        return Some(format!("/v1/{rest}"));
-    }
-    let bare = path == "/chat/completions" || path == "/models" || path.starts_with("/models/");
-    bare.then(|| format!("/v1{path}"))
 }
 
 /// A request for a completion: the fields that the gateway itself looks at. All others go to the upstream as they are.
