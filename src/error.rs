@@ -68,6 +68,12 @@ kinds! {
         retryable: true,
         hint: "wait for the time in `Retry-After`, then send the right key; a right key is accepted at once",
     }
+    /// A page of a foreign origin calls, or the service was called by a foreign name.
+    OriginNotAllowed {
+        code: "origin_not_allowed",
+        retryable: false,
+        hint: "set `PUBLIC_URL` to the URL that is called, and name other origins that may call in `CORS_ALLOWED_ORIGINS`",
+    }
     /// No such path.
     NotFound {
         code: "not_found",

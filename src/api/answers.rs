@@ -6,6 +6,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::auth::Caller;
 use super::note::Note;
+use super::reply::Prepared;
 use super::tools::{self, ChatResult};
 use crate::error::{Error, Kind};
 use crate::service::{Failed, Service};
@@ -36,10 +37,20 @@ async fn get_answer(
     service: Data<Service>,
     response_id: Path<String>,
 ) -> HttpResponse {
+    read(service, caller.into_inner(), Ok(response_id.into_inner()), request).await.response()
+}
+
+/// What get_answer answers, also to a request that was not understood.
+pub async fn read(
+    service: Data<Service>,
+    caller: Caller,
+    response_id: Result<String, Error>,
+    request: HttpRequest,
+) -> Prepared {
     let missing = |()| Error::new(Kind::AnswerNotFound, "there is no such answer, or it was forgotten");
-    let outcome = match response_id.trim().parse().map_err(missing) {
+    let outcome = match response_id.and_then(|id| id.trim().parse().map_err(missing)) {
         Ok(id) => service.answer_of(&caller.owner, id).await,
         Err(error) => Err(Failed::from(error)),
     };
-    tools::prepared(outcome, Note::of("get_answer"), &request).response()
+    tools::prepared(outcome, Note::of("get_answer"), &request)
 }

@@ -26,6 +26,11 @@ impl Peers {
         Peers { public, bound }
     }
 
+    /// What is configured about it.
+    pub fn public(&self) -> &Public {
+        &self.public
+    }
+
     /// This service's base URL as the sender of `request` sees it, without a trailing slash.
     ///
     /// `PUBLIC_URL` and the platform come first. Else a proxy on this machine, such as a tunnel, or

@@ -42,6 +42,7 @@ pub fn pages(config: &mut actix_web::web::ServiceConfig) {
     tags(
         (name = "tools", description = "What an agent or a workflow calls"),
         (name = "openai", description = "The OpenAI-compatible interface; what is not listed under /v1 goes through as well"),
+        (name = "mcp", description = "The tools over the Model Context Protocol"),
         (name = "conversations", description = "What was said, read back and deleted"),
         (name = "usage", description = "What a key has used"),
         (name = "session", description = "The gateway's login at the upstream"),

@@ -7,6 +7,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, ResponseError};
 
+use super::mcp::{failure as mcp, message};
 use super::note::{Note, RequestId};
 use super::openai::{failure as openai, paths};
 use super::reply::{ErrorBody, FailureBody, Prepared};
@@ -16,6 +17,8 @@ use crate::error::{Error, Kind};
 pub fn failed_at(path: &str, error: &Error, request_id: &str) -> Prepared {
     if paths::is_face(path) {
         openai::prepared(error, request_id, Note::default())
+    } else if path == message::PATH {
+        mcp::prepared(error, request_id)
     } else {
         let body = FailureBody { success: false, error: ErrorBody::of(error, request_id) };
         Prepared::failure(error, &body, Note::default())

@@ -14,6 +14,7 @@ pub mod failure;
 pub mod home;
 pub mod late;
 pub mod live;
+pub mod mcp;
 pub mod metrics;
 pub mod note;
 pub mod openai;
@@ -40,6 +41,7 @@ pub fn routes(config: &mut ServiceConfig) {
     // Before those that are found by a pattern: most requests come here.
     openai::routes(config);
     answers::routes(config);
+    mcp::routes(config);
     conversations::routes(config);
     usage::routes(config);
     session::routes(config);
@@ -92,6 +94,7 @@ pub fn tool_status(kind: Kind) -> StatusCode {
         Kind::StillRunning => StatusCode::OK,
         Kind::InvalidJson => StatusCode::BAD_REQUEST,
         Kind::KeyMissing | Kind::KeyWrong | Kind::KeyGuessing => StatusCode::UNAUTHORIZED,
+        Kind::OriginNotAllowed => StatusCode::FORBIDDEN,
         Kind::NotFound | Kind::ConversationNotFound | Kind::AnswerNotFound => StatusCode::NOT_FOUND,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,

@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use actix_web::http::StatusCode;
 use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse, get, post};
 use serde::{Deserialize, Serialize};
@@ -17,7 +16,7 @@ use super::auth::Caller;
 use super::body::JsonBody;
 use super::late::{self, Heartbeat};
 use super::note::Note;
-use super::reply::{self, ErrorBody, Prepared};
+use super::reply::{ErrorBody, Prepared};
 use crate::chat::Usage;
 use crate::error::{Error, Kind};
 use crate::service::{Failed, Health, Models, Question, Reply, Service};
@@ -238,16 +237,23 @@ async fn chat(
     heartbeat: Data<Heartbeat>,
     body: JsonBody<ChatRequest>,
 ) -> HttpResponse {
-    let asked = body.0.wait().and_then(|wait| Ok((body.0.question(&caller)?, wait)));
-    let service = service.into_inner();
-    let work = async move {
-        let outcome = match asked {
-            Ok((question, wait)) => service.ask(question, wait).await,
-            Err(error) => Err(Failed::from(error)),
-        };
-        prepared(outcome, Note::of("chat"), &request)
-    };
+    let work = ask(service, caller.into_inner(), Ok(body.0), request);
     late::respond(**heartbeat, Box::pin(work)).await
+}
+
+/// What chat answers, also to a request that was not understood.
+pub async fn ask(
+    service: Data<Service>,
+    caller: Caller,
+    asked: Result<ChatRequest, Error>,
+    request: HttpRequest,
+) -> Prepared {
+    let asked = asked.and_then(|asked| Ok((asked.wait()?, asked.question(&caller)?)));
+    let outcome = match asked {
+        Ok((wait, question)) => service.into_inner().ask(question, wait).await,
+        Err(error) => Err(Failed::from(error)),
+    };
+    prepared(outcome, Note::of("chat"), &request)
 }
 
 /// An answer, or why there is none, as the callers of chat and get_answer read it.
@@ -309,12 +315,17 @@ pub struct ModelsResult {
 )]
 #[get("/api/models")]
 async fn list_models(request: HttpRequest, service: Data<Service>) -> HttpResponse {
+    models(service, request).await.response()
+}
+
+/// What list_models answers.
+pub async fn models(service: Data<Service>, request: HttpRequest) -> Prepared {
     let note = Note::of("list_models");
     match service.models().await {
         Ok(Models { models, default_model }) => {
             let models = models.into_iter().map(|model| ModelBody { id: model.id, owned_by: model.owned_by });
             let body = ModelsResult { success: true, models: models.collect(), default_model, error: None };
-            reply::json(StatusCode::OK, &body, note)
+            Prepared::result(&body, note)
         }
         Err(error) => {
             let body = ModelsResult {
@@ -323,7 +334,7 @@ async fn list_models(request: HttpRequest, service: Data<Service>) -> HttpRespon
                 default_model: None,
                 error: Some(ErrorBody::new(&error, &request)),
             };
-            Prepared::failure(&error, &body, note).response()
+            Prepared::failure(&error, &body, note)
         }
     }
 }
@@ -366,6 +377,11 @@ pub struct HealthResult {
 )]
 #[get("/api/health")]
 async fn health(request: HttpRequest, service: Data<Service>) -> HttpResponse {
+    probe(service, request).await.response()
+}
+
+/// What health answers.
+pub async fn probe(service: Data<Service>, request: HttpRequest) -> Prepared {
     let Health { status, upstream, latency, session, error } = service.health().await;
     let note = match &error {
         Some(error) => Note::of("health").failed(error),
@@ -379,7 +395,7 @@ async fn health(request: HttpRequest, service: Data<Service>) -> HttpResponse {
         session: session.name(),
         error: error.map(|error| ErrorBody::new(&error, &request)),
     };
-    reply::json(StatusCode::OK, &body, note)
+    Prepared::result(&body, note)
 }
 
 #[cfg(test)]

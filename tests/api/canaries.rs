@@ -111,6 +111,9 @@ async fn no_secret_and_no_prompt_leaves_the_process() {
         let said = format!("{PROMPT} {case}");
         let body = json!({"message": said}).to_string();
         answers.push(post(address, "/api/chat", GATEWAY_KEY, &body).await);
+        let call = json!({"name": "chat", "arguments": {"message": said}});
+        let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}).to_string();
+        answers.push(post(address, "/mcp", GATEWAY_KEY, &message).await);
         for stream in [true, false] {
             let messages = json!([{"role": "user", "content": said}]);
             let body = json!({"model": "m", "stream": stream, "messages": messages}).to_string();

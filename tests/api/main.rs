@@ -20,6 +20,7 @@ mod hostile;
 mod import_curl;
 mod layering;
 mod limits;
+mod mcp;
 mod metrics;
 mod operations;
 mod platforms;

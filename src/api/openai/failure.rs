@@ -83,6 +83,7 @@ fn status(kind: Kind) -> StatusCode {
     match kind {
         Kind::InvalidJson | Kind::InvalidRequest | Kind::UpstreamRejected => StatusCode::BAD_REQUEST,
         Kind::KeyMissing | Kind::KeyWrong | Kind::KeyGuessing => StatusCode::UNAUTHORIZED,
+        Kind::OriginNotAllowed => StatusCode::FORBIDDEN,
         Kind::NotFound
         | Kind::ConversationNotFound
         | Kind::AnswerNotFound
