@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, Row};
+use sqlx::{AnyConnection, AssertSqlSafe, Row};
 use tokio::sync::OwnedMutexGuard;
 
 use super::database::Database;
 use super::lease::Lease;
-use super::operation::failed;
+use super::operation::{Statement, failed};
 use super::{Store, not_found};
 use crate::chat::{ConversationId, Message, Owner, Role, Thread};
 use crate::error::{Error, Kind};
@@ -113,7 +113,8 @@ impl Store {
         let of = owner.clone();
         let load = |database: Arc<Database>| async move {
             database.check_room()?;
-            database.read(move |connection| Box::pin(load(connection, of, id, history))).await
+            let one_text = !database.is_shared();
+            database.read(move |connection| Box::pin(load(connection, one_text, of, id, history))).await
         };
         let (conversation, before) = self.run(load).await?;
         Ok(Turn { id, owner, conversation, before, _lease: lease, _lock: Some(lock) })
@@ -127,11 +128,14 @@ impl Store {
     pub async fn commit(&self, turn: Turn, exchange: Exchange) -> Result<(), Error> {
         self.run(|database| async move {
             let Turn { id, owner, before, _lease, _lock, .. } = turn;
-            let now = database.now();
             // The lease and the lock are let go after the commit, and on this thread.
+            if database.write_text(keep(&database, &owner, id, before, exchange)).await? > 0 {
+                return Ok(());
+            }
             database
-                .transact(move |connection| Box::pin(commit(connection, now, owner, id, before, exchange)))
-                .await
+                .read(move |connection| Box::pin(async move { head(connection, &owner, id).await }))
+                .await?;
+            Err(Error::new(Kind::ConversationBusy, "another call went on with this conversation meanwhile"))
         })
         .await
     }
@@ -142,7 +146,8 @@ impl Store {
     /// As [`Store::open`].
     pub async fn transcript(&self, owner: &Owner, id: ConversationId) -> Result<Transcript, Error> {
         let owner = owner.clone();
-        self.read(move |connection| Box::pin(transcript(connection, owner, id))).await
+        let one_text = !self.database.is_shared();
+        self.read(move |connection| Box::pin(transcript(connection, one_text, owner, id))).await
     }
 
     /// Deletes a conversation.
@@ -188,7 +193,7 @@ impl Store {
                 "DELETE FROM continuations WHERE (owner, prefix) IN \
                  (SELECT owner, prefix FROM continuations WHERE used_at < {now} - $1 LIMIT $2)"
             );
-            let statement = sqlx::query(sqlx::AssertSqlSafe(text)).bind(age).bind(EXPIRED_AT_ONCE as i64);
+            let statement = sqlx::query(AssertSqlSafe(text)).bind(age).bind(EXPIRED_AT_ONCE as i64);
             if self.execute(statement).await? < EXPIRED_AT_ONCE {
                 return Ok(all);
             }
@@ -200,7 +205,7 @@ impl Store {
     /// # Errors
     /// [`Kind::StorageUnavailable`]
     pub async fn clock(&self) -> Result<i64, Error> {
-        let query = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT {}", self.database.now())));
+        let query = sqlx::query(AssertSqlSafe(format!("SELECT {}", self.database.now())));
         self.read(|connection| {
             Box::pin(async {
                 query.fetch_one(connection).await.and_then(|row| row.try_get(0)).map_err(failed)
@@ -211,46 +216,52 @@ impl Store {
 }
 
 /// The conversation's own row.
+const HEAD: &str = "SELECT system, upstream_conversation, upstream_response, turns, created_at, used_at, upstream \
+                    FROM conversations WHERE owner = $1 AND id = $2";
+
+/// Its latest turns, the latest first.
+const TURNS: &str = "SELECT question, answer, partial FROM turns WHERE owner = $1 AND id = $2 \
+                     ORDER BY number DESC LIMIT $3";
+
 async fn head(connection: &mut AnyConnection, owner: &Owner, id: ConversationId) -> Result<AnyRow, Error> {
-    sqlx::query(
-        "SELECT system, upstream_conversation, upstream_response, turns, created_at, used_at, upstream FROM conversations WHERE owner = $1 AND id = $2",
-    )
-    .bind(&owner.0)
-    .bind(id.to_string())
-    .fetch_optional(connection)
-    .await
-    .map_err(failed)?
-    .ok_or_else(not_found)
+    let query = sqlx::query(HEAD).bind(owner.0.clone()).bind(id.to_string());
+    query.fetch_optional(connection).await.map_err(failed)?.ok_or_else(not_found)
 }
 
-/// The latest turns, the oldest of them first.
-async fn turns(
+/// The conversation's own row, and its latest turns, the oldest of them first. SQLite is asked for
+/// both in one text.
+async fn whole(
     connection: &mut AnyConnection,
+    one_text: bool,
     owner: &Owner,
     id: ConversationId,
     most: usize,
-) -> Result<Vec<(String, String, bool)>, Error> {
-    let rows = sqlx::query("SELECT question, answer, partial FROM turns WHERE owner = $1 AND id = $2 ORDER BY number DESC LIMIT $3")
-        .bind(&owner.0)
-        .bind(id.to_string())
-        .bind(most as i64)
-        .fetch_all(connection)
-        .await
-        .map_err(failed)?;
+) -> Result<(AnyRow, Vec<(String, String, bool)>), Error> {
+    let ask = |text| sqlx::query(text).bind(owner.0.clone()).bind(id.to_string()).bind(most as i64);
+    let (head, turns): (AnyRow, Vec<AnyRow>) = if one_text {
+        let rows = ask(AssertSqlSafe(format!("{HEAD}; {TURNS}"))).fetch_all(connection).await;
+        let mut rows = rows.map_err(failed)?.into_iter();
+        (rows.next().ok_or_else(not_found)?, rows.rev().collect())
+    } else {
+        let head = head(&mut *connection, owner, id).await?;
+        let mut turns = ask(AssertSqlSafe(TURNS.to_string())).fetch_all(connection).await.map_err(failed)?;
+        turns.reverse();
+        (head, turns)
+    };
     let turn = |row: &AnyRow| -> Result<(String, String, bool), sqlx::Error> {
         Ok((row.try_get(0)?, row.try_get(1)?, row.try_get::<i64, _>(2)? != 0))
     };
-    rows.iter().rev().map(turn).collect::<Result<_, _>>().map_err(failed)
+    Ok((head, turns.iter().map(turn).collect::<Result<_, _>>().map_err(failed)?))
 }
 
 async fn load(
     connection: &mut AnyConnection,
+    one_text: bool,
     owner: Owner,
     id: ConversationId,
     history: usize,
 ) -> Result<(Conversation, i64), Error> {
-    let row = head(&mut *connection, &owner, id).await?;
-    let pairs = turns(connection, &owner, id, history.div_ceil(2)).await?;
+    let (row, pairs) = whole(connection, one_text, &owner, id, history.div_ceil(2)).await?;
     let read = || -> Result<(Conversation, i64), sqlx::Error> {
         let ids = row.try_get::<Option<String>, _>(1)?.zip(row.try_get::<Option<String>, _>(2)?);
         let upstream: Option<String> = row.try_get(6)?;
@@ -282,7 +293,7 @@ async fn expire(connection: &mut AnyConnection, now: &str, age: i64) -> Result<u
         "DELETE FROM conversations WHERE used_at < {now} - $1 AND (owner, id) IN \
          (SELECT owner, id FROM conversations WHERE used_at < {now} - $1 LIMIT $2) RETURNING owner, id"
     );
-    let expired = sqlx::query(sqlx::AssertSqlSafe(text))
+    let expired = sqlx::query(AssertSqlSafe(text))
         .bind(age)
         .bind(EXPIRED_AT_ONCE as i64)
         .fetch_all(&mut *connection)
@@ -295,20 +306,21 @@ async fn expire(connection: &mut AnyConnection, now: &str, age: i64) -> Result<u
     Ok(expired.len() as u64)
 }
 
-async fn commit(
-    connection: &mut AnyConnection,
-    now: &str,
-    owner: Owner,
+/// What keeps a turn, and returns a row if it did.
+fn keep(
+    database: &Database,
+    owner: &Owner,
     id: ConversationId,
     before: i64,
     exchange: Exchange,
-) -> Result<(), Error> {
+) -> Statement {
     let (upstream, ids) =
         exchange.thread.map(|thread| (thread.upstream, (thread.conversation, thread.last_response))).unzip();
     let (conversation, response) = ids.unzip();
+    let now = database.now();
     // The number of turns is compared, so that no process writes over another's turn, whatever
     // became of its lease; and a conversation that was deleted meanwhile stays deleted.
-    let text = if before == 0 {
+    let head = if before == 0 {
         format!(
             "INSERT INTO conversations (owner, id, system, upstream_conversation, upstream_response, turns, upstream, created_at, used_at) \
              VALUES ($1, $2, $3, $4, $5, $6 + 1, $7, {now}, {now}) ON CONFLICT (owner, id) DO NOTHING"
@@ -319,47 +331,39 @@ async fn commit(
              upstream = $7, turns = turns + 1, used_at = {now} WHERE owner = $1 AND id = $2 AND turns = $6"
         )
     };
-    let written = sqlx::query(sqlx::AssertSqlSafe(text))
-        .bind(&owner.0)
+    let turn = format!(
+        "INSERT INTO turns (owner, id, number, question, answer, partial, created_at) \
+         SELECT owner, id, turns, $8, $9, $10, {now} FROM"
+    );
+    // In one text, so that neither database is gone to more than once.
+    let text = if database.is_shared() {
+        format!("WITH head AS ({head} RETURNING owner, id, turns) {turn} head RETURNING number")
+    } else {
+        format!(
+            "{head}; {turn} conversations WHERE owner = $1 AND id = $2 AND turns = $6 + 1 \
+             ON CONFLICT DO NOTHING RETURNING number"
+        )
+    };
+    sqlx::query(AssertSqlSafe(text))
+        .bind(owner.0.clone())
         .bind(id.to_string())
         .bind(exchange.system.map(storable))
         .bind(conversation.map(storable))
         .bind(response.map(storable))
         .bind(before)
         .bind(upstream)
-        .execute(&mut *connection)
-        .await
-        .map_err(failed)?;
-    if written.rows_affected() == 0 {
-        head(connection, &owner, id).await?;
-        return Err(Error::new(
-            Kind::ConversationBusy,
-            "another call went on with this conversation meanwhile",
-        ));
-    }
-    let text = format!(
-        "INSERT INTO turns (owner, id, number, question, answer, partial, created_at) VALUES ($1, $2, $3, $4, $5, $6, {now})"
-    );
-    sqlx::query(sqlx::AssertSqlSafe(text))
-        .bind(&owner.0)
-        .bind(id.to_string())
-        .bind(before + 1)
         .bind(storable(exchange.question))
         .bind(storable(exchange.answer))
         .bind(i64::from(exchange.partial))
-        .execute(&mut *connection)
-        .await
-        .map(drop)
-        .map_err(failed)
 }
 
 async fn transcript(
     connection: &mut AnyConnection,
+    one_text: bool,
     owner: Owner,
     id: ConversationId,
 ) -> Result<Transcript, Error> {
-    let row = head(&mut *connection, &owner, id).await?;
-    let turns = turns(connection, &owner, id, MAX_TURNS_READ).await?;
+    let (row, turns) = whole(connection, one_text, &owner, id, MAX_TURNS_READ).await?;
     let read = || -> Result<Transcript, sqlx::Error> {
         Ok(Transcript {
             system: row.try_get(0)?,

@@ -121,6 +121,18 @@ impl Database {
         }
     }
 
+    /// Executes what stands in one text and keeps all of it or nothing: a statement, or for SQLite
+    /// several. Says how many rows it returns; what it changed is durable when it does.
+    ///
+    /// # Errors
+    /// As [`Database::write`].
+    pub async fn write_text(&self, statements: Statement) -> Result<usize, Error> {
+        match self.connections() {
+            Connections { writer: Some(writer), .. } => writer.write_text(statements).await,
+            Connections { writers, .. } => Ok(statements.fetch_all(&writers).await.map_err(failed)?.len()),
+        }
+    }
+
     /// Ends all connections; a SQLite file then holds everything in itself.
     pub async fn close(&self) {
         let connections = self.connections();
@@ -195,7 +207,12 @@ impl Database {
     /// Sees that a turn could be kept now.
     pub async fn probe(&self) -> Result<(), Error> {
         self.check_room()?;
-        self.connections().readers.acquire().await.map(drop).map_err(failed)
+        let Connections { readers, writer, .. } = self.connections();
+        if writer.is_some() && readers.size() > 0 {
+            // What is open stays so; to wait until it is free would tell nothing more.
+            return Ok(());
+        }
+        readers.acquire().await.map(drop).map_err(failed)
     }
 }
 

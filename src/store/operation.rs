@@ -3,13 +3,21 @@
 use futures_util::future::BoxFuture;
 use sqlx::any::AnyArguments;
 use sqlx::query::Query;
-use sqlx::{Any, AnyConnection};
+use sqlx::{Any, AnyConnection, AssertSqlSafe, Execute};
 
 use super::unavailable;
 use crate::error::Error;
 
 /// A statement with its values.
 pub type Statement = Query<'static, Any, AnyArguments>;
+
+/// Statements with others before and after them, in one text. SQLite alone takes such a text.
+pub fn between(before: &str, mut statements: Statement, after: &str) -> Statement {
+    // Both are there until the statement is executed, and encoding texts and numbers does not fail.
+    let arguments = statements.take_arguments().ok().flatten().unwrap_or_default();
+    let text = format!("{before}; {}{after}", statements.sql().as_str());
+    sqlx::query_with(AssertSqlSafe(text), arguments)
+}
 
 /// What is done over a connection.
 pub trait Operation<T>:

@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 use sqlx::{AnyConnection, AnyPool};
 use tokio::sync::{mpsc, oneshot};
 
-use super::operation::{Operation, failed};
+use super::operation::{Operation, Statement, between, failed};
 use super::unavailable;
 use crate::error::Error;
 
@@ -15,9 +15,17 @@ const MOST_TOGETHER: usize = 256;
 type Outcome = Result<(), Error>;
 type Erased = Box<dyn for<'c> FnOnce(&'c mut AnyConnection) -> BoxFuture<'c, Outcome> + Send>;
 
-/// An operation that waits to be written, and the caller who is told once it is durable.
+/// What is written. Each way to SQLite's own thread and back takes longer than a statement.
+enum Work {
+    /// Statements that go there in one text; and who is told how many rows they return.
+    Text(Statement, oneshot::Sender<usize>),
+    /// Statements of which each is looked at before the next.
+    Operation(Erased),
+}
+
+/// Work that waits to be written, and the caller who is told once it is durable.
 struct Write {
-    operation: Erased,
+    work: Work,
     caller: oneshot::Sender<Outcome>,
 }
 
@@ -48,9 +56,22 @@ impl Writer {
                 Ok(())
             })
         });
+        self.queue(Work::Operation(operation), value).await
+    }
+
+    /// Has statements written that come in one text; says how many rows they return.
+    ///
+    /// # Errors
+    /// As [`Writer::write`].
+    pub async fn write_text(&self, statements: Statement) -> Result<usize, Error> {
+        let (keep, rows) = oneshot::channel();
+        self.queue(Work::Text(statements, keep), rows).await
+    }
+
+    async fn queue<T>(&self, work: Work, value: oneshot::Receiver<T>) -> Result<T, Error> {
         let (caller, outcome) = oneshot::channel();
         let stopped = || unavailable("it does not write any more");
-        self.0.send(Write { operation, caller }).map_err(|_| stopped())?;
+        self.0.send(Write { work, caller }).map_err(|_| stopped())?;
         outcome.await.map_err(|_| stopped())??;
         value.await.map_err(|_| stopped())
     }
@@ -64,10 +85,10 @@ async fn work(pool: AnyPool, mut waiting: mpsc::UnboundedReceiver<Write>) {
         if group.is_empty() {
             continue;
         }
-        let (operations, callers): (Vec<_>, Vec<_>) =
-            group.drain(..).map(|write| (write.operation, write.caller)).unzip();
+        let (works, callers): (Vec<_>, Vec<_>) =
+            group.drain(..).map(|write| (write.work, write.caller)).unzip();
         // A task of its own, so that a defect in one operation does not end the writing for good.
-        let outcomes = match tokio::spawn(commit(pool.clone(), operations)).await {
+        let outcomes = match tokio::spawn(commit(pool.clone(), works)).await {
             Ok(Ok(outcomes)) => outcomes,
             Ok(Err(error)) => vec![Err(failed(error)); callers.len()],
             Err(_) => vec![Err(unavailable("an operation met a defect of the program")); callers.len()],
@@ -78,13 +99,13 @@ async fn work(pool: AnyPool, mut waiting: mpsc::UnboundedReceiver<Write>) {
     }
 }
 
-/// Runs the operations in one transaction and commits it. One that fails is undone alone.
+/// Does the works in one transaction and commits it. One that fails is undone alone.
 ///
 /// # Errors
 /// When the transaction failed as a whole: then nothing of it is kept.
-async fn commit(pool: AnyPool, operations: Vec<Erased>) -> Result<Vec<Outcome>, sqlx::Error> {
+async fn commit(pool: AnyPool, works: Vec<Work>) -> Result<Vec<Outcome>, sqlx::Error> {
     let mut connection = pool.acquire().await?;
-    let committed = attempt(&mut connection, operations).await;
+    let committed = attempt(&mut connection, works).await;
     if committed.is_err() {
         // It fails where SQLite itself has rolled back, which a full disk makes it do.
         let _ = sqlx::query("ROLLBACK").execute(&mut *connection).await;
@@ -92,15 +113,31 @@ async fn commit(pool: AnyPool, operations: Vec<Erased>) -> Result<Vec<Outcome>, 
     committed
 }
 
-async fn attempt(
-    connection: &mut AnyConnection,
-    operations: Vec<Erased>,
-) -> Result<Vec<Outcome>, sqlx::Error> {
-    let mut outcomes = Vec::with_capacity(operations.len());
+async fn attempt(connection: &mut AnyConnection, works: Vec<Work>) -> Result<Vec<Outcome>, sqlx::Error> {
+    let works = match <[Work; 1]>::try_from(works) {
+        Ok([Work::Text(statements, keep)]) => {
+            let whole = between("BEGIN IMMEDIATE", statements, "; COMMIT");
+            let _ = keep.send(whole.fetch_all(connection).await?.len());
+            return Ok(vec![Ok(())]);
+        }
+        Ok(works) => Vec::from(works),
+        Err(works) => works,
+    };
+    let mut outcomes = Vec::with_capacity(works.len());
     let mut settled = "BEGIN IMMEDIATE; SAVEPOINT operation";
-    for operation in operations {
-        sqlx::query(settled).execute(&mut *connection).await?;
-        let outcome = operation(connection).await;
+    for work in works {
+        let outcome = match work {
+            Work::Text(statements, keep) => {
+                let rows = between(settled, statements, "").fetch_all(&mut *connection).await;
+                rows.map_err(failed).map(|rows| {
+                    let _ = keep.send(rows.len());
+                })
+            }
+            Work::Operation(operation) => {
+                sqlx::query(settled).execute(&mut *connection).await?;
+                operation(connection).await
+            }
+        };
         settled = match &outcome {
             Ok(()) => "RELEASE operation; SAVEPOINT operation",
             Err(_) => "ROLLBACK TO operation",
@@ -158,6 +195,25 @@ mod tests {
         assert_eq!(failed.expect_err("a name twice").kind, Kind::StorageUnavailable);
         after.expect("kept");
         assert_eq!(kept(&pool).await, ["after", "before"]);
+    }
+
+    #[tokio::test]
+    async fn what_stands_in_one_text_is_kept_whole_or_not_at_all() {
+        let (pool, writer) = writer().await;
+        let pair = |first: &'static str, second: &'static str| {
+            let text = "INSERT INTO kept VALUES ($1); INSERT INTO kept VALUES ($2) RETURNING name";
+            writer.write_text(sqlx::query(text).bind(first).bind(second))
+        };
+        // Alone, and among others: a name that is there already spoils its own text.
+        assert_eq!(pair("a", "b").await.expect("kept"), 1);
+        assert_eq!(pair("c", "a").await.expect_err("a name twice").kind, Kind::StorageUnavailable);
+        let single = writer.write(|connection| Box::pin(keep(connection, "f")));
+        let (first, (second, (third, fourth))) =
+            join(pair("d", "e"), join(pair("g", "a"), join(single, pair("h", "i")))).await;
+        assert_eq!((first.expect("kept"), fourth.expect("kept")), (1, 1));
+        assert_eq!(second.expect_err("a name twice").kind, Kind::StorageUnavailable);
+        third.expect("kept");
+        assert_eq!(kept(&pool).await, ["a", "b", "d", "e", "f", "h", "i"]);
     }
 
     #[tokio::test]
