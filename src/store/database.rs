@@ -204,6 +204,12 @@ impl Database {
         }
     }
 
+    /// Whether it is known without a look that a turn could be kept: in memory there is neither a
+    /// file nor a server that could be gone.
+    pub fn is_at_hand(&self) -> bool {
+        matches!(self.location, Location::Memory) && self.migrated.load(Ordering::Acquire)
+    }
+
     /// Sees that a turn could be kept now.
     pub async fn probe(&self) -> Result<(), Error> {
         self.check_room()?;

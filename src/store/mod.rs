@@ -69,6 +69,9 @@ impl Store {
     /// [`Kind::StorageUnavailable`] when the database cannot be reached or written now, which heals
     /// by itself; [`Kind::StorageNewer`] when a newer program has changed its schema.
     pub async fn prepare(&self) -> Result<(), Error> {
+        if self.database.is_at_hand() {
+            return Ok(());
+        }
         self.run(|database| async move { database.probe().await }).await
     }
 
