@@ -15,6 +15,7 @@ use tokio::time::sleep;
 
 use crate::api::live::Draining;
 use crate::service::Shared;
+use crate::telemetry;
 
 /// Left of the time when what still runs is told to end, so that it can say so to its caller.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -45,6 +46,7 @@ impl Shutdown {
         self.draining.begin();
         tokio::task::spawn_local(async move {
             signals.next().await;
+            telemetry::flush();
             std::process::exit(130);
         });
         let (time, shared) = (self.time, Arc::clone(&self.shared));

@@ -52,6 +52,7 @@ pub fn doctor(matches: &ArgMatches) -> ExitCode {
         return fail(1, format!("error: the findings cannot be written: {error}"));
     }
     // A name server that does not answer may hold a thread for longer than anyone waits.
+    telemetry::flush();
     std::process::exit(i32::from(Level::worst(&findings) == Level::Broken));
 }
 

@@ -20,11 +20,18 @@ use crate::api;
 use crate::api::docs::{self, Document};
 use crate::config::{self, Config, SETTINGS};
 use crate::error::Error;
+use crate::telemetry;
 
 /// Runs one command and gives the process's exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     // clap prints help, versions and mistakes itself, and exits with 0 or 2.
     let matches = command().get_matches_from(arguments);
+    let code = run_command(&matches);
+    telemetry::flush();
+    code
+}
+
+fn run_command(matches: &ArgMatches) -> ExitCode {
     match matches.subcommand() {
         Some(("openapi", matches)) => openapi(matches),
         Some(("healthcheck", matches)) => with_config(matches, healthcheck),
@@ -37,7 +44,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Some(name) => with_config(inner, |config| serve::serve_with_tunnel(config, name)),
             None => with_config(inner, serve::serve),
         },
-        None => with_config(&matches, serve::serve),
+        None => with_config(matches, serve::serve),
     }
 }
 

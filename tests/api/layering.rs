@@ -83,7 +83,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("reach.rs", LEAF),
     ("config", LEAF),
     ("metrics.rs", LEAF),
-    ("telemetry.rs", LEAF),
+    ("telemetry", LEAF),
     ("timer.rs", LEAF),
     ("tunnel.rs", LEAF),
     ("vault.rs", LEAF),

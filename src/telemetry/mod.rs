@@ -1,17 +1,21 @@
 //! The logger: lines of text for a person, lines of JSON for a platform, fields in both.
 
+mod lines;
+
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use env_logger::fmt::Formatter;
 use env_logger::{Target, WriteStyle};
-use log::kv::{Key, Value, VisitSource};
+use log::kv::{Key, Value, VisitSource, VisitValue};
 use log::{Level, Record};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use crate::config;
+use lines::Collected;
+pub use lines::flush;
 
 /// A hook knows nothing but the process, so its count is the process's.
 static PANICS: AtomicU64 = AtomicU64::new(0);
@@ -30,7 +34,11 @@ pub fn start(settings: &config::Log) {
     if json {
         // Else every line would be searched for styles to take out, and standard error be asked each
         // time whether it is a terminal.
-        builder.write_style(WriteStyle::Always).target(Target::Pipe(Box::new(io::stderr())));
+        let way: Box<dyn Write + Send> = match Collected::start() {
+            Some(collected) => Box::new(collected),
+            None => Box::new(io::stderr()),
+        };
+        builder.write_style(WriteStyle::Always).target(Target::Pipe(way));
     }
     builder.format(move |buffer, record| if tells_secrets(record) { Ok(()) } else { write(buffer, record) });
     // A second start in one process, as in tests, keeps the first logger.
@@ -106,27 +114,51 @@ enum Field<'a> {
 
 /// Hands every field that has a value to `write`.
 fn each_field(record: &Record, write: impl FnMut(&str, Field<'_>) -> io::Result<()>) -> io::Result<()> {
-    struct Visitor<F>(F);
-    impl<'kvs, F: FnMut(&str, Field<'_>) -> io::Result<()>> VisitSource<'kvs> for Visitor<F> {
+    struct Fields<F>(F);
+    impl<'kvs, F: FnMut(&str, Field<'_>) -> io::Result<()>> VisitSource<'kvs> for Fields<F> {
         fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
-            let field = if let Some(text) = value.to_borrowed_str() {
-                Field::Text(text.into())
-            } else if let Some(number) = value.to_u64() {
-                Field::Unsigned(number)
-            } else if let Some(number) = value.to_i64() {
-                Field::Signed(number)
-            } else if let Some(truth) = value.to_bool() {
-                Field::Truth(truth)
-            } else {
-                match value.to_string() {
-                    none if none == "None" => return Ok(()),
-                    text => Field::Text(text.into()),
-                }
-            };
-            Ok((self.0)(key.as_str(), field)?)
+            value.visit(Named { key: key.as_str(), write: &mut self.0 })
         }
     }
-    record.key_values().visit(&mut Visitor(write)).map_err(io::Error::other)
+    record.key_values().visit(&mut Fields(write)).map_err(io::Error::other)
+}
+
+/// A field whose value is being looked at.
+struct Named<'a, F> {
+    key: &'a str,
+    write: &'a mut F,
+}
+
+impl<F: FnMut(&str, Field<'_>) -> io::Result<()>> Named<'_, F> {
+    fn is(&mut self, field: Field<'_>) -> Result<(), log::kv::Error> {
+        Ok((self.write)(self.key, field)?)
+    }
+}
+
+impl<'v, F: FnMut(&str, Field<'_>) -> io::Result<()>> VisitValue<'v> for Named<'_, F> {
+    fn visit_any(&mut self, value: Value) -> Result<(), log::kv::Error> {
+        self.is(Field::Text(value.to_string().into()))
+    }
+
+    fn visit_null(&mut self) -> Result<(), log::kv::Error> {
+        Ok(())
+    }
+
+    fn visit_str(&mut self, text: &str) -> Result<(), log::kv::Error> {
+        self.is(Field::Text(text.into()))
+    }
+
+    fn visit_u64(&mut self, number: u64) -> Result<(), log::kv::Error> {
+        self.is(Field::Unsigned(number))
+    }
+
+    fn visit_i64(&mut self, number: i64) -> Result<(), log::kv::Error> {
+        self.is(Field::Signed(number))
+    }
+
+    fn visit_bool(&mut self, truth: bool) -> Result<(), log::kv::Error> {
+        self.is(Field::Truth(truth))
+    }
 }
 
 #[cfg(test)]
@@ -145,15 +177,44 @@ mod tests {
         println!("counted {}", panics());
     }
 
+    /// As above, for the lines.
+    #[test]
+    #[ignore = "it is a part of a test below"]
+    fn logs_in_a_process_of_its_own() {
+        start(&config::Log { json: Some(true), filter: "info".into() });
+        let write = |thread: usize| move || (0..500).for_each(|number| log::info!(thread, number; "said"));
+        let threads = [0, 1].map(|thread| std::thread::spawn(write(thread)));
+        threads.into_iter().for_each(|thread| thread.join().expect("it ends"));
+        flush();
+        std::process::exit(0);
+    }
+
+    /// What a test of this module writes when it runs in a process of its own.
+    fn output_of(test: &str) -> String {
+        let program = std::env::current_exe().expect("this program");
+        let name = format!("telemetry::tests::{test}");
+        let arguments = ["--ignored", "--exact", &name, "--nocapture"];
+        let output = Command::new(program).args(arguments).output().expect("it runs");
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    }
+
+    #[test]
+    fn all_lines_are_there_whole_and_in_order_when_the_process_ends() {
+        let text = output_of("logs_in_a_process_of_its_own");
+        let mut next = [0, 0];
+        for line in text.lines().filter(|line| line.starts_with('{')) {
+            let line: serde_json::Value = serde_json::from_str(line).expect("a whole line");
+            let thread = line["thread"].as_u64().expect("a thread") as usize;
+            assert_eq!(line["number"], next[thread]);
+            next[thread] += 1;
+        }
+        assert_eq!(next, [500, 500]);
+    }
+
     #[test]
     fn a_panic_is_counted_and_told_by_its_place_alone() {
-        let program = std::env::current_exe().expect("this program");
-        let arguments =
-            ["--ignored", "--exact", "telemetry::tests::panics_in_a_process_of_its_own", "--nocapture"];
-        let output = Command::new(program).args(arguments).output().expect("it runs");
-        let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&text);
-        assert!(text.contains("counted 1") && text.contains("src/telemetry.rs"), "{text}");
+        let text = output_of("panics_in_a_process_of_its_own");
+        assert!(text.contains("counted 1") && text.contains(file!()), "{text}");
         assert!(!text.contains("canary"), "{text}");
     }
 }
