@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 /// How long a line waits for others: as much of the log is lost when the process is killed.
-const WAIT: Duration = Duration::from_millis(10);
+const WAIT: Duration = Duration::from_millis(2);
 
 /// How many bytes wait at most before whoever has more to say waits too.
 const MOST_WAITING: usize = 1 << 20;
