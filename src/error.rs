@@ -324,6 +324,9 @@ pub struct Error {
     pub retry_after: Option<Duration>,
     /// The upstream's HTTP status, where there was one.
     pub upstream_status: Option<u16>,
+    /// Whether the upstream surely did no work: then another one may be asked. A question that may
+    /// have been worked on is never sent again, since it may be paid for.
+    pub unworked: bool,
     hint: Option<String>,
 }
 
@@ -336,6 +339,7 @@ impl Error {
             detail: None,
             retry_after: None,
             upstream_status: None,
+            unworked: false,
             hint: None,
         }
     }
@@ -355,6 +359,12 @@ impl Error {
     /// Adds the upstream's HTTP status.
     pub fn upstream_status(mut self, status: u16) -> Self {
         self.upstream_status = Some(status);
+        self
+    }
+
+    /// Says that the upstream surely did no work.
+    pub fn unworked(mut self) -> Self {
+        self.unworked = true;
         self
     }
 

@@ -1,8 +1,8 @@
 //! Which upstream is asked, where there are several.
 //!
 //! Those that offer the model come first, in a random order by their weights; one that keeps
-//! failing comes last. When a question could not have been answered, or paid for, the next one gets
-//! it; each gets it once.
+//! failing comes last. When an upstream surely did no work on a question, the next one gets it; each
+//! gets it once.
 
 use std::collections::HashMap;
 
@@ -100,7 +100,7 @@ impl Service {
             self.count(member, outcome.as_ref().err());
             match outcome {
                 Ok(answer) => return Ok((member, answer)),
-                Err(error) if place < last && allows_another(&error) => {
+                Err(error) if place < last && error.unworked => {
                     log::warn!(error = error.kind.code(), upstream = member.settings.name; "another upstream is asked: {}", error.message);
                     failure = Some(error);
                 }
@@ -139,14 +139,4 @@ fn draw(weight: u32) -> f64 {
     // Efraimidis and Spirakis, Weighted random sampling with a reservoir, 2006.
     let uniform = (random >> 11) as f64 / (1u64 << 53) as f64;
     -(1.0 - uniform).ln() / f64::from(weight)
-}
-
-/// Whether another upstream may get a question that failed like this: it was not answered, and
-/// nothing of an answer came.
-fn allows_another(error: &Error) -> bool {
-    match error.kind {
-        Kind::UpstreamUnreachable | Kind::UpstreamDisconnected | Kind::UpstreamRateLimited => true,
-        Kind::UpstreamError => error.upstream_status.is_some_and(|status| status >= 500),
-        _ => false,
-    }
 }

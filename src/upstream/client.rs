@@ -2,9 +2,9 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use actix_service::ServiceExt;
+use actix_service::{Service, apply_fn};
 use actix_tls::connect::Connection;
 use awc::http::Uri;
 use awc::{Client, Connector};
@@ -21,20 +21,23 @@ const CONNECTION_LIFETIME: Duration = Duration::from_secs(300);
 const MAX_CONNECTIONS: usize = 16_384;
 
 tokio::task_local! {
-    /// Whether the request of this task has opened a connection.
-    pub static CONNECTED: Cell<bool>;
+    /// How long the request of this task took to open a connection, if it has opened one.
+    pub static CONNECTED: Cell<Option<Duration>>;
 }
 
 /// A client that keeps an idle connection for this long.
 pub fn client(timeouts: &config::Timeouts, keep_alive: Duration) -> Client {
-    let connect =
-        actix_tls::connect::Connector::default().service().map(|connection: Connection<Uri, TcpStream>| {
+    let connect = apply_fn(actix_tls::connect::Connector::default().service(), |address, connector| {
+        let (begun, connection) = (Instant::now(), connector.call(address));
+        async move {
+            let connection: Connection<Uri, TcpStream> = connection.await?;
             // The pool opens connections within the request that needs one, outside of it in none.
-            let _ = CONNECTED.try_with(|connected| connected.set(true));
+            let _ = CONNECTED.try_with(|connected| connected.set(Some(begun.elapsed())));
             // Nagle's algorithm and delayed acknowledgements together would hold small requests back.
             let _ = connection.io_ref().set_nodelay(true);
-            connection
-        });
+            Ok(connection)
+        }
+    });
     let connector = Connector::new()
         .connector(connect)
         .rustls_0_23(tls(mozilla_roots()))

@@ -87,8 +87,17 @@ pub struct Place {
     pub in_conversation: bool,
 }
 
+/// The statuses with which a question is refused whole, before any work on it.
+const REFUSALS: [u16; 7] = [401, 402, 403, 404, 429, 503, 529];
+
 /// The error for an answer with a status of 400 or more.
 pub fn from_status(place: Place, status: StatusCode, headers: &HeaderMap, reason: Option<&Reason>) -> Error {
+    let error = of_status(place, status, headers, reason);
+    if REFUSALS.contains(&status.as_u16()) { error.unworked() } else { error }
+}
+
+/// What a status of 400 or more means, be it that of an answer or one told in its body.
+fn of_status(place: Place, status: StatusCode, headers: &HeaderMap, reason: Option<&Reason>) -> Error {
     let code = status.as_u16();
     let answered = |kind, what: &str| Error::new(kind, format!("the upstream {what} (HTTP {code})"));
     let blames_model = reason.is_some_and(Reason::blames_the_model);
@@ -141,7 +150,7 @@ pub fn from_reason(place: Place, reason: &Reason) -> Error {
         && (400..600).contains(&status)
         && let Ok(status) = StatusCode::from_u16(status)
     {
-        return from_status(place, status, &HeaderMap::new(), Some(reason));
+        return of_status(place, status, &HeaderMap::new(), Some(reason));
     }
     // Small numbers are gRPC's codes, which web chats hand through:
     // https://grpc.io/docs/guides/status-codes/
@@ -149,7 +158,14 @@ pub fn from_reason(place: Place, reason: &Reason) -> Error {
     if number == 16 || reason.is_about_login() || reason.says(&["invalid_api_key", "authentication"]) {
         said(Kind::UpstreamAuthExpired, "does not accept the credentials")
     } else if number == 8
-        || reason.says(&["rate_limit", "rate limit", "too many requests", "resource_exhausted", "quota"])
+        || reason.says(&[
+            "rate_limit",
+            "rate limit",
+            "too many requests",
+            "resource_exhausted",
+            "usage limit",
+            "quota",
+        ])
     {
         said(Kind::UpstreamRateLimited, "limits the rate of requests")
     } else if number == 7 || reason.says(&["permission", "forbidden", "subscription", "upgrade"]) {
@@ -207,7 +223,9 @@ pub fn from_html(place: Place, status: StatusCode, headers: &HeaderMap) -> Error
 
 /// The error for a request that got no answer's head.
 pub fn from_send(error: &SendRequestError, origin: &str) -> Error {
-    let unreachable = |what: &str| Error::new(Kind::UpstreamUnreachable, format!("{what}: {origin}"));
+    // Without a connection nothing of the question was sent.
+    let unreachable =
+        |what: &str| Error::new(Kind::UpstreamUnreachable, format!("{what}: {origin}")).unworked();
     match error {
         SendRequestError::Connect(ConnectError::Disconnected) => {
             Error::new(Kind::UpstreamDisconnected, "the upstream hung up before it answered")

@@ -36,6 +36,10 @@ use crate::error::{Error, Kind};
 /// The client copies what it is given at once: a long body is given to it in pieces of so many bytes.
 const PIECE_BYTES: usize = 64 << 10;
 
+/// A connection of an earlier request that breaks within this time, or within two round trips where
+/// those take longer, had been closed before the request was sent: no work can have begun.
+const LEAST_CLOSING: Duration = Duration::from_millis(10);
+
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 const MIRRORGATE: HeaderValue = HeaderValue::from_static(concat!("mirrorgate/", env!("CARGO_PKG_VERSION")));
 
@@ -46,6 +50,8 @@ pub struct Transport {
     fresh: Client,
     /// Where the protocol's paths begin.
     base: Url,
+    /// The shortest time that a connection took to open: about a round trip.
+    round_trip: Cell<Duration>,
     /// Where the latest call went, since most go to the same place.
     latest: RefCell<Option<Rc<Target>>>,
     settings: Rc<config::Upstream>,
@@ -107,6 +113,7 @@ impl Transport {
             client: RefCell::new(client::client(&settings.timeouts, KEEP_ALIVE)),
             fresh: client::client(&settings.timeouts, Duration::ZERO),
             base,
+            round_trip: Cell::new(Duration::MAX),
             latest: RefCell::default(),
             settings,
             session,
@@ -250,9 +257,10 @@ impl Transport {
         }
     }
 
-    /// Sends the request. When it took up a connection of an earlier request and that breaks before
-    /// any byte of an answer, the upstream had most likely closed it already, so the request is sent
-    /// once more on a connection of its own. On a new connection it is never sent twice.
+    /// Sends the request. When it took up a connection of an earlier request and that breaks at once,
+    /// before any byte of an answer, the upstream had closed it already, so the request is sent once
+    /// more on a connection of its own. On a new connection, or when the upstream may have begun to
+    /// work, it is never sent twice.
     async fn send(&self, target: &Target, call: &Call<'_>) -> Result<ClientResponse, SendRequestError> {
         let attempt = async {
             let outcome = {
@@ -261,11 +269,17 @@ impl Transport {
             };
             (outcome, CONNECTED.with(Cell::get))
         };
-        match CONNECTED.scope(Cell::new(false), attempt).await {
-            (Err(error), false) if is_broken_connection(&error) => {
+        let begun = Instant::now();
+        let (outcome, connected) = CONNECTED.scope(Cell::new(None), attempt).await;
+        let round_trip = self.round_trip.get();
+        self.round_trip.set(connected.map_or(round_trip, |time| round_trip.min(time)));
+        let was_closed = || begun.elapsed() <= LEAST_CLOSING.max(round_trip.saturating_mul(2));
+        match outcome {
+            Err(error) if connected.is_none() && is_broken_connection(&error) && was_closed() => {
+                log::info!("a connection that the upstream had closed is replaced by a new one");
                 send(self.request(&self.fresh, target, call), call).await
             }
-            (outcome, _) => outcome,
+            outcome => outcome,
         }
     }
 

@@ -147,6 +147,7 @@ struct ResultPart<'a> {
     is_thinking: Option<bool>,
     is_soft_stop: Option<bool>,
     model_response: Option<ModelResponse>,
+    error: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -164,6 +165,7 @@ struct Part<'a> {
     is_thinking: Option<bool>,
     is_soft_stop: Option<bool>,
     model_response: Option<ModelResponse>,
+    error: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -172,6 +174,8 @@ struct ModelResponse {
     message: Option<String>,
     response_id: Option<String>,
     model: Option<String>,
+    #[serde(default)]
+    stream_errors: Vec<Value>,
 }
 
 /// A token, and its place in the line.
@@ -281,9 +285,7 @@ impl Answer {
             events.push_back(Event::Gap);
             return Ok(());
         };
-        if let Some(error) = error.filter(|error| !error.is_null()) {
-            return Err(Fault::Reported(serde_json::json!({ "error": error })));
-        }
+        fail_if_reported(error)?;
         let Some(result) = result else {
             self.skipped += 1;
             return Ok(());
@@ -297,41 +299,44 @@ impl Answer {
             is_thinking,
             is_soft_stop,
             model_response,
+            error,
         } = result;
         let conversation = conversation.and_then(|conversation| conversation.conversation_id);
         events.extend(conversation.map(Event::ConversationId));
-        let own = Part { token, response_id, is_thinking, is_soft_stop, model_response };
+        let own = Part { token, response_id, is_thinking, is_soft_stop, model_response, error };
         self.mould = match (&own, response.as_ref()) {
             (part @ Part { token: Some(token), .. }, None)
             | (Part { token: None, .. }, Some(part @ Part { token: Some(token), .. }))
-                if !own.ends() && !part.ends() =>
+                if !own.ends() && !part.ends() && part.error.is_none() =>
             {
                 Mould::of(line, token.raw).map(|mould| (mould, part.is_thinking()))
             }
             _ => None,
         };
-        self.part(own, events);
-        if let Some(part) = response {
-            self.part(part, events);
-        }
-        Ok(())
+        self.part(own, events)?;
+        response.map_or(Ok(()), |part| self.part(part, events))
     }
 
-    fn part(&mut self, part: Part<'_>, events: &mut VecDeque<Event>) {
+    fn part(&mut self, part: Part<'_>, events: &mut VecDeque<Event>) -> Result<(), Fault> {
         let (thinking, ends) = (part.is_thinking(), part.ends());
+        fail_if_reported(part.error)?;
         self.respond(part.response_id, events);
         if let Some(token) = part.token {
             events.extend(said(&token.text, thinking));
         }
         if let Some(response) = part.model_response {
+            // A mirror tells of a usage limit or an overload here, in an answer that is else complete.
+            fail_if_reported(response.stream_errors.into_iter().next())?;
             self.whole = true;
             self.respond(response.response_id, events);
             events.extend(response.model.map(Event::Model));
-            events.extend(response.message.map(Event::WholeText));
+            // An empty one settles nothing: the words came before.
+            events.extend(response.message.filter(|text| !text.is_empty()).map(Event::WholeText));
         }
         if ends {
             self.stop(events);
         }
+        Ok(())
     }
 
     fn respond(&mut self, id: Option<String>, events: &mut VecDeque<Event>) {
@@ -345,6 +350,14 @@ impl Answer {
         if !std::mem::replace(&mut self.soft_stopped, true) {
             events.push_back(Event::Finish("stop".into()));
         }
+    }
+}
+
+/// Fails with an error that a line holds, unless it is none.
+fn fail_if_reported(error: Option<Value>) -> Result<(), Fault> {
+    match error {
+        None | Some(Value::Null) => Ok(()),
+        Some(error) => Err(Fault::Reported(serde_json::json!({ "error": error }))),
     }
 }
 

@@ -83,3 +83,22 @@ async fn a_connection_that_the_upstream_has_closed_meanwhile_costs_no_answer() {
     let reused = fake.requests().iter().filter(|request| request.earlier > 0).count();
     assert!(reused > 0, "no connection was used twice, so nothing was shown");
 }
+
+#[actix_web::test]
+async fn a_question_that_may_have_been_worked_on_is_never_sent_again() {
+    let body = r#"{"choices":[{"message":{"content":"Hi"},"finish_reason":"stop"}]}"#;
+    let fake = Fake::start(move |request| match request.earlier {
+        0 => vec![Step::Send(response("200 OK", "application/json", body).into())],
+        _ => vec![Step::Pause(Duration::from_millis(100)), Step::Close],
+    })
+    .await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    for number in 1..=12 {
+        let answer = app.chat(json!({"message": "Hello"})).await;
+        let late = fake.requests().last().is_some_and(|request| request.earlier > 0);
+        assert_eq!(answer.status, if late { 424 } else { 200 }, "{}", answer.text);
+        assert_eq!(fake.requests().len(), number, "each question is sent once");
+    }
+    let reused = fake.requests().iter().filter(|request| request.earlier > 0).count();
+    assert!(reused > 0, "no connection was used twice, so nothing was shown");
+}

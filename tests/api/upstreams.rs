@@ -78,7 +78,8 @@ async fn the_models_of_all_are_listed_and_lead_to_those_who_offer_them() {
 #[actix_web::test]
 async fn a_question_that_was_not_answered_goes_to_the_next_upstream_once() {
     let limited = "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n".to_string();
-    for bytes in [limited, response("503 Oops", "text/plain", "oops"), String::new()] {
+    let refused = response("401 Unauthorized", "application/json", "{}");
+    for bytes in [limited, response("503 Oops", "text/plain", "oops"), refused] {
         let (bad, other) = (failing(bytes).await, good("x", "good").await);
         let app = spawn_over(&[&bad.url, &other.url], &[]).await;
         for _ in 0..12 {
@@ -96,11 +97,12 @@ async fn a_question_that_was_not_answered_goes_to_the_next_upstream_once() {
 }
 
 #[actix_web::test]
-async fn what_was_begun_or_refused_is_not_asked_again() {
+async fn what_may_have_been_worked_on_is_not_asked_again() {
     let cut = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 999\r\n\r\ndata: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
     for (bytes, code) in [
         (cut.to_string(), "upstream_truncated"),
-        (response("401 Unauthorized", "application/json", "{}"), "upstream_auth_expired"),
+        (String::new(), "upstream_disconnected"),
+        (response("500 Oops", "text/plain", "oops"), "upstream_error"),
         (response("400 Bad Request", "application/json", r#"{"error":"bad"}"#), "upstream_rejected"),
     ] {
         let (bad, other) = (failing(bytes).await, good("x", "good").await);
@@ -120,7 +122,7 @@ async fn what_was_begun_or_refused_is_not_asked_again() {
 
 #[actix_web::test]
 async fn one_that_keeps_failing_is_passed_over_and_all_failing_says_why() {
-    let (bad, other) = (failing(response("500 Oops", "text/plain", "")).await, good("x", "good").await);
+    let (bad, other) = (failing(response("503 Oops", "text/plain", "")).await, good("x", "good").await);
     let app = spawn_over(&[&bad.url, &other.url], &[]).await;
     for _ in 0..60 {
         assert_eq!(completed(&app, "both").await.0, 200);
