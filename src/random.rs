@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use crate::error::{Error, Kind};
+use crate::domain::error::{Error, Kind};
 
 /// `N` random bytes that nobody can guess.
 ///

@@ -10,7 +10,7 @@ use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundK
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Kind};
+use crate::domain::error::{Error, Kind};
 
 const SEALED: &str = "chacha20poly1305:";
 const PLAIN: &str = "plain:";

@@ -5,10 +5,10 @@
 
 use mirrorgate::api::openai::{passing, talk};
 use mirrorgate::api::{body, tools::ChatRequest};
-use mirrorgate::chat::Owner;
+use mirrorgate::domain::chat::Owner;
 use mirrorgate::config::{self, Config};
-use mirrorgate::upstream::framing::{LineTooLong, Lines, SseEvents};
-use mirrorgate::upstream::{failure, fuzzing};
+use mirrorgate::provider::framing::{LineTooLong, Lines, SseEvents};
+use mirrorgate::provider::{failure, fuzzing};
 
 /// A target's name and function.
 pub type Target = (&'static str, fn(&[u8]));

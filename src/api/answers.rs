@@ -4,12 +4,12 @@ use actix_web::web::{Data, Path, ReqData};
 use actix_web::{HttpRequest, HttpResponse, get};
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::auth::Caller;
-use super::note::Note;
-use super::reply::Prepared;
 use super::tools::{self, ChatResult};
-use crate::error::{Error, Kind};
-use crate::service::{Failed, Service};
+use crate::domain::error::{Error, Kind};
+use crate::gateway::{Failed, Service};
+use crate::http::auth::Caller;
+use crate::http::log_fields::Note;
+use crate::http::reply::Prepared;
 
 /// Adds the operation to an application and to its document.
 pub fn routes(config: &mut ServiceConfig) {

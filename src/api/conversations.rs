@@ -7,13 +7,13 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::auth::Caller;
-use super::failure::Failure;
-use super::note::Note;
-use super::reply::{self, ErrorBody};
-use crate::chat::ConversationId;
-use crate::error::{Error, Kind};
-use crate::service::Service;
+use crate::domain::chat::ConversationId;
+use crate::domain::error::{Error, Kind};
+use crate::gateway::Service;
+use crate::http::auth::Caller;
+use crate::http::failure::Failure;
+use crate::http::log_fields::Note;
+use crate::http::reply::{self, ErrorBody};
 
 /// Adds the operations to an application and to its document.
 pub fn routes(config: &mut ServiceConfig) {

@@ -16,10 +16,10 @@ use utoipa::{Modify, OpenApi};
 use utoipa_actix_web::AppExt;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::base_url::Peers;
-use super::failure::Failure;
-use super::reply::FailureBody;
-use crate::error::{Error, Kind};
+use crate::domain::error::{Error, Kind};
+use crate::http::base_url::Peers;
+use crate::http::failure::Failure;
+use crate::http::reply::FailureBody;
 
 /// Adds the documents to an application and to the full document.
 pub fn routes(config: &mut ServiceConfig) {

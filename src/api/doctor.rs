@@ -7,13 +7,13 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::auth::Guard;
-use super::base_url::Peers;
-use super::failure::Failure;
-use super::note::Note;
-use super::reply::{self, ErrorBody, FailureBody};
 use crate::doctor::{self, Doctor, Level};
-use crate::error::{Error, Kind};
+use crate::domain::error::{Error, Kind};
+use crate::http::auth::Guard;
+use crate::http::base_url::Peers;
+use crate::http::failure::Failure;
+use crate::http::log_fields::Note;
+use crate::http::reply::{self, ErrorBody, FailureBody};
 
 /// Adds the operation to an application and to its document.
 pub fn routes(config: &mut ServiceConfig) {

@@ -14,13 +14,13 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::auth::Guard;
-use super::base_url::Peers;
 use super::docs::{Document, Documents};
-use super::note::Note;
-use super::reply;
-use crate::reach::Unreachable;
-use crate::service::{Health, Service};
+use crate::gateway::{Health, Service};
+use crate::http::auth::Guard;
+use crate::http::base_url::Peers;
+use crate::http::log_fields::Note;
+use crate::http::reply;
+use crate::reachability::Unreachable;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 

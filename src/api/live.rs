@@ -9,9 +9,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::note::Note;
-use super::reply;
-use crate::service::Service;
+use crate::gateway::Service;
+use crate::http::log_fields::Note;
+use crate::http::reply;
 
 /// Adds the operations to an application and to its document.
 pub fn routes(config: &mut ServiceConfig) {

@@ -5,10 +5,10 @@ use actix_web::web::Data;
 use actix_web::{HttpResponse, get};
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::note::{Note, SharedNote};
-use super::reply::FailureBody;
+use crate::gateway::Service;
+use crate::http::log_fields::{Note, SharedNote};
+use crate::http::reply::FailureBody;
 use crate::metrics::{self, Metrics};
-use crate::service::Service;
 
 /// Adds the operation to an application and to its document.
 pub fn routes(config: &mut ServiceConfig) {

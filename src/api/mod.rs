@@ -1,25 +1,14 @@
 //! The faces: each translates between a wire format and the use cases, and decides nothing.
 
-pub mod access_log;
 pub mod answers;
-pub mod auth;
-pub mod base_url;
-pub mod body;
-pub mod budget;
 pub mod conversations;
-mod depth;
 pub mod docs;
 pub mod doctor;
-pub mod failure;
 pub mod home;
-pub mod late;
 pub mod live;
 pub mod mcp;
 pub mod metrics;
-pub mod note;
 pub mod openai;
-mod python_json;
-pub mod reply;
 pub mod session;
 pub mod tools;
 pub mod usage;
@@ -31,9 +20,9 @@ use actix_web::web::{self, Data};
 use actix_web::{HttpRequest, HttpResponse};
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use crate::error::{Error, Kind};
+use crate::domain::error::{Error, Kind};
+use crate::http::failure::Failure;
 use docs::Documents;
-use failure::Failure;
 
 /// Every operation, served and documented.
 pub fn routes(config: &mut ServiceConfig) {

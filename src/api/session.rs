@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::body::JsonBody;
-use super::failure::Failure;
-use super::note::Note;
-use super::reply::{self, ErrorBody, FailureBody};
 use crate::config;
-use crate::error::{Error, Kind};
-use crate::service::{Credentials, Service};
+use crate::domain::error::{Error, Kind};
+use crate::gateway::{Credentials, Service};
+use crate::http::body::JsonBody;
+use crate::http::failure::Failure;
+use crate::http::log_fields::Note;
+use crate::http::reply::{self, ErrorBody, FailureBody};
 
 /// Adds the operation to an application and to its document.
 pub fn routes(config: &mut ServiceConfig) {

@@ -12,14 +12,14 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::auth::Caller;
-use super::body::JsonBody;
-use super::late::{self, Heartbeat};
-use super::note::Note;
-use super::reply::{ErrorBody, Prepared};
-use crate::chat::Usage;
-use crate::error::{Error, Kind};
-use crate::service::{Failed, Health, Models, Question, Reply, Service};
+use crate::domain::chat::Usage;
+use crate::domain::error::{Error, Kind};
+use crate::gateway::{Failed, Health, Models, Question, Reply, Service};
+use crate::http::auth::Caller;
+use crate::http::body::JsonBody;
+use crate::http::keep_alive::{self, Heartbeat};
+use crate::http::log_fields::Note;
+use crate::http::reply::{ErrorBody, Prepared};
 
 /// Adds the operations to an application and to its document.
 pub fn routes(config: &mut ServiceConfig) {
@@ -238,7 +238,7 @@ async fn chat(
     body: JsonBody<ChatRequest>,
 ) -> HttpResponse {
     let work = ask(service, caller.into_inner(), Ok(body.0), request);
-    late::respond(**heartbeat, Box::pin(work)).await
+    keep_alive::respond(**heartbeat, Box::pin(work)).await
 }
 
 /// What chat answers, also to a request that was not understood.
@@ -401,7 +401,7 @@ pub async fn probe(service: Data<Service>, request: HttpRequest) -> Prepared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chat::Owner;
+    use crate::domain::chat::Owner;
     use serde_json::json;
 
     fn question(body: serde_json::Value) -> Result<Question, String> {

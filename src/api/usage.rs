@@ -7,11 +7,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::auth::Caller;
-use super::failure::Failure;
-use super::note::Note;
-use super::reply::{self, ErrorBody};
-use crate::service::Service;
+use crate::gateway::Service;
+use crate::http::auth::Caller;
+use crate::http::failure::Failure;
+use crate::http::log_fields::Note;
+use crate::http::reply::{self, ErrorBody};
 
 /// Adds the operation to an application and to its document.
 pub fn routes(config: &mut ServiceConfig) {

@@ -9,11 +9,11 @@ use tokio::task::LocalSet;
 
 use super::{described, fail};
 use crate::app;
-use crate::chat::{Event, Owner};
 use crate::config::{self, Config};
-use crate::service::{Question, Service, Shared};
+use crate::domain::chat::{Event, Owner};
+use crate::gateway::{Question, Service, Shared};
+use crate::provider::session::Session;
 use crate::telemetry;
-use crate::upstream::session::Session;
 
 /// Asks the question and writes the answer as it comes.
 pub fn chat(config: Config, matches: &ArgMatches) -> ExitCode {

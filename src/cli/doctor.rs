@@ -10,14 +10,14 @@ use serde_json::json;
 use tokio::task::LocalSet;
 
 use super::{Settings, fail};
+use crate::app::background::Keeper;
 use crate::app::{self, Application};
 use crate::config::{self, Config};
 use crate::doctor::{self, Finding, Level, Mirror, Outside, Patient, Service, Source};
-use crate::keys::{self, GatewayKey};
+use crate::domain::keys::{self, GatewayKey};
+use crate::provider::session::Session;
 use crate::store::Store;
 use crate::telemetry;
-use crate::upkeep::Keeper;
-use crate::upstream::session::Session;
 
 /// What the person asks for.
 struct Asked {

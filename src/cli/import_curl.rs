@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 
 use super::fail;
-use crate::curl;
+use crate::cli::curl;
 
 /// Reads the text, prints the settings as lines for `.env`, and says on standard error what was left
 /// out. Nothing is sent anywhere.

@@ -7,8 +7,8 @@ use clap::ArgMatches;
 
 use super::{described, fail};
 use crate::config::{self, Config, Location};
-use crate::error::{Error, Kind};
-use crate::keys::{self, GatewayKey};
+use crate::domain::error::{Error, Kind};
+use crate::domain::keys::{self, GatewayKey};
 use crate::store::Store;
 use crate::telemetry;
 

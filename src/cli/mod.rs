@@ -1,5 +1,7 @@
 //! The command line: commands, flags, and what a person reads at the start.
 
+pub mod curl;
+pub mod tunnel;
 mod chat;
 mod doctor;
 mod import_curl;
@@ -19,7 +21,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 use crate::api;
 use crate::api::docs::{self, Document};
 use crate::config::{self, Config, SETTINGS};
-use crate::error::Error;
+use crate::domain::error::Error;
 use crate::telemetry;
 
 /// Runs one command and gives the process's exit code.

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use super::fail;
 use crate::app::Application;
+use crate::cli::tunnel::{Provider, Tunnel};
 use crate::config::Config;
-use crate::reach::Unreachable;
+use crate::reachability::Unreachable;
 use crate::telemetry;
-use crate::tunnel::{Provider, Tunnel};
 
 /// Runs the service until it is told to stop.
 pub fn serve(config: Config) -> ExitCode {

@@ -10,11 +10,11 @@ use tokio::task::LocalSet;
 use super::{described, fail};
 use crate::app::{self, StartError};
 use crate::config::{self, Config, Location};
-use crate::error::{Error, Kind};
-use crate::service::{Service, Shared};
+use crate::domain::error::{Error, Kind};
+use crate::gateway::{Service, Shared};
+use crate::provider::session::{Credentials, Session};
 use crate::store::Store;
 use crate::telemetry;
-use crate::upstream::session::{Credentials, Session};
 
 /// `session set`: new credentials for the upstream, tried first, then written to the store, where
 /// running services notice them.

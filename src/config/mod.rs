@@ -31,7 +31,7 @@ pub use problems::{Problem, Problems};
 pub use settings::{SETTINGS, Setting};
 pub use upstream_url::under;
 
-use crate::keys::GatewayKey;
+use crate::domain::keys::GatewayKey;
 use reader::{BOOL, Reader};
 
 /// Everything that is configured.

@@ -9,7 +9,7 @@ use url::Url;
 use super::platform::Platform;
 use super::reader::Reader;
 use super::{Location, Store};
-use crate::keys::{self, GatewayKey};
+use crate::domain::keys::{self, GatewayKey};
 
 impl Reader<'_> {
     pub fn public_url(&mut self, platform: Option<Platform>) -> Option<String> {

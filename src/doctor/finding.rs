@@ -1,6 +1,6 @@
 //! What a check found: how bad it is, what was seen, and what to do.
 
-use crate::error::Error;
+use crate::domain::error::Error;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

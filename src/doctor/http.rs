@@ -10,7 +10,7 @@ use awc::http::header::HttpDate;
 use awc::{Client, Connector};
 use tokio::time::{Instant, timeout};
 
-use crate::upstream;
+use crate::outbound::client;
 
 /// The most that is read of an answer.
 const MAX_BYTES: usize = 4 << 20;
@@ -75,7 +75,7 @@ pub fn time(text: &str) -> Option<SystemTime> {
 async fn exchange(request: Request<'_>) -> Result<Answer, String> {
     let start = Instant::now();
     let connector = Connector::new()
-        .rustls_0_23(upstream::tls(upstream::mozilla_roots()))
+        .rustls_0_23(client::tls(client::mozilla_roots()))
         .timeout(request.limit)
         .handshake_timeout(request.limit);
     let client = Client::builder()

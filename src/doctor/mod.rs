@@ -25,8 +25,8 @@ pub use finding::{Finding, Level};
 pub use resident::Doctor;
 
 use crate::config;
+use crate::provider::session::Session;
 use crate::store::Store;
-use crate::upstream::session::Session;
 
 /// How long a check may take.
 const TIME: Duration = Duration::from_secs(5);

@@ -10,8 +10,8 @@ use super::finding::{Finding, Level};
 use super::http::{self, Answer};
 use super::net::{self, Checks};
 use super::{Outside, Source, document};
-use crate::reach::Unreachable;
-use crate::upstream;
+use crate::outbound::client;
+use crate::reachability::Unreachable;
 
 /// How long Dify waits for a document.
 const FETCH_TIME: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ pub async fn check(
     address(outside, &url, findings);
     if outside.source != Source::Nobody {
         progress("public URL: name, connection, certificate");
-        if !net::reach(&url, &CHECKS, upstream::mozilla_roots(), findings).await {
+        if !net::reach(&url, &CHECKS, client::mozilla_roots(), findings).await {
             return None;
         }
     }

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::Mirror;
 use super::finding::Finding;
-use crate::error::Kind;
-use crate::upstream::session::State;
+use crate::domain::error::Kind;
+use crate::provider::session::State;
 
 const CHECK: &str = "session";
 
@@ -92,7 +92,7 @@ mod tests {
     use super::super::finding::Level;
     use super::*;
     use crate::config::Config;
-    use crate::upstream::session::Session;
+    use crate::provider::session::Session;
 
     fn found(cookie: &str) -> Finding {
         let variables = [("UPSTREAM_URL", "https://m.example.com"), ("UPSTREAM_PROTOCOL", "web-chat")];

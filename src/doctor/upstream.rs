@@ -8,11 +8,12 @@ use tokio::time::{Instant, timeout};
 use super::finding::Finding;
 use super::net::{self, Checks};
 use super::{Mirror, QUESTION_TIME, TIME, http, public};
-use crate::chat::{Event, Message, Prompt, Role};
 use crate::config::{self, Protocol};
-use crate::error::{Error, Kind};
-use crate::reach::Unreachable;
-use crate::upstream::{self, Upstream};
+use crate::domain::chat::{Event, Message, Prompt, Role};
+use crate::domain::error::{Error, Kind};
+use crate::outbound::client;
+use crate::provider::Upstream;
+use crate::reachability::Unreachable;
 
 const CHECKS: Checks =
     Checks { dns: "upstream.dns", tcp: "upstream.tcp", tls: "upstream.tls", setting: "UPSTREAM_URL" };
@@ -33,7 +34,7 @@ pub async fn check(
         ));
     } else {
         progress("upstream: name, connection, TLS");
-        if !net::reach(&mirror.base, &CHECKS, upstream::mozilla_roots(), findings).await {
+        if !net::reach(&mirror.base, &CHECKS, client::mozilla_roots(), findings).await {
             return None;
         }
         let foreign = Unreachable::of(mirror.base.as_str()) == Some(Unreachable::Http);

@@ -8,8 +8,8 @@ use sqlx::Row;
 use super::Store;
 use super::conversations::storable;
 use super::operation::failed;
-use crate::chat::{AnswerId, Owner};
-use crate::error::Error;
+use crate::domain::chat::{AnswerId, Owner};
+use crate::domain::error::Error;
 
 /// The most finished answers that are kept for one owner.
 const MAX_ANSWERS: i64 = 1000;

@@ -5,8 +5,8 @@ use sqlx::Row;
 use super::Store;
 use super::conversations::storable;
 use super::operation::failed;
-use crate::chat::{Owner, Thread};
-use crate::error::Error;
+use crate::domain::chat::{Owner, Thread};
+use crate::domain::error::Error;
 
 impl Store {
     /// Where the upstream's own conversation goes on after messages with this digest.

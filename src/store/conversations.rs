@@ -15,8 +15,8 @@ use super::database::Database;
 use super::lease::Lease;
 use super::operation::{Statement, failed};
 use super::{Store, not_found};
-use crate::chat::{ConversationId, Message, Owner, Role, Thread};
-use crate::error::{Error, Kind};
+use crate::domain::chat::{ConversationId, Message, Owner, Role, Thread};
+use crate::domain::error::{Error, Kind};
 
 /// The most turns that are read back at once.
 const MAX_TURNS_READ: usize = 10_000;

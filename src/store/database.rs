@@ -16,7 +16,7 @@ use super::operation::{Operation, Statement, failed};
 use super::unavailable;
 use super::writer::Writer;
 use crate::config::Location;
-use crate::error::{Error, Kind};
+use crate::domain::error::{Error, Kind};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -320,7 +320,7 @@ fn in_url(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chat::ConversationId;
+    use crate::domain::chat::ConversationId;
     use std::borrow::Cow;
     use std::path::PathBuf;
 

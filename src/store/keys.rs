@@ -4,7 +4,7 @@ use sqlx::Row;
 
 use super::Store;
 use super::operation::failed;
-use crate::error::{Error, Kind};
+use crate::domain::error::{Error, Kind};
 
 /// A key as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]

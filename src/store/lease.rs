@@ -13,8 +13,8 @@ use tokio::time::sleep;
 use super::database::Database;
 use super::operation::failed;
 use super::{Store, not_found};
-use crate::chat::{ConversationId, Owner};
-use crate::error::Error;
+use crate::domain::chat::{ConversationId, Owner};
+use crate::domain::error::Error;
 
 /// How long a lease lasts, how often it is renewed, and how often a waiting process looks again.
 const LEASE: Duration = Duration::from_secs(10);

@@ -31,7 +31,7 @@ use lease::TurnLocks;
 use operation::{Operation, Statement};
 
 use crate::config::Location;
-use crate::error::{Error, Kind};
+use crate::domain::error::{Error, Kind};
 use crate::metrics::Counter;
 
 /// How long an operation may take before the store counts as unavailable.

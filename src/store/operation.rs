@@ -6,7 +6,7 @@ use sqlx::query::Query;
 use sqlx::{Any, AnyConnection, AssertSqlSafe, Execute};
 
 use super::unavailable;
-use crate::error::Error;
+use crate::domain::error::Error;
 
 /// A statement with its values.
 pub type Statement = Query<'static, Any, AnyArguments>;

@@ -4,7 +4,7 @@ use sqlx::Row;
 
 use super::Store;
 use super::operation::failed;
-use crate::error::Error;
+use crate::domain::error::Error;
 
 impl Store {
     /// The kept session of this name and its version.

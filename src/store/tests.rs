@@ -5,7 +5,7 @@ use tokio::sync::Mutex as TurnMutex;
 use tokio::time::sleep;
 
 use super::*;
-use crate::chat::{AnswerId, ConversationId, Owner, Tally, Thread};
+use crate::domain::chat::{AnswerId, ConversationId, Owner, Tally, Thread};
 
 /// Cases that share a PostgreSQL database take turns: one of them deletes what is old.
 static ONE_AT_A_TIME: TurnMutex<()> = TurnMutex::const_new(());

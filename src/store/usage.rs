@@ -4,8 +4,8 @@ use sqlx::Row;
 
 use super::Store;
 use super::operation::failed;
-use crate::chat::{Owner, Tally};
-use crate::error::Error;
+use crate::domain::chat::{Owner, Tally};
+use crate::domain::error::Error;
 
 impl Store {
     /// Adds to what keys have used, all or nothing.

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::operation::{Operation, Statement, between, failed};
 use super::unavailable;
-use crate::error::Error;
+use crate::domain::error::Error;
 
 /// The most operations in one transaction: the first of them waits for the last.
 const MOST_TOGETHER: usize = 256;
@@ -158,7 +158,7 @@ mod tests {
     use sqlx::any::AnyPoolOptions;
 
     use super::*;
-    use crate::error::Kind;
+    use crate::domain::error::Kind;
 
     async fn writer() -> (AnyPool, Writer) {
         sqlx::any::install_default_drivers();

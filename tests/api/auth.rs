@@ -99,7 +99,7 @@ async fn a_service_that_has_lost_all_its_keys_is_closed_and_not_open() {
     let keys = store.keys().await.expect("keys");
     assert_eq!(keys.iter().map(|key| key.name.as_str()).collect::<Vec<_>>(), ["generated"]);
     store.remove_key("generated").await.expect("removed");
-    let digest = mirrorgate::keys::GatewayKey::new("x", KEY).digest();
+    let digest = mirrorgate::domain::keys::GatewayKey::new("x", KEY).digest();
     for _ in 0..60 {
         assert_eq!(status(&app, "/api/models", &[]).await, 401);
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;

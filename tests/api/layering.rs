@@ -6,10 +6,12 @@ use std::path::Path;
 /// What a leaf may not name: everything that stands above it.
 const LEAF: &[&str] = &[
     "crate::api",
-    "crate::service",
+    "crate::http",
+    "crate::gateway",
     "crate::store",
-    "crate::upstream",
+    "crate::provider",
     "crate::app",
+    "crate::cli",
     "crate::doctor",
     "actix_web",
     "awc",
@@ -17,15 +19,16 @@ const LEAF: &[&str] = &[
 
 /// What the doctor may not name: it looks at faces from outside, over HTTP. awc stands in its `http`.
 const DOCTOR: &[&str] =
-    &["crate::api", "crate::service", "crate::app", "crate::cli", "crate::demo", "actix_web"];
+    &["crate::api", "crate::http", "crate::gateway", "crate::app", "crate::cli", "crate::demo", "actix_web"];
 
 /// A room, and what its files may not name.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     (
-        "upstream",
+        "provider",
         &[
             "crate::api",
-            "crate::service",
+            "crate::http",
+            "crate::gateway",
             "crate::store",
             "crate::app",
             "crate::cli",
@@ -38,8 +41,9 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         "store",
         &[
             "crate::api",
-            "crate::service",
-            "crate::upstream",
+            "crate::http",
+            "crate::gateway",
+            "crate::provider",
             "crate::app",
             "crate::cli",
             "crate::demo",
@@ -49,45 +53,68 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "service",
-        &["crate::api", "crate::app", "crate::cli", "crate::demo", "crate::doctor", "actix_web", "awc"],
+        "gateway",
+        &[
+            "crate::api",
+            "crate::http",
+            "crate::app",
+            "crate::cli",
+            "crate::demo",
+            "crate::doctor",
+            "actix_web",
+            "awc",
+        ],
     ),
-    ("api", &["crate::upstream", "crate::store", "crate::app", "crate::cli", "crate::demo", "awc"]),
+    (
+        "outbound",
+        &[
+            "crate::api",
+            "crate::http",
+            "crate::gateway",
+            "crate::store",
+            "crate::provider",
+            "crate::app",
+            "crate::cli",
+            "crate::demo",
+            "crate::doctor",
+            "actix_web",
+        ],
+    ),
+    ("api", &["crate::provider", "crate::store", "crate::app", "crate::cli", "crate::demo", "awc"]),
+    (
+        "http",
+        &[
+            "crate::provider",
+            "crate::store",
+            "crate::gateway",
+            "crate::app",
+            "crate::cli",
+            "crate::demo",
+            "awc",
+        ],
+    ),
+    ("domain", LEAF),
     (
         "demo.rs",
         &[
             "crate::api",
-            "crate::service",
+            "crate::http",
+            "crate::gateway",
             "crate::store",
-            "crate::upstream",
+            "crate::provider",
             "crate::app",
             "crate::cli",
             "awc",
         ],
     ),
-    (
-        "chat.rs",
-        &[
-            "crate::api",
-            "crate::service",
-            "crate::store",
-            "crate::upstream",
-            "crate::app",
-            "crate::config",
-            "actix_web",
-            "awc",
-        ],
-    ),
-    ("error.rs", &["crate::", "actix_web", "awc"]),
-    ("keys.rs", LEAF),
-    ("reach.rs", LEAF),
+    ("domain/error.rs", &["crate::"]),
+    ("reachability.rs", LEAF),
     ("config", LEAF),
     ("metrics.rs", LEAF),
     ("telemetry", LEAF),
-    ("timer.rs", LEAF),
-    ("tunnel.rs", LEAF),
     ("vault.rs", LEAF),
-    ("curl", LEAF),
+    ("cli/tunnel.rs", LEAF),
+    ("cli/curl", LEAF),
     ("doctor", DOCTOR),
     ("doctor/document.rs", &["awc"]),
     ("doctor/document", &["awc"]),
@@ -98,8 +125,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("doctor/replay.rs", &["awc"]),
     ("doctor/session.rs", &["awc"]),
     ("doctor/upstream.rs", &["awc"]),
-    ("upkeep.rs", &["crate::app", "crate::cli", "awc"]),
-    ("app.rs", &["crate::cli", "awc"]),
+    ("app", &["crate::cli", "awc"]),
 ];
 
 /// The lines of a file that name something forbidden.

@@ -1,7 +1,7 @@
 //! What the documents for people say about settings and errors is complete.
 
 use mirrorgate::config::SETTINGS;
-use mirrorgate::error::Kind;
+use mirrorgate::domain::error::Kind;
 
 fn text(file: &str) -> String {
     let path = format!("{}/{file}", env!("CARGO_MANIFEST_DIR"));

@@ -1,5 +1,7 @@
 //! Several upstreams: who is asked, and who is asked next.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::helpers::{KEY, TestApp, spawn, temporary_folder};
@@ -25,7 +27,8 @@ async fn failing(bytes: String) -> Fake {
         if request.line.contains("/models") {
             return send(response("200 OK", "application/json", r#"{"data":[{"id":"both"}]}"#));
         }
-        vec![Step::Send(bytes.clone().into_bytes()), Step::Close]
+        // A while, so that a connection which breaks had not been closed before.
+        vec![Step::Pause(Duration::from_millis(50)), Step::Send(bytes.clone().into_bytes()), Step::Close]
     })
     .await
 }

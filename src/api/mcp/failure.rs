@@ -6,10 +6,10 @@ use actix_web::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::super::note::Note;
-use super::super::reply::{ErrorBody, Prepared};
 use super::message::{Id, JsonRpc};
-use crate::error::{Error, Kind};
+use crate::domain::error::{Error, Kind};
+use crate::http::log_fields::Note;
+use crate::http::reply::{ErrorBody, Prepared};
 
 /// There is no such method.
 pub const METHOD_NOT_FOUND: i32 = -32601;

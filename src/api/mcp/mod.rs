@@ -18,16 +18,16 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::auth::Caller;
-use super::body::{self, JsonBody};
 use super::docs::{Document, Documents};
-use super::failure::Failure;
-use super::late::{self, Heartbeat};
-use super::note::{Note, RequestId};
-use super::reply::Prepared;
 use super::{answers, tools};
-use crate::error::{Error, Kind};
-use crate::service::Service;
+use crate::domain::error::{Error, Kind};
+use crate::gateway::Service;
+use crate::http::auth::Caller;
+use crate::http::body::{self, JsonBody};
+use crate::http::failure::Failure;
+use crate::http::keep_alive::{self, Heartbeat};
+use crate::http::log_fields::{Note, RequestId};
+use crate::http::reply::Prepared;
 use failure::{INVALID_PARAMS, METHOD_NOT_FOUND, RpcFailure};
 use message::{Id, JsonRpc, Message};
 use origin::Admitted;
@@ -128,7 +128,7 @@ async fn mcp(
             match body::parse(params.as_bytes()).and_then(|call| work(call, &service, &caller, &request)) {
                 Ok(work) => {
                     let work = async move { called(id, work.await) };
-                    return Ok(late::respond(**heartbeat, Box::pin(work)).await);
+                    return Ok(keep_alive::respond(**heartbeat, Box::pin(work)).await);
                 }
                 Err(error) => Err((INVALID_PARAMS, error)),
             }

@@ -12,10 +12,10 @@ use actix_web::web::Data;
 use actix_web::{FromRequest, HttpRequest};
 use url::{Host, Url};
 
-use super::super::auth::Guard;
-use super::super::base_url::Peers;
-use super::super::failure::Failure;
-use crate::error::{Error, Kind};
+use crate::domain::error::{Error, Kind};
+use crate::http::auth::Guard;
+use crate::http::base_url::Peers;
+use crate::http::failure::Failure;
 
 /// That a request comes from no foreign page and by no foreign name.
 pub struct Admitted;

@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use actix_web::web::{BufMut, Bytes, BytesMut};
 use serde_json::{Map, Value, json};
 
-use crate::chat::{Answer, Event, Usage};
-use crate::error::{Error, Kind};
+use crate::domain::chat::{Answer, Event, Usage};
+use crate::domain::error::{Error, Kind};
 
 /// The event that ends a complete stream.
 pub const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");

@@ -8,10 +8,10 @@ use actix_web::web::Bytes;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::super::note::Note;
-use super::super::reply::Prepared;
 use super::super::retry_after_seconds;
-use crate::error::{Error, Kind};
+use crate::domain::error::{Error, Kind};
+use crate::http::log_fields::Note;
+use crate::http::reply::Prepared;
 
 /// Tells OpenAI's own libraries whether to try again, whatever the status.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");

@@ -22,14 +22,14 @@ use futures_util::stream::{self, Stream, StreamExt};
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::auth::Caller;
-use super::body::V1Body;
-use super::failure::Failure;
-use super::late::{self, EventStream, Heartbeat};
-use super::note::{Note, RequestId};
-use super::reply::Prepared;
-use crate::error::{Error, Kind};
-use crate::service::{Completing, CompletionContent, CompletionRequest, Passing, Service, Talk};
+use crate::domain::error::{Error, Kind};
+use crate::gateway::{Completing, CompletionContent, CompletionRequest, Passing, Service, Talk};
+use crate::http::auth::Caller;
+use crate::http::body::V1Body;
+use crate::http::failure::Failure;
+use crate::http::keep_alive::{self, EventStream, Heartbeat};
+use crate::http::log_fields::{Note, RequestId};
+use crate::http::reply::Prepared;
 use failure::OpenAiFailure;
 use request::Form;
 
@@ -112,17 +112,17 @@ async fn chat_completions(
     Ok(if service.passes_through(asked.model.as_deref()) {
         if asked.stream {
             let begin = Box::pin(pass_stream(service, asked, request_id.clone()));
-            late::stream(request_id, heartbeat.every, begin).await
+            keep_alive::stream(request_id, heartbeat.every, begin).await
         } else {
-            late::respond(**heartbeat, Box::pin(pass_whole(service, asked, request_id))).await
+            keep_alive::respond(**heartbeat, Box::pin(pass_whole(service, asked, request_id))).await
         }
     } else {
         let (talk, form) = request::talk(owner, &body).map_err(fail)?;
         if form.stream {
             let begin = Box::pin(talk_stream(service, talk, form, request_id.clone()));
-            late::stream(request_id, heartbeat.every, begin).await
+            keep_alive::stream(request_id, heartbeat.every, begin).await
         } else {
-            late::respond(**heartbeat, Box::pin(talk_whole(service, talk, request_id))).await
+            keep_alive::respond(**heartbeat, Box::pin(talk_whole(service, talk, request_id))).await
         }
     })
 }

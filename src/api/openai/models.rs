@@ -8,12 +8,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::super::note::{Note, RequestId};
-use super::super::reply::Prepared;
 use super::failure::{self, OpenAiFailure};
-use crate::chat::Model;
-use crate::error::{Error, Kind};
-use crate::service::Service;
+use crate::domain::chat::Model;
+use crate::domain::error::{Error, Kind};
+use crate::gateway::Service;
+use crate::http::log_fields::{Note, RequestId};
+use crate::http::reply::Prepared;
 
 /// Adds the operations to an application and to its document.
 pub fn routes(config: &mut ServiceConfig) {

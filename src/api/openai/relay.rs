@@ -6,16 +6,16 @@ use actix_web::web::{Bytes, Data, ReqData};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use futures_util::stream::{self, StreamExt};
 
-use super::super::auth::Caller;
-use super::super::body::V1Body;
 use super::super::docs::Documents;
-use super::super::failure::Failure;
-use super::super::late::{self, EventStream, Heartbeat};
-use super::super::note::{Note, RequestId, SharedNote};
-use super::super::reply::{self, Prepared};
 use super::{begun, failure};
-use crate::error::{Error, Kind};
-use crate::service::{Passing, RelayContent, RelayRequest, Relaying, Service};
+use crate::domain::error::{Error, Kind};
+use crate::gateway::{Passing, RelayContent, RelayRequest, Relaying, Service};
+use crate::http::auth::Caller;
+use crate::http::body::V1Body;
+use crate::http::failure::Failure;
+use crate::http::keep_alive::{self, EventStream, Heartbeat};
+use crate::http::log_fields::{Note, RequestId, SharedNote};
+use crate::http::reply::{self, Prepared};
 
 /// Passes a request through.
 pub async fn relay(
@@ -48,7 +48,7 @@ pub async fn relay(
                 let events = events.map_err(|error| failure::prepared(&error, &request_id, failed))?;
                 Ok(EventStream { events, note, upstream: String::new() })
             };
-            late::stream(RequestId::of(request.extensions()), heartbeat.every, Box::pin(begin)).await
+            keep_alive::stream(RequestId::of(request.extensions()), heartbeat.every, Box::pin(begin)).await
         }
         RelayContent::Bytes(passing) => bytes(passing, note),
     };

@@ -9,10 +9,10 @@ use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::super::body;
-use crate::chat::{Message, Owner, Role};
-use crate::error::{Error, Kind};
-use crate::service::{CompletionRequest, Talk};
+use crate::domain::chat::{Message, Owner, Role};
+use crate::domain::error::{Error, Kind};
+use crate::gateway::{CompletionRequest, Talk};
+use crate::http::body;
 
 /// What matters in a request that goes through.
 #[derive(Deserialize)]

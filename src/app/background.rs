@@ -1,0 +1,171 @@
+//! What goes on beside the requests: following the store's keys and session, deleting old
+//! conversations, telling of an expired session.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix_web::web::Data;
+use secrecy::SecretString;
+use tokio::time::timeout;
+
+use crate::domain::error::Error;
+use crate::domain::keys::GatewayKey;
+use crate::gateway::Shared;
+use crate::http::auth::Guard;
+use crate::provider::session::Session;
+use crate::provider::webhook;
+use crate::store::{Store, StoredKey};
+use crate::vault::Vault;
+
+/// How often the kept session is looked at.
+const SESSION_RENEWAL: Duration = Duration::from_secs(2);
+
+/// How often the store's keys are read again.
+const KEY_RENEWAL: Duration = Duration::from_secs(2);
+
+/// How often what keys use is added to the store: what a killed process can lose of it.
+const USAGE_SETTLING: Duration = Duration::from_secs(2);
+
+/// How long an answer that its caller comes back for is kept.
+const ANSWERS_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// How often old conversations are looked for, and how far two clocks may be apart by then.
+const SWEEP: Duration = Duration::from_secs(600);
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// The store's keys as the guard takes them.
+pub fn gateway_keys(stored: Vec<StoredKey>) -> Vec<GatewayKey> {
+    stored.into_iter().filter_map(|key| GatewayKey::kept(key.name, &key.digest)).collect()
+}
+
+/// Keeps the upstream's session in the store, and follows what other replicas and the command line
+/// make of it.
+pub struct Keeper {
+    store: Arc<Store>,
+    session: Arc<Session>,
+    vault: Vault,
+    /// What the session is called in the store.
+    name: String,
+    /// The version in the store that the session was last equal to.
+    version: i64,
+}
+
+impl Keeper {
+    /// A keeper of a session that has not been read yet.
+    pub fn new(store: Arc<Store>, session: Arc<Session>, vault: Vault, name: String) -> Self {
+        Keeper { store, session, vault, name, version: 0 }
+    }
+
+    /// Takes the kept session over, and follows it from then on; a store that is not `available` now
+    /// is read as soon as it is back.
+    pub async fn start(mut self, available: bool) {
+        if available {
+            let _ = self.follow().await;
+        }
+        tokio::task::spawn_local(async move {
+            loop {
+                let changed = timeout(SESSION_RENEWAL, self.session.changed()).await.is_ok();
+                let outcome = if changed { self.keep().await } else { self.follow().await };
+                if let Err(error) = outcome {
+                    log::warn!(error = error.kind.code(); "the upstream's session is not kept now: {}", error.message);
+                    if changed {
+                        // Tried again with the next round.
+                        tokio::time::sleep(SESSION_RENEWAL).await;
+                        self.session.mark_changed();
+                    }
+                }
+            }
+        });
+    }
+
+    /// Writes the session to the store.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn keep(&mut self) -> Result<(), Error> {
+        self.version =
+            self.store.keep_session(&self.name, self.vault.seal(&self.session.snapshot())?).await?;
+        Ok(())
+    }
+
+    /// Takes over what is newer in the store.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn follow(&mut self) -> Result<(), Error> {
+        let Some((version, sealed)) =
+            self.store.session(&self.name).await?.filter(|(version, _)| *version != self.version)
+        else {
+            return Ok(());
+        };
+        self.version = version;
+        match self.vault.open(&sealed) {
+            Some(text) if self.session.restore(&text) => {
+                log::info!("the upstream's session was taken over from the store")
+            }
+            Some(_) => log::info!("the upstream's settings have changed: the kept session is not used"),
+            None => log::warn!("the kept session does not open under this SECRET_KEY: the settings hold"),
+        }
+        Ok(())
+    }
+}
+
+/// Tells the webhook whenever the session expires.
+pub async fn tell_expiry(session: Arc<Session>, url: SecretString, upstream: String) {
+    loop {
+        session.expired().await;
+        log::warn!("the upstream does not accept the session any more");
+        webhook::session_expired(&url, &upstream).await;
+    }
+}
+
+/// Follows the store's keys, which other replicas and the command line change. While the store
+/// cannot be asked, the last known ones hold.
+pub async fn renew_keys(store: Arc<Store>, guard: Data<Guard>) {
+    loop {
+        tokio::time::sleep(KEY_RENEWAL).await;
+        if let Ok(stored) = store.keys().await {
+            guard.renew(gateway_keys(stored));
+        }
+    }
+}
+
+/// Adds what keys use to the store.
+pub async fn settle_usage(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(USAGE_SETTLING).await;
+        if let Err(error) = shared.settle_usage().await {
+            log::warn!(error = error.kind.code(); "the usage of keys is not kept now: {}", error.message);
+        }
+    }
+}
+
+/// Deletes conversations that nobody went on with for `ttl`, and old answers. A clock that jumps
+/// would age them all at once, so nothing is deleted while the store's clock and this machine's
+/// steady one disagree.
+pub async fn sweep(store: Arc<Store>, ttl: Option<Duration>) {
+    let mut before = None;
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let Ok(clock) = store.clock().await else { continue };
+        let now = (Instant::now(), clock);
+        let Some((then, clock_then)) = before.replace(now) else { continue };
+        let steady = now.0.duration_since(then).as_millis() as i64;
+        if (clock - clock_then - steady).abs() > CLOCK_TOLERANCE.as_millis() as i64 {
+            log::warn!("the store's clock has jumped: no conversation is deleted this time");
+            before = None;
+            continue;
+        }
+        if let Err(error) = store.expire_answers(ANSWERS_KEPT).await {
+            log::warn!("old answers are not deleted: {}", error.message);
+        }
+        let Some(ttl) = ttl else { continue };
+        match store.expire(ttl).await {
+            Ok(0) => {}
+            Ok(count) => {
+                log::info!(conversations = count; "deleted conversations older than CONVERSATION_TTL_DAYS")
+            }
+            Err(error) => log::warn!("old conversations are not deleted: {}", error.message),
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Gateway keys: what callers must present.
+//!
+//! Only SHA-256 digests are held in memory and in the store, and digests are what is compared, in
+//! constant time.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+use crate::domain::chat::Owner;
+use crate::domain::error::Error;
+
+/// The name of the key that is generated at the first start.
+pub const GENERATED: &str = "generated";
+
+/// The fewest characters of a key that is accepted.
+const MIN_KEY_CHARS: usize = 16;
+
+/// One gateway key, as its digest.
+#[derive(Clone)]
+pub struct GatewayKey {
+    /// The name that logs show.
+    pub name: String,
+    /// Who owns what is kept for this key. It follows the key and not the name, so that a new key
+    /// under an old name does not inherit another's conversations.
+    pub owner: Owner,
+    digest: [u8; 32],
+}
+
+impl GatewayKey {
+    /// A key of the given name.
+    pub fn new(name: impl Into<String>, key: &str) -> Self {
+        GatewayKey::of(name.into(), Sha256::digest(key).into())
+    }
+
+    /// A key by its digest in hexadecimal, as the store keeps it.
+    pub fn kept(name: impl Into<String>, digest: &str) -> Option<Self> {
+        Some(GatewayKey::of(name.into(), unhex(digest)?))
+    }
+
+    fn of(name: String, digest: [u8; 32]) -> Self {
+        GatewayKey { name, owner: Owner(hex(&digest[..16])), digest }
+    }
+
+    /// The digest in hexadecimal.
+    pub fn digest(&self) -> String {
+        hex(&self.digest)
+    }
+}
+
+/// The keys that are accepted.
+#[derive(Clone, Default)]
+pub struct KeyRing(Vec<GatewayKey>);
+
+impl KeyRing {
+    /// A ring of these keys.
+    pub fn new(keys: Vec<GatewayKey>) -> Self {
+        KeyRing(keys)
+    }
+
+    /// The key among the candidates that a caller presented, if one is ours. The time taken does
+    /// not depend on which key matches or how far.
+    pub fn find<'a>(&self, candidates: impl Iterator<Item = &'a str>) -> Option<&GatewayKey> {
+        let mut found = None;
+        for candidate in candidates {
+            let digest: [u8; 32] = Sha256::digest(candidate).into();
+            for key in &self.0 {
+                let same: Choice = key.digest.ct_eq(&digest);
+                if bool::from(same) {
+                    found = Some(key);
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Reads `GATEWAY_API_KEYS`: comma-separated `name:key` or `key`.
+///
+/// # Errors
+/// One text for each key that is too weak, without the key itself.
+pub fn parse_list(text: &str) -> Result<Vec<GatewayKey>, Vec<String>> {
+    let mut keys = Vec::new();
+    let mut problems = Vec::new();
+    for (index, entry) in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).enumerate() {
+        let (name, key) = match entry.split_once(':') {
+            Some((name, key)) if is_name(name.trim()) => (name.trim().to_string(), key.trim()),
+            _ => (format!("key-{}", index + 1), entry),
+        };
+        match weakness(key) {
+            Some(weakness) => problems.push(format!("the key `{name}` {weakness}")),
+            None => keys.push(GatewayKey::new(name, key)),
+        }
+    }
+    if problems.is_empty() { Ok(keys) } else { Err(problems) }
+}
+
+/// Whether a text can name a key: up to 40 letters, digits, `-`, `_` and `.`.
+pub fn is_name(name: &str) -> bool {
+    (1..=40).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+/// Why a key is refused.
+fn weakness(key: &str) -> Option<String> {
+    const WELL_KNOWN: &[&str] = &[
+        "changeme",
+        "change-me",
+        "change_me",
+        "your-key",
+        "your_key",
+        "your-api",
+        "your_api",
+        "yourkey",
+        "password",
+        "passw0rd",
+        "secret-key",
+        "secret_key",
+        "mysecret",
+        "my-secret",
+        "my_secret",
+        "supersecret",
+        "example",
+        "placeholder",
+        "replace-me",
+        "replaceme",
+        "1234567890",
+        "0123456789",
+        "abcdefghij",
+        "qwertyuiop",
+        "test-key",
+        "testkey",
+        "letmein",
+    ];
+    let characters = key.chars().count();
+    if characters < MIN_KEY_CHARS {
+        return Some(format!("has {characters} characters, {MIN_KEY_CHARS} are the least"));
+    }
+    if key.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Some("holds a space or a control character".into());
+    }
+    let lower = key.to_ascii_lowercase();
+    if let Some(known) = WELL_KNOWN.iter().find(|known| lower.contains(**known)) {
+        return Some(format!("is easily guessed: it holds `{known}`"));
+    }
+    let mut distinct: Vec<char> = lower.chars().collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    (distinct.len() < 6).then(|| "is easily guessed: it has fewer than 6 different characters".into())
+}
+
+/// A new key of 256 random bits.
+///
+/// # Errors
+/// When the operating system gives no random bytes.
+pub fn generate() -> Result<String, Error> {
+    Ok(format!("mg_{}", URL_SAFE_NO_PAD.encode(crate::random::bytes::<32>()?)))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut digest = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (index, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
+    }
+    Some(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_take_names_and_base64_keys() {
+        let keys =
+            parse_list("dify:Zm9v+YmFy/2sxYmF6PQ==, R4nd0m-string:with-colon:and-more ,").expect("good keys");
+        let names: Vec<_> = keys.iter().map(|key| key.name.as_str()).collect();
+        assert_eq!(names, ["dify", "R4nd0m-string"]);
+        let ring = KeyRing::new(keys);
+        assert!(ring.find(["Zm9v+YmFy/2sxYmF6PQ=="].into_iter()).is_some());
+        assert!(ring.find(["zm9v+YmFy/2sxYmF6PQ==", ""].into_iter()).is_none());
+    }
+
+    #[test]
+    fn weak_keys_are_refused_without_being_repeated() {
+        let problems =
+            parse_list("a:short,b:changeme-changeme-1,c:aaaaaaaaaaaaaaaaaaaaaaaa,Qx7!pL2mVt9#Zk4w")
+                .err()
+                .expect("weak");
+        assert_eq!(problems.len(), 3);
+        assert!(problems.iter().all(|problem| !problem.contains("aaaaaaa") && !problem.contains("short")));
+    }
+}

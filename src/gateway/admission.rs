@@ -1,0 +1,161 @@
+//! Room for what asks the upstream: so many questions in a process and so many of one key at once.
+//! Whoever has a seat is also told when the service's own time is over.
+
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::config::Limits;
+use crate::domain::chat::Owner;
+use crate::domain::error::{Error, Kind};
+use crate::metrics::Metrics;
+use crate::provider::Pieces;
+
+/// When to come back to a process that is full now.
+const RETRY_FULL: Duration = Duration::from_secs(1);
+
+/// When to come back to a service that stops: the next process has begun by then.
+const RETRY_STOPPED: Duration = Duration::from_secs(5);
+
+/// The room of a process.
+pub struct Room {
+    seats: Arc<Semaphore>,
+    most: usize,
+    most_of_a_key: Option<usize>,
+    of_keys: Mutex<HashMap<Owner, usize>>,
+    over: CancellationToken,
+    metrics: Arc<Metrics>,
+}
+
+impl Room {
+    /// A room as large as the limits say.
+    pub fn new(limits: &Limits, metrics: Arc<Metrics>) -> Self {
+        Room {
+            seats: Arc::new(Semaphore::new(limits.streams)),
+            most: limits.streams,
+            most_of_a_key: limits.streams_per_key,
+            of_keys: Mutex::default(),
+            over: CancellationToken::new(),
+            metrics,
+        }
+    }
+
+    /// A seat for one question of a key.
+    ///
+    /// # Errors
+    /// When there is none left.
+    pub fn enter(self: &Arc<Self>, owner: &Owner, operation: &'static str) -> Result<Seat, Error> {
+        let permit = Arc::clone(&self.seats).try_acquire_owned().map_err(|_| {
+            full(format!("{} questions are being answered already", self.most), "MAX_STREAMS")
+        })?;
+        if let Some(most) = self.most_of_a_key {
+            let mut of_keys = self.of_keys();
+            let of_key = of_keys.entry(owner.clone()).or_default();
+            if *of_key >= most {
+                let what = format!("{of_key} questions of this key are being answered already");
+                return Err(full(what, "MAX_STREAMS_PER_KEY"));
+            }
+            *of_key += 1;
+        }
+        self.metrics.streams_open.inc();
+        Ok(Seat {
+            room: Arc::clone(self),
+            owner: owner.clone(),
+            operation,
+            entered: Instant::now(),
+            silent: true,
+            over: None,
+            _permit: permit,
+        })
+    }
+
+    /// What the work comes to, unless the service's time is over before.
+    ///
+    /// # Errors
+    /// That it is.
+    pub async fn until_over<F: Future>(&self, work: F) -> Result<F::Output, Error> {
+        tokio::select! {
+            biased;
+            output = work => Ok(output),
+            () = self.over.cancelled() => Err(over()),
+        }
+    }
+
+    /// Ends everything that goes on.
+    pub fn close(&self) {
+        self.over.cancel();
+    }
+
+    fn of_keys(&self) -> MutexGuard<'_, HashMap<Owner, usize>> {
+        self.of_keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn over() -> Error {
+    Error::new(Kind::ShuttingDown, "the service stops, and the time for running answers is over")
+        .retry_after(Some(RETRY_STOPPED))
+}
+
+fn full(what: String, setting: &str) -> Error {
+    Error::new(Kind::Overloaded, what)
+        .retry_after(Some(RETRY_FULL))
+        .hinted(format!("try again after the time in `Retry-After`, ask less at once, or raise `{setting}`"))
+}
+
+/// One question's place; it is free again when this is dropped.
+pub struct Seat {
+    room: Arc<Room>,
+    owner: Owner,
+    operation: &'static str,
+    entered: Instant,
+    /// Whether no piece of the answer has come.
+    silent: bool,
+    /// Wakes the answer's task when the time is over; made once, since there are many waits.
+    over: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Seat {
+    /// The next piece of the answer, or the error that the service's time is over.
+    pub async fn next<T>(&mut self, pieces: &mut Pieces<T>) -> Option<Result<T, Error>> {
+        poll_fn(|context| self.poll_next(pieces, context)).await
+    }
+
+    /// As [`Seat::next`].
+    pub fn poll_next<T>(
+        &mut self,
+        pieces: &mut Pieces<T>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<T, Error>>> {
+        let Poll::Ready(piece) = pieces.poll_next(context) else {
+            let over = || Box::pin(self.room.over.clone().cancelled_owned());
+            ready!(self.over.get_or_insert_with(over).as_mut().poll(context));
+            return Poll::Ready(Some(Err(self::over())));
+        };
+        if self.silent && matches!(piece, Some(Ok(_))) {
+            self.silent = false;
+            self.room.metrics.first_token(self.operation, self.entered.elapsed());
+        }
+        Poll::Ready(piece)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.room.metrics.streams_open.dec();
+        let mut of_keys = self.room.of_keys();
+        if let Some(count) = of_keys.get_mut(&self.owner) {
+            *count -= 1;
+            if *count == 0 {
+                of_keys.remove(&self.owner);
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! How well the upstream does, and swapping its credentials once it accepts others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+
+use super::{CACHE_TIME, Member, Service};
+use crate::domain::error::{Error, Kind};
+use crate::provider::session::{Credentials, State};
+
+/// How long the upstream's health is waited for.
+pub(super) const PROBE_TIME: Duration = Duration::from_secs(10);
+
+/// How long the public page waits for a health that is not at hand.
+pub(super) const PAGE_TIME: Duration = Duration::from_secs(2);
+
+/// How well the upstream does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It answers.
+    Ok,
+    /// It is there, and would not answer a question now.
+    Degraded,
+    /// It is not there, or not itself.
+    Down,
+}
+
+impl Status {
+    /// The word for callers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Ok => "ok",
+            Status::Degraded => "degraded",
+            Status::Down => "down",
+        }
+    }
+}
+
+/// The upstream's health.
+#[derive(Debug, Clone)]
+pub struct Health {
+    /// In one word.
+    pub status: Status,
+    /// The upstream's name; of several, each with how it does.
+    pub upstream: String,
+    /// How long it took to find out.
+    pub latency: Duration,
+    /// How the upstream took the credentials.
+    pub session: State,
+    /// What is wrong, unless all is well.
+    pub error: Option<Error>,
+}
+
+impl Service {
+    /// The upstream's health, asked of it now. It costs no tokens.
+    ///
+    /// Of several upstreams all are asked: as long as one is well, so is the service, if degraded.
+    pub async fn health(&self) -> Health {
+        let all = join_all(self.members.iter().map(health_of)).await;
+        let well = all.iter().filter(|health| health.status == Status::Ok).count();
+        let latency = all.iter().map(|health| health.latency).max().unwrap_or_default();
+        let failing = all.iter().find(|health| health.status != Status::Ok).or(all.first()).cloned();
+        let mut health = failing.expect("there is an upstream, at least the demo");
+        health.latency = latency;
+        if all.len() > 1 {
+            let told = self.members.iter().zip(&all).map(|(member, health)| {
+                let trouble = health.error.as_ref().map(|error| format!(", {}", error.kind.code()));
+                format!("{} ({}{})", member.settings.name, health.status.name(), trouble.unwrap_or_default())
+            });
+            health.upstream = told.collect::<Vec<_>>().join(", ");
+        }
+        if well > 0 && well < all.len() {
+            // The others answer in its place.
+            health = Health { status: Status::Degraded, error: None, ..health };
+        }
+        *self.shared.health.lock().await = Some((Instant::now(), health.clone()));
+        health
+    }
+
+    /// The upstream's health for the public page: asked at most twice a minute however often the
+    /// page is opened, and `None` when it is not known soon enough.
+    pub async fn recent_health(&self) -> Option<Health> {
+        if let Some((when, health)) = &*self.shared.health.lock().await
+            && when.elapsed() < CACHE_TIME
+        {
+            return Some(health.clone());
+        }
+        timeout(PAGE_TIME, self.health()).await.ok()
+    }
+
+    /// Replaces an upstream's credentials by others, once it accepts those. Of several upstreams
+    /// one must be named.
+    ///
+    /// # Errors
+    /// What the upstream says to them; then the old ones stay.
+    pub async fn swap(&self, name: Option<&str>, credentials: &Credentials) -> Result<State, Error> {
+        let found = match name {
+            Some(name) => self.member(name),
+            None => self.members.first().filter(|_| self.members.len() == 1),
+        };
+        let upstream = &found
+            .ok_or_else(|| {
+                Error::new(Kind::InvalidRequest, "it is not clear which upstream is meant")
+                    .hinted(format!("name one in `upstream`: {}", self.upstream_name()))
+            })?
+            .upstream;
+        let trial = Arc::new(upstream.session().with(credentials));
+        match timeout(PROBE_TIME, upstream.with_session(Arc::clone(&trial)).probe()).await {
+            Ok(outcome) => outcome?,
+            Err(_) => return Err(no_answer()),
+        }
+        upstream.session().replace(&trial);
+        *self.shared.health.lock().await = None;
+        Ok(upstream.session().state())
+    }
+}
+
+/// The health of one upstream.
+pub(super) async fn health_of(member: &Member) -> Health {
+    let start = Instant::now();
+    let outcome = match timeout(PROBE_TIME, member.upstream.probe()).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(no_answer()),
+    };
+    let session = member.upstream.session().state();
+    // A probe can succeed where the login is not needed: what a question met says more.
+    let outcome = outcome.and_then(|()| match session {
+        State::Expired => Err(Error::new(
+            Kind::UpstreamAuthExpired,
+            "the upstream did not accept the credentials when it was last asked",
+        )),
+        State::Refused => {
+            Err(Error::new(Kind::UpstreamRefused, "the upstream refused when it was last asked"))
+        }
+        State::Ok | State::Unknown | State::Expiring => Ok(()),
+    });
+    Health {
+        upstream: member.settings.name.clone(),
+        status: outcome.as_ref().map_or_else(|error| status_after(error.kind), |()| Status::Ok),
+        latency: start.elapsed(),
+        session,
+        error: outcome.err(),
+    }
+}
+
+fn no_answer() -> Error {
+    Error::new(
+        Kind::UpstreamTimeout,
+        format!("the upstream did not answer within {} seconds", PROBE_TIME.as_secs()),
+    )
+}
+
+/// What a failure says about the upstream's health.
+fn status_after(kind: Kind) -> Status {
+    match kind {
+        Kind::UpstreamAuthExpired
+        | Kind::UpstreamRefused
+        | Kind::UpstreamChallenge
+        | Kind::UpstreamRateLimited
+        | Kind::UpstreamRejected
+        | Kind::ModelsUnknown => Status::Degraded,
+        _ => Status::Down,
+    }
+}

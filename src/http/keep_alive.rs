@@ -1,0 +1,192 @@
+//! Answers that come late.
+//!
+//! Dify gives a call up after 60 seconds of silence. JSON may be preceded by blanks (RFC 8259,
+//! section 2), so a late answer is announced by one every few seconds. From then on the status is
+//! 200 whatever comes, and a failure shows in the body alone. An event stream begins with its head
+//! and comments instead, and has a comment in every silence.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use actix_web::HttpResponse;
+use actix_web::http::header;
+use actix_web::web::Bytes;
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::{self, LocalBoxStream, Stream, StreamExt};
+use tokio::time::{Instant, timeout};
+
+use super::log_fields::{Note, SharedNote};
+use super::reply::{self, Prepared};
+use crate::api::openai::failure;
+use crate::domain::error::Error;
+use crate::outbound::timer::Timer;
+
+/// A comment: an event of its own that means nothing.
+const COMMENT: &[u8] = b": ping\n\n";
+
+/// When the blanks begin, and how far apart they and the comments are.
+#[derive(Debug, Clone, Copy)]
+pub struct Heartbeat {
+    /// From the call to the first blank; `None` sends no blanks.
+    pub after: Option<Duration>,
+    /// From one to the next; `None` sends neither blanks nor comments.
+    pub every: Option<Duration>,
+}
+
+/// The JSON response of some work: at once when it is done in time, else after blanks.
+pub async fn respond(heartbeat: Heartbeat, mut work: LocalBoxFuture<'static, Prepared>) -> HttpResponse {
+    let Some((after, every)) = heartbeat.after.zip(heartbeat.every) else { return work.await.response() };
+    match timeout(after, &mut work).await {
+        Ok(prepared) => prepared.response(),
+        Err(_) => {
+            let note = SharedNote::default();
+            let mut response = HttpResponse::Ok()
+                .insert_header((header::CONTENT_TYPE, "application/json"))
+                .insert_header((header::CACHE_CONTROL, "no-store"))
+                .streaming(blanks_before(work, every, note.clone()));
+            response.extensions_mut().insert(note);
+            response
+        }
+    }
+}
+
+/// A blank now, more of them while the work goes on, and its result at last.
+fn blanks_before(
+    work: LocalBoxFuture<'static, Prepared>,
+    every: Duration,
+    note: SharedNote,
+) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    stream::unfold(Some((work, note, Duration::ZERO)), move |state| async move {
+        let (mut work, note, wait) = state?;
+        match timeout(wait, &mut work).await {
+            Ok(prepared) => {
+                note.set(prepared.note);
+                Some((Ok(prepared.body), None))
+            }
+            Err(_) => Some((Ok(Bytes::from_static(b" ")), Some((work, note, every)))),
+        }
+    })
+}
+
+/// An event stream that has begun.
+pub struct EventStream {
+    /// Whole events, each with the blank line that ends it; the stream ends after an error.
+    pub events: LocalBoxStream<'static, Result<Bytes, Error>>,
+    /// What the access log is told, unless the stream fails.
+    pub note: Note,
+    /// The name of the upstream that answers, or nothing where it is told otherwise.
+    pub upstream: String,
+}
+
+/// The response of an event stream: with the status of its failure when that shows before the
+/// first comment is due, else with the failure as its last event.
+pub async fn stream(
+    request_id: String,
+    every: Option<Duration>,
+    mut begin: LocalBoxFuture<'static, Result<EventStream, Prepared>>,
+) -> HttpResponse {
+    let begun = match every {
+        Some(every) => timeout(every, &mut begin).await.ok(),
+        None => Some((&mut begin).await),
+    };
+    let note = SharedNote::default();
+    let (phase, upstream) = match begun {
+        Some(Err(prepared)) => return prepared.response(),
+        Some(Ok(EventStream { events, note: told, upstream })) => {
+            note.set(told);
+            (Phase::Running(events), upstream)
+        }
+        None => (Phase::Late(begin), String::new()),
+    };
+    let beats =
+        Beats { phase, every, comment_due: None, timer: Timer::default(), request_id, note: note.clone() };
+    let mut response = HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, "text/event-stream"))
+        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        // nginx would hold small pieces back: https://nginx.org/en/docs/http/ngx_http_proxy_module.html
+        .insert_header(("x-accel-buffering", "no"))
+        .streaming(beats);
+    reply::name_upstream(response.headers_mut(), &upstream);
+    response.extensions_mut().insert(note);
+    response
+}
+
+/// An event stream with comments in its silences.
+struct Beats {
+    phase: Phase,
+    every: Option<Duration>,
+    /// When the silence that goes on is to be broken.
+    comment_due: Option<Instant>,
+    timer: Timer,
+    request_id: String,
+    note: SharedNote,
+}
+
+enum Phase {
+    /// The head went out before the first comment.
+    Late(LocalBoxFuture<'static, Result<EventStream, Prepared>>),
+    /// As [`Phase::Late`], after the first comment.
+    Waiting(LocalBoxFuture<'static, Result<EventStream, Prepared>>),
+    Running(LocalBoxStream<'static, Result<Bytes, Error>>),
+    Ended,
+}
+
+impl Stream for Beats {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let bytes = ready!(this.poll_bytes(context));
+        this.comment_due = None;
+        Poll::Ready(bytes.map(Ok))
+    }
+}
+
+impl Beats {
+    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            match &mut self.phase {
+                Phase::Ended => return Poll::Ready(None),
+                Phase::Late(_) => {
+                    if let Phase::Late(begin) = std::mem::replace(&mut self.phase, Phase::Ended) {
+                        self.phase = Phase::Waiting(begin);
+                    }
+                    return Poll::Ready(Some(Bytes::from_static(COMMENT)));
+                }
+                Phase::Waiting(begin) => match begin.as_mut().poll(context) {
+                    Poll::Pending => return self.poll_comment(context),
+                    Poll::Ready(Ok(begun)) => {
+                        self.note.set(begun.note);
+                        self.phase = Phase::Running(begun.events);
+                    }
+                    Poll::Ready(Err(prepared)) => return Poll::Ready(Some(self.end(prepared))),
+                },
+                Phase::Running(events) => match events.poll_next_unpin(context) {
+                    Poll::Pending => return self.poll_comment(context),
+                    Poll::Ready(Some(Ok(event))) => return Poll::Ready(Some(event)),
+                    Poll::Ready(Some(Err(error))) => {
+                        let prepared = failure::prepared(&error, &self.request_id, self.note.get());
+                        return Poll::Ready(Some(self.end(prepared)));
+                    }
+                    Poll::Ready(None) => self.phase = Phase::Ended,
+                },
+            }
+        }
+    }
+
+    /// A comment, when one is due.
+    fn poll_comment(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let Some(every) = self.every else { return Poll::Pending };
+        let due = *self.comment_due.get_or_insert_with(|| Instant::now() + every);
+        self.timer.poll(context, due).map(|()| Some(Bytes::from_static(COMMENT)))
+    }
+
+    /// The last event of a stream that fails.
+    fn end(&mut self, prepared: Prepared) -> Bytes {
+        self.phase = Phase::Ended;
+        self.note.set(prepared.note);
+        failure::last_event(&prepared.body)
+    }
+}

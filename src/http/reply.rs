@@ -1,0 +1,141 @@
+//! How a result or failure becomes a response: the envelope, the status, and what the access log
+//! is told.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::web::Bytes;
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::log_fields::{Note, RequestId, SharedNote};
+use super::python_json;
+use crate::api::{retry_after_seconds, tool_status};
+use crate::domain::error::{Error, Kind};
+
+/// The header that names the upstream that answered.
+const UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// Why an operation failed and what to do.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ErrorBody {
+    /// A stable code, such as `upstream_auth_expired`.
+    #[schema(example = "upstream_auth_expired")]
+    pub code: &'static str,
+    /// What happened.
+    #[schema(example = "the upstream does not accept the credentials (HTTP 401)")]
+    pub message: String,
+    /// What to do, naming the setting where one decides.
+    #[schema(example = "log in to the mirror again and set `UPSTREAM_COOKIE` to the new value")]
+    pub hint: String,
+    /// Whether the same call can succeed later without anything being changed.
+    #[schema(example = false)]
+    pub retryable: bool,
+    /// The id of this call in the service's log.
+    #[schema(example = "5f0c2b9e8a7d4c31")]
+    pub request_id: String,
+}
+
+impl ErrorBody {
+    /// The error as a caller of `request` reads it.
+    pub fn new(error: &Error, request: &HttpRequest) -> Self {
+        ErrorBody::of(error, &RequestId::of(request.extensions()))
+    }
+
+    /// The error as the caller of the request with this id reads it.
+    pub fn of(error: &Error, request_id: &str) -> Self {
+        ErrorBody {
+            code: error.kind.code(),
+            message: error.caller_message(),
+            hint: error.hint().to_string(),
+            retryable: error.kind.retryable(),
+            request_id: request_id.to_string(),
+        }
+    }
+}
+
+/// The envelope of a failure about which nothing else is known.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FailureBody {
+    /// Always false.
+    pub success: bool,
+    /// Why.
+    pub error: ErrorBody,
+}
+
+/// An answer in JSON, ready to be sent.
+pub struct Prepared {
+    /// The status, unless the head was sent before.
+    pub status: StatusCode,
+    /// The headers beside those of every such answer.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The JSON.
+    pub body: Bytes,
+    /// What the access log is told.
+    pub note: Note,
+}
+
+impl Prepared {
+    /// A result, written for Dify.
+    pub fn result(body: &impl Serialize, note: Note) -> Self {
+        Prepared::json(python_json::to_vec(body), note)
+    }
+
+    /// A good answer in these very words.
+    pub fn json(body: impl Into<Bytes>, note: Note) -> Self {
+        Prepared { status: StatusCode::OK, headers: Vec::new(), body: body.into(), note }
+    }
+
+    /// A failure, with an envelope that says what is known beside it.
+    pub fn failure(error: &Error, body: &impl Serialize, note: Note) -> Self {
+        let mut headers = Vec::new();
+        if let Some(after) = error.retry_after {
+            headers.push((header::RETRY_AFTER, retry_after_seconds(after).into()));
+        }
+        if matches!(error.kind, Kind::KeyMissing | Kind::KeyWrong | Kind::KeyGuessing) {
+            // RFC 9110, section 11.6.1: a 401 names the scheme.
+            headers.push((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+        }
+        let prepared = Prepared::result(body, note.failed(error));
+        Prepared { status: tool_status(error.kind), headers, ..prepared }
+    }
+
+    /// Says which upstream answered.
+    pub fn from_upstream(mut self, name: &str) -> Self {
+        self.headers.extend(upstream_header(name));
+        self
+    }
+
+    /// The response.
+    pub fn response(self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status)
+            .insert_header((header::CONTENT_TYPE, JSON))
+            .insert_header((header::CACHE_CONTROL, NO_STORE))
+            .body(self.body);
+        for (name, value) in self.headers {
+            response.headers_mut().insert(name, value);
+        }
+        response.extensions_mut().insert(SharedNote::from(self.note));
+        response
+    }
+}
+
+/// Says in a response's headers which upstream answers, where that has a name.
+pub fn name_upstream(headers: &mut HeaderMap, name: &str) {
+    if let Some((name, value)) = upstream_header(name) {
+        headers.insert(name, value);
+    }
+}
+
+fn upstream_header(name: &str) -> Option<(HeaderName, HeaderValue)> {
+    let value = HeaderValue::from_str(name).ok().filter(|value| !value.is_empty())?;
+    Some((UPSTREAM, value))
+}
+
+/// A response with a body written for Dify.
+pub fn json(status: StatusCode, body: &impl Serialize, note: Note) -> HttpResponse {
+    Prepared { status, ..Prepared::result(body, note) }.response()
+}

@@ -1,0 +1,213 @@
+//! An answer's body: read piece by piece under timers and bounds, counted, and drained.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use awc::ClientResponse;
+use awc::error::PayloadError;
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use tokio::time::{Instant, timeout_at};
+
+use super::failure::Place;
+use crate::domain::error::{Error, Kind};
+use crate::outbound::timer::Timer;
+
+/// The most that is read of an error's body, in bytes, and for how long.
+const MAX_ERROR_BYTES: usize = 64 << 10;
+const ERROR_BODY_TIME: Duration = Duration::from_secs(2);
+
+/// What is left of an answer after its end is drained up to here, so that the connection can be
+/// used again.
+const MAX_DRAIN_BYTES: usize = 64 << 10;
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// A good answer's body, read piece by piece.
+pub struct Body {
+    response: ClientResponse,
+    /// Where the answer came from, for the errors in it.
+    pub place: Place,
+    expected: Option<u64>,
+    received: u64,
+    /// The most that is read of it.
+    most: u64,
+    idle: Duration,
+    deadline: Instant,
+    /// When it must have ended, which is not after the deadline.
+    until: Instant,
+    /// When the silence that goes on has lasted too long.
+    silent_until: Option<Instant>,
+    timer: Timer,
+}
+
+impl Body {
+    /// The body of an answer with a good head; `expected` is its announced length, `most` the
+    /// largest that is read, both in bytes.
+    pub fn new(
+        response: ClientResponse,
+        place: Place,
+        expected: Option<u64>,
+        most: u64,
+        idle: Duration,
+        deadline: Instant,
+    ) -> Self {
+        let (silent_until, timer) = (None, Timer::default());
+        Body {
+            response,
+            place,
+            expected,
+            received: 0,
+            most,
+            idle,
+            deadline,
+            until: deadline,
+            silent_until,
+            timer,
+        }
+    }
+
+    /// The head of the answer that it belongs to.
+    pub fn response(&self) -> &ClientResponse {
+        &self.response
+    }
+
+    /// The next bytes, or `None` at the end.
+    ///
+    /// # Errors
+    /// When the upstream falls silent, takes too long in all, sends too much, or ends too early.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// As [`Body::next`].
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>> {
+        match self.response.poll_next_unpin(context) {
+            Poll::Ready(chunk) => {
+                self.silent_until = None;
+                Poll::Ready(self.take(chunk))
+            }
+            Poll::Pending => {
+                let silent_until = *self.silent_until.get_or_insert_with(|| Instant::now() + self.idle);
+                ready!(self.timer.poll(context, silent_until.min(self.until)));
+                Poll::Ready(Err(if silent_until < self.until { self.stalled() } else { over_deadline() }))
+            }
+        }
+    }
+
+    /// Gives what is left of it this much time in all, where it is given, and else its own.
+    pub fn end_within(&mut self, most: Option<Duration>) {
+        self.until = most.map_or(self.deadline, |most| self.deadline.min(Instant::now() + most));
+    }
+
+    fn stalled(&self) -> Error {
+        Error::new(
+            Kind::UpstreamStalled,
+            format!(
+                "the upstream fell silent in the middle of its answer, for {} seconds",
+                self.idle.as_secs_f64()
+            ),
+        )
+    }
+
+    fn take(&mut self, chunk: Option<Result<Bytes, PayloadError>>) -> Result<Option<Bytes>, Error> {
+        let chunk = chunk.transpose().map_err(|error| cut(&error))?;
+        match &chunk {
+            Some(bytes) => {
+                self.received += bytes.len() as u64;
+                if self.received > self.most {
+                    return Err(Error::new(
+                        Kind::UpstreamTooLarge,
+                        format!("the upstream's answer is longer than {} bytes", self.most),
+                    )
+                    .hinted("ask for a shorter answer, or raise `MAX_ANSWER_BYTES`"));
+                }
+            }
+            None if self.expected.is_some_and(|expected| self.received < expected) => {
+                return Err(Error::new(
+                    Kind::UpstreamTruncated,
+                    "the upstream's answer ended before its announced length",
+                ));
+            }
+            None => {}
+        }
+        Ok(chunk)
+    }
+
+    /// All that is left of it.
+    ///
+    /// # Errors
+    /// As [`Body::next`].
+    pub async fn whole(&mut self) -> Result<Bytes, Error> {
+        let Some(first) = self.next().await? else { return Ok(Bytes::new()) };
+        let Some(second) = self.next().await? else { return Ok(first) };
+        let mut bytes = BytesMut::from(first);
+        bytes.extend_from_slice(&second);
+        while let Some(chunk) = self.next().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// The answer's HTTP status.
+    pub fn status(&self) -> u16 {
+        self.response.status().as_u16()
+    }
+
+    /// Whether nothing has come yet.
+    pub fn is_empty(&self) -> bool {
+        self.received == 0
+    }
+
+    /// Reads what is left in the background, so that the connection can be used again.
+    pub fn drain(self) {
+        tokio::task::spawn_local(async move {
+            excerpt(self.response, MAX_DRAIN_BYTES, DRAIN_TIME).await;
+        });
+    }
+}
+
+/// The error for an answer without a body.
+pub fn empty() -> Error {
+    Error::new(Kind::UpstreamEmpty, "the upstream's answer is empty")
+}
+
+/// The error for an answer that takes too long in all.
+pub fn over_deadline() -> Error {
+    Error::new(Kind::UpstreamDeadline, "the upstream's answer took longer than allowed")
+}
+
+fn cut(error: &PayloadError) -> Error {
+    match error {
+        PayloadError::EncodingCorrupted => {
+            Error::new(Kind::UpstreamInvalid, "the upstream's answer is framed wrongly")
+        }
+        _ => Error::new(
+            Kind::UpstreamTruncated,
+            "the connection to the upstream broke in the middle of its answer",
+        ),
+    }
+}
+
+/// As much of an error's body as is worth reading, and comes before the deadline.
+pub async fn error_excerpt(response: ClientResponse, deadline: Instant) -> Vec<u8> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    excerpt(response, MAX_ERROR_BYTES, ERROR_BODY_TIME.min(left)).await
+}
+
+/// As much of a body as comes within the bounds.
+async fn excerpt<S>(body: S, max_bytes: usize, max_time: Duration) -> Vec<u8>
+where
+    S: Stream<Item = Result<Bytes, PayloadError>>,
+{
+    let deadline = Instant::now() + max_time;
+    let mut body: Pin<Box<S>> = Box::pin(body);
+    let mut bytes = Vec::new();
+    while bytes.len() < max_bytes
+        && let Ok(Some(Ok(chunk))) = timeout_at(deadline, body.next()).await
+    {
+        bytes.extend_from_slice(&chunk);
+    }
+    bytes
+}

@@ -1,0 +1,164 @@
+//! Completions on their way through: mended, cut anywhere, broken.
+
+use super::*;
+use crate::domain::error::Kind;
+use crate::provider::pieces;
+use proptest::prelude::*;
+
+fn read(chunks: &[&[u8]]) -> (Vec<Value>, Result<(), Kind>) {
+    let mut decoder = Chunks::new(1, 1 << 20);
+    let mut queue = VecDeque::new();
+    let result = chunks.iter().try_for_each(|chunk| decoder.feed(chunk, &mut queue)).and_then(|()| {
+        if decoder.progress() == Progress::Done { Ok(()) } else { decoder.finish(&mut queue) }
+    });
+    let data = queue.iter().map(|chunk| {
+        assert!(!chunk.data.contains(&b'\n'));
+        serde_json::from_slice(&chunk.data).expect("a chunk is JSON")
+    });
+    let result = result.map_err(|fault| match fault {
+        Fault::Error(error) => error.kind,
+        Fault::Html => Kind::UpstreamHtml,
+        Fault::Reported(_) => Kind::UpstreamError,
+    });
+    (data.collect(), result)
+}
+
+const STREAM: &str = "\u{feff}: hello\r\n\r\nevent: message\r\ndata: {\"id\":\"r\",\"x\":1.10,\r\ndata:  \"choices\":[{\"index\":0,\"delta\":{\"content\":\"你\"}}]}\r\n\r\n\
+    data: {\"id\":\"r\"}\n\ndata: not json\n\n\
+    data: {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"a\",\"function\":{\"name\":\"f\",\"arguments\":\"\"}}]}}]}\n\n\
+    data: {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"{\"}}]}}]}\n\n\
+    data: {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":1,\"function\":{\"name\":\"g\"}}]}}]}\n\n\
+    data: {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"a\",\"function\":{\"name\":\"f\",\"arguments\":\"}\"}}]}}]}\n\n\
+    data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n\
+    data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":null}],\"usage\":{\"total_tokens\":1}}\n\n\
+    data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3}}\n\ndata: [DONE]\n\n";
+
+#[test]
+fn chunks_are_mended_where_clients_stumble() {
+    let (chunks, result) = read(&[STREAM.as_bytes()]);
+    assert_eq!(result, Ok(()));
+    assert_eq!(
+        chunks[0],
+        json!({"id": "r", "x": 1.10, "choices": [{"index": 0, "delta": {"content": "你", "role": "assistant"}}], "object": CHUNK})
+    );
+    assert_eq!(chunks[1], json!({"id": "r", "choices": [], "object": CHUNK}));
+    let calls = &chunks[2]["choices"][0]["delta"]["tool_calls"];
+    assert_eq!(
+        calls[0],
+        json!({"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}})
+    );
+    assert!(calls[1]["id"].as_str().is_some_and(|id| id.starts_with("call_")) && calls[1]["index"] == 1);
+    assert_eq!(chunks[3]["choices"][0]["finish_reason"], "stop");
+    assert_eq!(chunks[4]["choices"][0]["finish_reason"], "stop");
+    assert_eq!(chunks[4]["usage"], Value::Null);
+    assert_eq!(chunks[5]["usage"]["prompt_tokens"], 3);
+    assert_eq!(chunks.len(), 6);
+}
+
+#[test]
+fn a_chunk_that_differs_in_its_words_alone_goes_on_and_any_other_is_looked_at() {
+    let chunk = |words: &str| {
+        format!(
+            "data: {{\"object\":\"{CHUNK}\",\"choices\":[{{\"index\":0,\"delta\":{{\"role\":\"assistant\",\"content\":\"{words}\"}}}}]}}\n\n"
+        )
+    };
+    let end =
+        "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    let words = ["a", "你好 🙂", "", "\\\"", "\\n", "b", "\"},\"x\":{\"y\":\"", "c\\u0041"];
+    let text: String = words.iter().map(|words| chunk(words)).collect();
+    let (chunks, result) = read(&[(text.clone() + end).as_bytes()]);
+    assert_eq!(result, Ok(()));
+    let said: Vec<_> = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]["content"]).collect();
+    assert_eq!(said[..6], ["a", "你好 🙂", "", "\"", "\n", "b"]);
+    assert_eq!(
+        (said[6], &chunks[6]["choices"][0]["x"]["y"], said[7]),
+        (&json!(""), &json!(""), &json!("cA"))
+    );
+    for broken in ["\u{1}", "\t", "\\", "\""] {
+        assert_eq!(read(&[(text.clone() + &chunk(broken) + end).as_bytes()]).1, Err(Kind::UpstreamInvalid));
+    }
+    // After the end of its choice, one of the same mould is told why it ended.
+    let (chunks, _) = read(&[(text + end.trim_end_matches("data: [DONE]\n\n") + &chunk("late")).as_bytes()]);
+    assert_eq!(chunks.last().expect("a chunk")["choices"][0]["finish_reason"], "stop");
+}
+
+#[test]
+fn a_whole_completion_is_one_chunk() {
+    let whole = r#"{"id":"r","choices":[{"index":0,"message":{"content":"hi","tool_calls":[{"id":"a"}]},"finish_reason":"stop"}]}"#;
+    let (chunks, result) = read(&[whole.as_bytes()]);
+    assert_eq!(result, Ok(()));
+    assert_eq!(chunks[0]["object"], "chat.completion.chunk");
+    assert_eq!(chunks[0]["choices"][0]["delta"]["tool_calls"][0]["index"], 0);
+    assert_eq!(read(&[&whole.as_bytes()[..40]]).1, Err(Kind::UpstreamTruncated));
+}
+
+#[test]
+fn what_small_mirrors_leave_out_is_filled_in() {
+    let (chunks, result) = read(&[b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: {\"choices\":[{\"delta\":null}]}\n\ndata: [DONE]\n\n"]);
+    assert_eq!(result, Ok(()));
+    assert_eq!(chunks[0]["choices"][0], json!({"delta": {"content": "a", "role": "assistant"}, "index": 0}));
+    assert_eq!(chunks[1]["choices"][0]["delta"], json!({}));
+    assert_eq!(chunks[2]["choices"][0], json!({"index": 0, "delta": {}, "finish_reason": "stop"}));
+    let good = "{\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\"}}]}";
+    for broken in ["{\"choices\":[{", "{\"id\":\"\u{fffd}"] {
+        let text = format!("data: {good}\n\ndata: {broken}\n\ndata: [DONE]\n\n");
+        assert_eq!(read(&[text.as_bytes()]).1, Err(Kind::UpstreamInvalid));
+    }
+    let mut bytes = format!("data: {good}\n\n").into_bytes();
+    bytes.extend(b"data: {\"id\":\"\xff\",\"choices\":[]}\n\n");
+    assert_eq!(read(&[&bytes]).1, Err(Kind::UpstreamInvalid));
+}
+
+#[test]
+fn a_stream_that_was_not_asked_for_is_joined() {
+    let chunk = whole::joined(STREAM.as_bytes(), 1).unwrap_or_else(|_| panic!("a completion"));
+    let whole: Value = serde_json::from_slice(&chunk.data).expect("JSON");
+    assert_eq!((whole["object"].as_str(), whole["id"].as_str()), (Some("chat.completion"), Some("r")));
+    let message = &whole["choices"][0]["message"];
+    assert_eq!(
+        (message["content"].as_str(), message["tool_calls"].as_array().map(Vec::len)),
+        (Some("你"), Some(2))
+    );
+    assert_eq!(whole["choices"][0]["finish_reason"], "stop");
+    assert_eq!(chunk.usage.map(|usage| usage.prompt_tokens), Some(3));
+}
+
+#[test]
+fn every_cut_before_the_finish_is_truncation() {
+    let finish = STREAM.find("\"finish_reason\"").expect("a finish");
+    let first = STREAM.find("}]}").expect("a chunk") + 3;
+    for end in first..finish {
+        assert_eq!(read(&[&STREAM.as_bytes()[..end]]).1, Err(Kind::UpstreamTruncated), "at {end}");
+    }
+}
+
+#[test]
+fn bad_streams_are_named() {
+    for (text, kind) in [
+        ("data: {\"error\":{\"message\":\"x\"}}\n\n", Kind::UpstreamError),
+        ("data: {\"error\":\"x\",\"choices\":[]}\n\n", Kind::UpstreamError),
+        ("<html>", Kind::UpstreamHtml),
+        (" ", Kind::UpstreamEmpty),
+        ("data: [DONE]\n\n", Kind::UpstreamEmpty),
+        ("{\"result\":{}}", Kind::UpstreamInvalid),
+        ("{\"choices\":[]}", Kind::UpstreamEmpty),
+        ("garbage\n\n", Kind::UpstreamInvalid),
+    ] {
+        assert_eq!(read(&[text.as_bytes()]).1, Err(kind), "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn cuts_do_not_matter(cuts in prop::collection::vec(0usize..1200, 0..10)) {
+        let id = |chunks: Vec<Value>| {
+            // The id of a call that the upstream did not name is random.
+            let text = Value::from(chunks).to_string();
+            let at = text.find("call_").expect("an id of ours");
+            text.replace(&text[at..at + 37], "")
+        };
+        let (cut, whole) = (read(&pieces(STREAM.as_bytes(), cuts)), read(&[STREAM.as_bytes()]));
+        prop_assert_eq!(cut.1, whole.1);
+        prop_assert_eq!(id(cut.0), id(whole.0));
+    }
+}

@@ -1,0 +1,186 @@
+//! Completions that are there as a whole: looked at, made from a stream, or made into a chunk of one.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use super::super::openai::{not_json, usage};
+use super::super::{Decoder, Fault, Progress, body, unfinished};
+use super::{CHUNK, Chunk, Chunks, reported};
+use crate::domain::chat::{Usage, estimate_tokens};
+
+/// A whole completion as one chunk, for callers that asked for a stream.
+pub fn chunk_of(bytes: &[u8]) -> Result<Chunk, Fault> {
+    let mut value = whole_value(bytes)?;
+    let Some(object) = value.as_object_mut() else { return Err(unfinished(false, 1, b"")) };
+    object.insert("object".into(), CHUNK.into());
+    let spent = object.get("usage").and_then(usage);
+    for choice in object.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
+        let Some(choice) = choice.as_object_mut() else { continue };
+        let mut delta = choice.remove("message").unwrap_or_else(|| json!({}));
+        let calls = delta.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten();
+        for (index, call) in calls.filter_map(Value::as_object_mut).enumerate() {
+            call.insert("index".into(), index.into());
+        }
+        choice.insert("delta".into(), delta);
+    }
+    let tokens = estimate_tokens(&value["choices"][0]["delta"]["content"].to_string());
+    Ok(Chunk { data: value.to_string().into(), usage: spent, tokens })
+}
+
+/// A stream, all of which is here, as the whole completion that was asked for.
+pub fn joined(bytes: &[u8], choices: usize) -> Result<Chunk, Fault> {
+    // Its length is bounded already, and so are its lines.
+    let (mut decoder, mut pieces) = (Chunks::new(choices, usize::MAX), VecDeque::new());
+    decoder.feed(bytes, &mut pieces)?;
+    if decoder.progress() != Progress::Done {
+        decoder.finish(&mut pieces)?;
+    }
+    let usage = pieces.iter().filter_map(|chunk| chunk.usage).next_back();
+    let tokens = pieces.iter().map(|chunk| chunk.tokens).sum();
+    let mut whole = Map::new();
+    let mut messages: BTreeMap<u64, (Map<String, Value>, Value)> = BTreeMap::new();
+    for chunk in &pieces {
+        let Ok(Value::Object(mut chunk)) = serde_json::from_slice(&chunk.data) else { continue };
+        let Some(Value::Array(choices)) = chunk.shift_remove("choices") else { continue };
+        for mut choice in choices {
+            let (message, reason) = messages.entry(choice["index"].as_u64().unwrap_or_default()).or_default();
+            if choice["finish_reason"].is_string() {
+                *reason = choice["finish_reason"].take();
+            }
+            if let Value::Object(delta) = choice["delta"].take() {
+                delta.into_iter().for_each(|(key, value)| add(message, key, value));
+            }
+        }
+        chunk.into_iter().filter(|(_, value)| !value.is_null()).for_each(|(key, value)| {
+            whole.insert(key, value);
+        });
+    }
+    whole.insert("object".into(), "chat.completion".into());
+    let choices = messages.into_iter().map(|(index, (mut message, reason))| {
+        message.entry("content").or_insert(Value::Null);
+        json!({ "index": index, "message": message, "finish_reason": reason })
+    });
+    whole.insert("choices".into(), choices.collect());
+    Ok(Chunk { data: Value::Object(whole).to_string().into(), usage, tokens })
+}
+
+/// Adds a field of a delta to a message: texts and lists go on, all else is replaced.
+fn add(message: &mut Map<String, Value>, key: String, value: Value) {
+    match (message.get_mut(&key), value) {
+        (Some(Value::String(text)), Value::String(more)) if key != "role" => text.push_str(&more),
+        (Some(Value::Array(items)), Value::Array(more)) => items.extend(more),
+        (Some(_), Value::Null) => {}
+        (_, value) => {
+            message.insert(key, value);
+        }
+    }
+}
+
+fn whole_value(bytes: &[u8]) -> Result<Value, Fault> {
+    let value: Value = serde_json::from_slice(bytes).map_err(|error| not_json(&error))?;
+    if let Some(error) = value.get("error").filter(|error| !error.is_null()) {
+        return Err(reported(error.clone()));
+    }
+    match value["choices"].as_array() {
+        Some(choices) if choices.is_empty() => Err(body::empty().into()),
+        Some(_) => Ok(value),
+        None => Err(unfinished(false, 1, b"")),
+    }
+}
+
+/// A whole completion that goes on as it is, unless it lacks what Dify's client insists on: a
+/// `content`, be it null, and both counts in a `usage`.
+pub fn look(bytes: Bytes) -> Result<Chunk, Fault> {
+    #[derive(Deserialize)]
+    struct Whole<'a> {
+        #[serde(borrow)]
+        choices: Option<Vec<WholeChoice<'a>>>,
+        #[serde(borrow)]
+        usage: Option<&'a RawValue>,
+        #[serde(borrow)]
+        error: Option<&'a RawValue>,
+    }
+    #[derive(Deserialize)]
+    struct WholeChoice<'a> {
+        #[serde(borrow)]
+        message: Option<Message<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Message<'a> {
+        #[serde(borrow, default, deserialize_with = "present")]
+        content: Option<&'a RawValue>,
+    }
+    fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
+        Deserialize::deserialize(value).map(Some)
+    }
+    let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+    // As text, since a RawValue of bytes is checked to be text once more.
+    let good = std::str::from_utf8(text).ok().and_then(|text| serde_json::from_str::<Whole<'_>>(text).ok());
+    if let Some(Whole { choices: Some(choices), usage: spent, error: None }) = good {
+        let spent = spent.map(|spent| counts(spent.get()));
+        let contents: Option<Vec<&RawValue>> =
+            choices.iter().map(|choice| choice.message.as_ref()?.content).collect();
+        if let Some(contents) = contents.filter(|all| !all.is_empty() && spent != Some(None)) {
+            let spent = spent.flatten();
+            let estimate = || contents.iter().map(|content| estimate_tokens(content.get())).sum();
+            let tokens = if spent.is_some() { 0 } else { estimate() };
+            return Ok(Chunk { data: bytes.slice_ref(text), usage: spent, tokens });
+        }
+    }
+    let mut value = whole_value(text)?;
+    let spent = usage(&value["usage"]);
+    if !value["usage"].is_null() && complete_usage(&value["usage"]).is_none() {
+        value["usage"] = match spent {
+            Some(Usage { prompt_tokens, completion_tokens, total_tokens, .. }) => {
+                json!({ "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total_tokens })
+            }
+            None => Value::Null,
+        };
+    }
+    for choice in value["choices"].as_array_mut().into_iter().flatten() {
+        if let Some(message) = choice.get_mut("message").and_then(Value::as_object_mut) {
+            message.entry("content").or_insert(Value::Null);
+        }
+    }
+    let tokens = estimate_tokens(&value["choices"].to_string());
+    Ok(Chunk { data: value.to_string().into(), usage: spent, tokens })
+}
+
+/// A usage that names both counts and is of the usual form.
+fn counts(usage: &str) -> Option<Usage> {
+    #[derive(Deserialize)]
+    struct Counts {
+        prompt_tokens: u64,
+        completion_tokens: u64,
+        total_tokens: Option<u64>,
+    }
+    // serde would take a list for an object, by position.
+    let usage = Some(usage).filter(|usage| usage.starts_with('{'))?;
+    let Counts { prompt_tokens, completion_tokens, total_tokens } = serde_json::from_str(usage).ok()?;
+    let total_tokens = total_tokens.unwrap_or(prompt_tokens.saturating_add(completion_tokens));
+    Some(Usage { prompt_tokens, completion_tokens, total_tokens, estimated: false })
+}
+
+/// A usage that names both counts.
+fn complete_usage(value: &Value) -> Option<Usage> {
+    usage(value).filter(|_| value.get("completion_tokens").is_some_and(Value::is_u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_usage_is_good_as_it_is_in_its_usual_form_alone() {
+        let totals = |usage: &str| counts(usage).map(|usage| usage.total_tokens);
+        assert_eq!(totals(r#"{"prompt_tokens":1,"x":[],"completion_tokens":2,"total_tokens":4}"#), Some(4));
+        assert_eq!(totals(r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":null}"#), Some(3));
+        for usage in ["null", "[1,2,3]", "{}", r#"{"prompt_tokens":1}"#, r#"{"prompt_tokens":"1"}"#] {
+            assert_eq!(totals(usage), None, "{usage}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Any other request of the OpenAI protocol, passed through: embeddings, responses, images, audio.
+//!
+//! The gateway knows only what it must: who may be asked, which headers go on, and what an answer's
+//! end looks like. JSON is read whole, so that one cut short is never taken for good; an event
+//! stream goes on event by event, in its own words; all else goes on as the bytes come.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use awc::http::Method;
+use awc::http::header::{self, HeaderMap};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::framing::{LineTooLong, Lines};
+use super::passthrough::Chunk;
+use super::transport::{Call, Transport};
+use super::{Decoder, Fault, Pieces, Progress, decode};
+use crate::domain::chat::Usage;
+use crate::domain::error::{Error, Kind};
+
+/// The ends of streams, by the `type` of their last event. Source:
+/// <https://platform.openai.com/docs/api-reference/responses-streaming> and its neighbours.
+const LAST_EVENTS: [&str; 5] = [".completed", ".done", ".failed", ".incomplete", ".cancelled"];
+
+/// A request to pass through.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The HTTP method.
+    pub method: String,
+    /// The path under `/v1`, in decoded segments.
+    pub path: Vec<String>,
+    /// The query, encoded, without the gateway's own key.
+    pub query: Option<String>,
+    /// The `Accept` header.
+    pub accept: Option<String>,
+    /// The `Content-Type` header.
+    pub media_type: Option<String>,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// The answer to it.
+pub struct Relayed {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers that go on.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body.
+    pub content: Content,
+}
+
+/// The body of an answer.
+pub enum Content {
+    /// JSON, all of it.
+    Whole(Chunk),
+    /// Server-sent events, each with the blank line that ends it.
+    Events(Pieces<Chunk>),
+    /// Anything else.
+    Bytes(Pieces<Chunk>),
+}
+
+pub(super) async fn relay(transport: &Rc<Transport>, request: &Request) -> Result<Relayed, Error> {
+    let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
+    let method = Method::from_bytes(request.method.as_bytes())
+        .map_err(|_| Error::new(Kind::MethodNotAllowed, "the method is none of HTTP's"))?;
+    let media_type = request.media_type.as_deref().unwrap_or("application/json");
+    let mut body = transport
+        .open(Call {
+            method,
+            query: request.query.as_deref(),
+            accept: request.accept.as_deref().unwrap_or("*/*"),
+            body: (!request.body.is_empty()).then(|| (media_type, request.body.clone())),
+            ..Call::get(&path)
+        })
+        .await?;
+    let status = body.status();
+    let headers = passed(body.response().headers());
+    let media = headers.iter().find(|(name, _)| *name == "content-type").map(|(_, value)| value.as_str());
+    let media =
+        media.and_then(|media| media.split(';').next()).unwrap_or_default().trim().to_ascii_lowercase();
+    let content = if media == "application/json" || media.ends_with("+json") {
+        let bytes = body.whole().await?;
+        let usage = look(&bytes).map_err(|error| super::openai::not_json(&error))?;
+        Content::Whole(Chunk { data: bytes, usage, tokens: 0 })
+    } else if media == "text/event-stream" {
+        Content::Events(decode(Rc::clone(transport), body, EventBlocks::new(transport.line_bytes())))
+    } else {
+        Content::Bytes(decode(Rc::clone(transport), body, Untouched))
+    };
+    Ok(Relayed { status, headers, content })
+}
+
+/// The headers of an answer that concern its caller.
+fn passed(headers: &HeaderMap) -> Vec<(&'static str, String)> {
+    let names =
+        [("content-type", header::CONTENT_TYPE), ("content-disposition", header::CONTENT_DISPOSITION)];
+    let value = |name| Some(headers.get(name)?.to_str().ok()?.to_string());
+    names.into_iter().filter_map(|(text, name)| Some((text, value(name)?))).collect()
+}
+
+/// What an answer or event says that it cost, by either of the names that are used for it.
+fn look(json: &[u8]) -> Result<Option<Usage>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Seen {
+        usage: Option<Spent>,
+        response: Option<Inner>,
+    }
+    #[derive(Deserialize)]
+    struct Inner {
+        usage: Option<Spent>,
+    }
+    #[derive(Deserialize)]
+    struct Spent {
+        #[serde(alias = "input_tokens")]
+        prompt_tokens: Option<u64>,
+        #[serde(alias = "output_tokens")]
+        completion_tokens: Option<u64>,
+    }
+    let seen: Seen = match serde_json::from_slice(json) {
+        Ok(seen) => seen,
+        // Of another shape, which is fine, or no JSON.
+        Err(_) => return serde_json::from_slice::<IgnoredAny>(json).map(|_| None),
+    };
+    let spent = seen.usage.or(seen.response.and_then(|inner| inner.usage));
+    Ok(spent.and_then(|Spent { prompt_tokens, completion_tokens }| {
+        let (prompt_tokens, completion_tokens) = (prompt_tokens?, completion_tokens.unwrap_or_default());
+        let total_tokens = prompt_tokens.saturating_add(completion_tokens);
+        Some(Usage { prompt_tokens, completion_tokens, total_tokens, estimated: false })
+    }))
+}
+
+/// Bytes as they come.
+struct Untouched;
+
+impl Decoder for Untouched {
+    type Piece = Chunk;
+
+    fn feed(&mut self, bytes: &[u8], pieces: &mut VecDeque<Chunk>) -> Result<(), Fault> {
+        pieces.push_back(Chunk { data: Bytes::copy_from_slice(bytes), usage: None, tokens: 0 });
+        Ok(())
+    }
+
+    fn progress(&self) -> Progress {
+        Progress::Open
+    }
+
+    fn finish(&mut self, _: &mut VecDeque<Chunk>) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// Server-sent events in their own words, with LF for any line end.
+pub(super) struct EventBlocks {
+    max_bytes: usize,
+    lines: Option<Lines>,
+    block: Vec<u8>,
+    data: Vec<u8>,
+    /// Whether the last event is one that ends a stream.
+    ended: bool,
+}
+
+impl Decoder for EventBlocks {
+    type Piece = Chunk;
+
+    fn feed(&mut self, bytes: &[u8], pieces: &mut VecDeque<Chunk>) -> Result<(), Fault> {
+        let Some(mut lines) = self.lines.take() else { return Ok(()) };
+        let result = lines.feed(bytes, |line| self.line(line, pieces));
+        self.lines = Some(lines);
+        result
+    }
+
+    fn progress(&self) -> Progress {
+        if self.ended { Progress::Settled } else { Progress::Open }
+    }
+
+    fn finish(&mut self, pieces: &mut VecDeque<Chunk>) -> Result<(), Fault> {
+        if let Some(last) = self.lines.as_mut().and_then(Lines::rest) {
+            self.line(&last, pieces)?;
+        }
+        self.line(b"", pieces)?;
+        if self.ended {
+            Ok(())
+        } else {
+            Err(Error::new(Kind::UpstreamTruncated, "the upstream's stream ended before its last event")
+                .into())
+        }
+    }
+}
+
+impl EventBlocks {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        let lines = Some(Lines::new(max_bytes));
+        EventBlocks { max_bytes, lines, block: Vec::new(), data: Vec::new(), ended: false }
+    }
+
+    fn line(&mut self, line: &[u8], pieces: &mut VecDeque<Chunk>) -> Result<(), Fault> {
+        if !line.is_empty() {
+            self.block.extend_from_slice(line);
+            self.block.push(b'\n');
+            if let Some(data) = line.strip_prefix(b"data:") {
+                self.data.extend_from_slice(data);
+            }
+            return if self.block.len() > self.max_bytes {
+                Err(LineTooLong(self.max_bytes).into())
+            } else {
+                Ok(())
+            };
+        }
+        if self.block.is_empty() {
+            return Ok(());
+        }
+        let mut block = std::mem::take(&mut self.block);
+        block.push(b'\n');
+        let data = std::mem::take(&mut self.data);
+        let data = data.trim_ascii();
+        if !data.is_empty() {
+            self.ended = is_last(data)?;
+        }
+        let usage = look(data).unwrap_or_default();
+        pieces.push_back(Chunk { data: block.into(), usage, tokens: 0 });
+        Ok(())
+    }
+}
+
+/// Whether the event with this data ends its stream.
+fn is_last(data: &[u8]) -> Result<bool, Fault> {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        r#type: Option<&'a str>,
+        error: Option<IgnoredAny>,
+    }
+    let Ok(named) = serde_json::from_slice::<Named<'_>>(data) else { return Ok(data == b"[DONE]") };
+    let name = named.r#type.unwrap_or_default();
+    if named.error.is_some() || name == "error" {
+        return Err(Fault::Reported(serde_json::from_slice(data).unwrap_or_default()));
+    }
+    // Within a response, single parts are done before all of it is.
+    let is_part = name.starts_with("response.") && name.matches('.').count() > 1;
+    Ok(!is_part && LAST_EVENTS.iter().any(|end| name.ends_with(end)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::pieces;
+    use proptest::prelude::*;
+
+    const STREAM: &str = "event: response.created\r\ndata: {\"type\":\"response.created\"}\r\n\r\n: ping\n\n\
+        event: x\ndata: {\"type\":\"response.output_text.done\",\"text\":\"你好\"}\n\n\
+        data: {\"type\":\"response.completed\",\"response\":{\"usage\":{\"input_tokens\":3,\"output_tokens\":2}}}\n\n";
+
+    fn read(chunks: &[&[u8]]) -> (String, Option<Usage>, bool) {
+        let (mut decoder, mut queue) = (EventBlocks::new(1000), VecDeque::new());
+        for chunk in chunks {
+            assert!(decoder.feed(chunk, &mut queue).is_ok());
+        }
+        let complete = decoder.finish(&mut queue).is_ok();
+        let text = queue.iter().map(|chunk| String::from_utf8_lossy(&chunk.data).into_owned()).collect();
+        (text, queue.iter().find_map(|chunk| chunk.usage), complete)
+    }
+
+    #[test]
+    fn events_go_on_in_their_own_words() {
+        let (text, usage, complete) = read(&[STREAM.as_bytes()]);
+        assert_eq!(text, STREAM.replace('\r', ""));
+        assert_eq!(usage.map(|usage| (usage.prompt_tokens, usage.completion_tokens)), Some((3, 2)));
+        assert!(complete);
+        let cut = STREAM.find("data: {\"type\":\"response.completed").expect("an end");
+        assert!(!read(&[&STREAM.as_bytes()[..cut]]).2);
+        assert!(read(&[b"data: {\"choices\":[]}\n\ndata: [DONE]\n\n"]).2);
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_do_not_matter(cuts in prop::collection::vec(0usize..400, 0..8)) {
+            prop_assert_eq!(read(&pieces(STREAM.as_bytes(), cuts)), read(&[STREAM.as_bytes()]));
+        }
+    }
+}
