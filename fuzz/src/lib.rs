@@ -3,9 +3,8 @@
 //! `fuzz_targets/` hands libFuzzer's bytes to them, `src/bin/replay.rs` the corpus and variations of it.
 //! The first bytes of an input choose the cuts, the rest is what arrives.
 
-use mirrorgate::api::openai::{passing, talk};
+use mirrorgate::api::openai::{chat, head};
 use mirrorgate::api::{body, tools::ChatRequest};
-use mirrorgate::domain::chat::Owner;
 use mirrorgate::config::{self, Config};
 use mirrorgate::provider::framing::{LineTooLong, Lines, SseEvents};
 use mirrorgate::provider::{failure, fuzzing};
@@ -18,7 +17,6 @@ pub const TARGETS: &[Target] = &[
     ("framing", framing),
     ("openai", openai),
     ("web_chat", web_chat),
-    ("passthrough", passthrough),
     ("relay", relay),
     ("request", request),
     ("redaction", redaction),
@@ -76,25 +74,20 @@ fn same(data: &[u8], read: impl Fn(&[&[u8]]) -> fuzzing::Outcome) {
     }
 }
 
-/// The OpenAI protocol as events.
+/// Completions of the OpenAI protocol: what goes on is JSON in UTF-8, one line a chunk.
 pub fn openai(data: &[u8]) {
-    same(data, fuzzing::openai);
+    same(data, |pieces| fuzzing::openai(pieces, 1));
+    same(data, |pieces| fuzzing::openai(pieces, 2));
+    let (bytes, _) = pieces(data);
+    for fuzzing::Piece { wire, .. } in fuzzing::openai(&[bytes], 1).0 {
+        assert!(!wire.contains(['\n', '\r']), "a chunk of several lines: {wire:?}");
+        assert!(!wire.contains('\u{fffd}') || bytes_hold_it(bytes), "no UTF-8: {wire:?}");
+    }
 }
 
-/// The web chat as events.
+/// Answers of a web chat.
 pub fn web_chat(data: &[u8]) {
     same(data, fuzzing::web_chat);
-}
-
-/// Completions that pass through: what goes on is JSON in UTF-8, one line a chunk.
-pub fn passthrough(data: &[u8]) {
-    same(data, |pieces| fuzzing::passthrough(pieces, 1));
-    same(data, |pieces| fuzzing::passthrough(pieces, 2));
-    let (bytes, _) = pieces(data);
-    for chunk in fuzzing::passthrough(&[bytes], 1).0 {
-        assert!(!chunk.contains(['\n', '\r']), "a chunk of several lines: {chunk:?}");
-        assert!(!chunk.contains('\u{fffd}') || bytes_hold_it(bytes), "no UTF-8: {chunk:?}");
-    }
 }
 
 /// Whether the replacement character itself was sent, plain or escaped.
@@ -106,19 +99,14 @@ fn bytes_hold_it(bytes: &[u8]) -> bool {
 pub fn relay(data: &[u8]) {
     same(data, fuzzing::relay);
     let (bytes, _) = pieces(data);
-    for block in fuzzing::relay(&[bytes]).0 {
+    for fuzzing::Piece { wire: block, .. } in fuzzing::relay(&[bytes]).0 {
         assert!(block.ends_with("\n\n") && !block.trim_end_matches('\n').contains("\n\n"), "{block:?}");
     }
 }
 
 /// Requests: read or refused, and a refusal does not repeat more than a little of what was sent.
 pub fn request(data: &[u8]) {
-    let owner = || Owner("fuzz".into());
-    let errors = [
-        body::parse::<ChatRequest>(data).err(),
-        passing(owner(), data.to_vec().into()).err(),
-        talk(owner(), data).err(),
-    ];
+    let errors = [body::parse::<ChatRequest>(data).err(), head(data).err(), chat(data).err()];
     for error in errors.into_iter().flatten() {
         assert!(error.caller_message().len() < 2000, "{} bytes of message", error.caller_message().len());
         assert!(!error.hint().is_empty());

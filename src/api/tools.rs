@@ -14,7 +14,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::domain::chat::Usage;
 use crate::domain::error::{Error, Kind};
-use crate::gateway::{Failed, Health, Models, Question, Reply, Service};
+use crate::gateway::{Failed, Health, Models, Reply, Service, Turn};
 use crate::http::auth::Caller;
 use crate::http::body::JsonBody;
 use crate::http::keep_alive::{self, Heartbeat};
@@ -70,8 +70,8 @@ impl ChatRequest {
         }
     }
 
-    /// The question that a valid request asks.
-    fn question(self, caller: &Caller) -> Result<Question, Error> {
+    /// The model and the turn that a valid request asks for.
+    fn turn(self) -> Result<(Option<String>, Turn), Error> {
         let invalid = |message: &str, hint: &str| Err(Error::new(Kind::InvalidRequest, message).hinted(hint));
         if self.message.trim().is_empty() {
             return invalid("`message` is empty", "send the question in `message`");
@@ -91,15 +91,8 @@ impl ChatRequest {
         let conversation = self.conversation_id.as_deref().map(str::parse).transpose().map_err(|()| {
             Error::new(Kind::ConversationNotFound, "there is no such conversation, or it was forgotten")
         })?;
-        Ok(Question {
-            owner: caller.owner.clone(),
-            conversation,
-            model: self.model,
-            system: self.system,
-            message: self.message,
-            temperature: self.temperature,
-            max_tokens,
-        })
+        let (system, message, temperature) = (self.system, self.message, self.temperature);
+        Ok((self.model, Turn { conversation, system, message, temperature, max_tokens }))
     }
 }
 
@@ -204,8 +197,8 @@ impl ChatResult {
             success: error.is_none(),
             answer: answer.text,
             conversation_id: reply.conversation_id.map(|id| id.to_string()),
-            response_id: answer.response_id,
-            model: answer.model,
+            response_id: answer.names.response,
+            model: answer.names.model,
             upstream: answer.upstream,
             finish_reason: answer.finish_reason,
             usage: answer.usage.map(UsageBody::from),
@@ -248,9 +241,9 @@ pub async fn ask(
     asked: Result<ChatRequest, Error>,
     request: HttpRequest,
 ) -> Prepared {
-    let asked = asked.and_then(|asked| Ok((asked.wait()?, asked.question(&caller)?)));
+    let asked = asked.and_then(|asked| Ok((asked.wait()?, asked.turn()?)));
     let outcome = match asked {
-        Ok((wait, question)) => service.into_inner().ask(question, wait).await,
+        Ok((wait, (model, turn))) => service.into_inner().ask(caller.owner, model, turn, wait).await,
         Err(error) => Err(Failed::from(error)),
     };
     prepared(outcome, Note::of("chat"), &request)
@@ -401,13 +394,11 @@ pub async fn probe(service: Data<Service>, request: HttpRequest) -> Prepared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::chat::Owner;
     use serde_json::json;
 
-    fn question(body: serde_json::Value) -> Result<Question, String> {
-        let caller = Caller { owner: Owner("x".into()), name: "x".into() };
+    fn question(body: serde_json::Value) -> Result<Turn, String> {
         let request: ChatRequest = serde_json::from_value(body).map_err(|error| error.to_string())?;
-        request.question(&caller).map_err(|error| error.message)
+        request.turn().map(|(_, turn)| turn).map_err(|error| error.message)
     }
 
     #[test]
@@ -433,7 +424,7 @@ mod tests {
         let asked = question(
             json!({"message": "x", "model": "", "system": null, "conversation_id": "", "unknown": [1]}),
         );
-        assert!(asked.is_ok_and(|asked| asked.model.is_none() && asked.conversation.is_none()));
+        assert!(asked.is_ok_and(|asked| asked.conversation.is_none()));
     }
 
     #[test]

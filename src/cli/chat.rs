@@ -10,8 +10,8 @@ use tokio::task::LocalSet;
 use super::{described, fail};
 use crate::app;
 use crate::config::{self, Config};
-use crate::domain::chat::{Event, Owner};
-use crate::gateway::{Question, Service, Shared};
+use crate::domain::chat::Owner;
+use crate::gateway::{Asked, InferenceRequest, Service, Shared, Turn};
 use crate::provider::session::Session;
 use crate::telemetry;
 
@@ -41,20 +41,19 @@ pub fn chat(config: Config, matches: &ArgMatches) -> ExitCode {
             );
         }
     };
-    let question = Question {
+    let question = InferenceRequest {
         owner: Owner("terminal".into()),
-        conversation,
+        operation: "chat",
         model: argument("model"),
-        system: argument("system"),
-        message,
-        temperature: None,
-        max_tokens: None,
+        asked: Asked::Turn(Turn { conversation, system: argument("system"), message, ..Turn::default() }),
+        stream: true,
+        total: None,
     };
     actix_web::rt::System::new().block_on(LocalSet::new().run_until(ask(config, question)))
 }
 
 /// Asks in this process, without a server of ours between, and writes the answer as it comes.
-async fn ask(config: Config, question: Question) -> ExitCode {
+async fn ask(config: Config, question: InferenceRequest) -> ExitCode {
     let store = match app::open_store(&config.store).await {
         Ok((store, _)) => Arc::new(store),
         Err(error) => return fail(error.exit_code(), error),
@@ -86,40 +85,28 @@ async fn ask(config: Config, question: Question) -> ExitCode {
 }
 
 /// Asks the question and writes the answer as it comes.
-async fn answer(service: &Service, question: Question) -> ExitCode {
-    let mut running = match service.start(question).await {
-        Ok(running) => running,
+async fn answer(service: &Service, question: InferenceRequest) -> ExitCode {
+    let mut in_flight = match service.infer(question).await {
+        Ok(in_flight) => in_flight,
         Err(failed) => return fail(1, described(&failed.error)),
     };
-    let mut written = String::new();
-    while let Some(event) = running.next().await {
-        let news = match event {
-            Ok(Event::Text(text)) => text,
-            // What the upstream settled may go on where the pieces ended.
-            Ok(Event::WholeText(text)) => match text.strip_prefix(&written) {
-                Some(rest) => rest.to_string(),
-                None => format!("\n{text}"),
-            },
-            Ok(_) => continue,
-            Err(error) => {
+    while let Some(delta) = in_flight.next().await {
+        match delta {
+            Ok(delta) => print!("{}", delta.text),
+            Err(failed) => {
                 println!();
-                return fail(1, described(&service.abandon(running, error).await.error));
+                return fail(1, described(&failed.error));
             }
-        };
-        print!("{news}");
+        }
         let _ = std::io::stdout().flush();
-        written.push_str(&news);
     }
     println!();
-    let reply = match service.finish(running).await {
-        Ok(reply) => reply,
-        Err(failed) => return fail(1, described(&failed.error)),
-    };
+    let reply = in_flight.reply();
     if std::io::stderr().is_terminal() {
         let tokens = reply.answer.usage.map_or(0, |usage| usage.total_tokens);
         eprintln!(
             "[{}, {tokens} tokens]",
-            reply.answer.model.unwrap_or_else(|| "the upstream's model".into())
+            reply.answer.names.model.unwrap_or_else(|| "the upstream's model".into())
         );
     }
     if let Some(id) = reply.conversation_id {

@@ -8,8 +8,8 @@ use tokio::time::{Instant, timeout};
 use super::finding::Finding;
 use super::net::{self, Checks};
 use super::{Mirror, QUESTION_TIME, TIME, http, public};
-use crate::config::{self, Protocol};
-use crate::domain::chat::{Event, Message, Prompt, Role};
+use crate::config;
+use crate::domain::chat::{Chat, Message, Prompt, Role};
 use crate::domain::error::{Error, Kind};
 use crate::outbound::client;
 use crate::provider::Upstream;
@@ -70,9 +70,9 @@ fn has_credentials(settings: &config::Upstream) -> bool {
 async fn probe(upstream: &Upstream, settings: &config::Upstream, findings: &mut Vec<Finding>) -> bool {
     let start = Instant::now();
     let ask = async {
-        match settings.protocol {
-            Protocol::OpenAi => upstream.models().await,
-            Protocol::WebChat => upstream.probe().await.map(|()| None),
+        match upstream.models().await? {
+            Some(models) => Ok(Some(models)),
+            None => upstream.probe().await.map(|()| None),
         }
     };
     let outcome = timeout(TIME, ask).await.unwrap_or_else(|_| {
@@ -84,7 +84,7 @@ async fn probe(upstream: &Upstream, settings: &config::Upstream, findings: &mut 
         Ok(listed) => {
             findings.push(Finding::ok("upstream.probe", format!("it answers in {took} ms")));
             findings.push(Finding::ok("upstream.redirect", "it answers where it is asked"));
-            findings.push(login(settings));
+            findings.push(login(settings, upstream.capabilities().browser_login));
             let listed = listed.map(|models| models.into_iter().map(|model| model.id).collect::<Vec<_>>());
             findings.push(models(settings, listed.as_deref()));
             return true;
@@ -114,20 +114,20 @@ async fn probe(upstream: &Upstream, settings: &config::Upstream, findings: &mut 
     false
 }
 
-fn login(settings: &config::Upstream) -> Finding {
+fn login(settings: &config::Upstream, browser_login: bool) -> Finding {
     const CHECK: &str = "upstream.login";
-    match settings.protocol {
-        Protocol::OpenAi if settings.api_key.is_some() => Finding::ok(CHECK, "the key is accepted"),
-        Protocol::OpenAi => Finding::ok(CHECK, "it lists its models without a key"),
-        Protocol::WebChat if settings.cookie.is_some() => {
+    match (browser_login, &settings.cookie, &settings.api_key) {
+        (false, _, Some(_)) => Finding::ok(CHECK, "the key is accepted"),
+        (false, _, None) => Finding::ok(CHECK, "it lists its models without a key"),
+        (true, Some(_), _) => {
             Finding::ok(CHECK, "it does not refuse the cookie; only a question (--deep) surely needs it")
         }
-        Protocol::WebChat if settings.url.is_some() => Finding::warning(
+        (true, None, _) if settings.url.is_some() => Finding::warning(
             CHECK,
             "a web chat without a cookie",
             "set UPSTREAM_COOKIE, if the mirror has a login: `mirrorgate import-curl` reads it from your browser's request",
         ),
-        Protocol::WebChat => Finding::ok(CHECK, "the demo needs none"),
+        (true, None, _) => Finding::ok(CHECK, "the demo needs none"),
     }
 }
 
@@ -154,7 +154,7 @@ fn models(settings: &config::Upstream, listed: Option<&[String]>) -> Finding {
         },
         None if settings.models.is_empty() && settings.default_model.is_none() => Finding::warning(
             CHECK,
-            "a web chat cannot list its models, and none is set",
+            "this kind of upstream cannot list its models, and none is set",
             "set MODELS to the names that the chat's own page uses, so that list_models works",
         ),
         None => Finding::ok(CHECK, "named by MODELS or DEFAULT_MODEL"),
@@ -171,13 +171,14 @@ async fn question(upstream: &Upstream, settings: &config::Upstream) -> Finding {
             model =
                 upstream.models().await.ok().flatten().and_then(|list| list.into_iter().next()).map(|m| m.id);
         }
-        let messages = vec![Message { role: Role::User, text: "Reply with the word pong.".into() }];
-        let prompt = Prompt { model, messages, thread: None, temperature: None, max_tokens: None };
+        let messages = vec![Message::new(Role::User, "Reply with the word pong.")];
+        let chat = Chat { messages, ..Chat::default() };
         let asked = Instant::now();
-        let mut events = upstream.ask(&prompt, None).await?;
+        let mut deltas = upstream.ask(&Prompt { model, chat, thread: None, total: None }).await?;
         let mut first = None;
-        while let Some(event) = events.next().await {
-            if matches!(event?, Event::Text(_) | Event::WholeText(_) | Event::Thinking(_)) {
+        while let Some(delta) = deltas.next().await {
+            let delta = delta?;
+            if !delta.text.is_empty() || !delta.reasoning.is_empty() || delta.settled.is_some() {
                 first.get_or_insert_with(|| asked.elapsed());
             }
         }

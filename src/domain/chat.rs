@@ -1,11 +1,13 @@
-//! The neutral vocabulary between the faces and the upstreams.
-//!
-//! Both sides speak in these types and in no wire format: a face builds a [`Prompt`], an upstream
-//! answers with a stream of [`Event`]s, and an [`Answer`] is what they add up to.
+//! What is asked, in no protocol's words: a face or a conversation makes a [`Chat`], and a provider
+//! gets it in a [`Prompt`]. What comes back is in `answer`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
 
 use crate::domain::error::Error;
 
@@ -18,6 +20,8 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// A tool that the model called.
+    Tool,
 }
 
 impl Role {
@@ -27,8 +31,20 @@ impl Role {
             Role::System => "system",
             Role::User => "user",
             Role::Assistant => "assistant",
+            Role::Tool => "tool",
         }
     }
+}
+
+/// A piece of what a message says. Texts go to many places, and can be long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// Words.
+    Text(Arc<str>),
+    /// An image at this address, which is a `data:` URL where the image itself is in it.
+    Image(Arc<str>),
+    /// Anything else, by the name of its type.
+    Other(String),
 }
 
 /// One message of a conversation.
@@ -36,8 +52,69 @@ impl Role {
 pub struct Message {
     /// Who said it.
     pub role: Role,
-    /// What was said. It goes to many places, and can be long.
-    pub text: Arc<str>,
+    /// What was said.
+    pub parts: Vec<Part>,
+    /// The tools that the model called with it.
+    pub tool_calls: Vec<ToolCall>,
+    /// Of a tool's message, the call that it answers and the tool's name, as far as they are told.
+    pub answers: Option<(String, Option<String>)>,
+}
+
+impl Message {
+    /// A message of words alone.
+    pub fn new(role: Role, text: impl Into<Arc<str>>) -> Self {
+        Message { role, parts: vec![Part::Text(text.into())], tool_calls: Vec::new(), answers: None }
+    }
+
+    /// Its words, a line for each part.
+    pub fn text(&self) -> Cow<'_, str> {
+        let mut texts = self.parts.iter().filter_map(|part| match part {
+            Part::Text(text) => Some(&**text),
+            Part::Image(_) | Part::Other(_) => None,
+        });
+        match (texts.next(), texts.next()) {
+            (first, None) => first.unwrap_or_default().into(),
+            (first, second) => {
+                first.into_iter().chain(second).chain(texts).collect::<Vec<_>>().join("\n").into()
+            }
+        }
+    }
+}
+
+/// A tool that the model may call.
+#[derive(Debug, Clone)]
+pub struct Tool {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// The JSON schema of its arguments.
+    pub parameters: Option<Box<RawValue>>,
+}
+
+/// Whether the model must call a tool.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ToolChoice {
+    /// As it likes.
+    #[default]
+    Auto,
+    /// None.
+    None,
+    /// At least one.
+    Required,
+    /// The one of this name.
+    Named(String),
+}
+
+/// A call of a tool by the model.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ToolCall {
+    /// The call's id.
+    pub id: String,
+    /// The tool's name.
+    pub name: String,
+    /// The arguments, in JSON.
+    pub arguments: String,
 }
 
 /// The place in an upstream's own conversation where the next turn goes on.
@@ -51,19 +128,39 @@ pub struct Thread {
     pub last_response: String,
 }
 
+/// What is asked, and how it is to be answered. What a provider cannot take is refused by its
+/// capabilities, or left out where it is a hint alone.
+#[derive(Debug, Clone, Default)]
+pub struct Chat {
+    /// The conversation so far, the new question last.
+    pub messages: Vec<Message>,
+    /// The tools that the model may call.
+    pub tools: Vec<Tool>,
+    /// Whether it must.
+    pub tool_choice: ToolChoice,
+    /// Sampling temperature.
+    pub temperature: Option<f64>,
+    /// The probability mass that is sampled from.
+    pub top_p: Option<f64>,
+    /// The most tokens to generate.
+    pub max_tokens: Option<u32>,
+    /// Texts at which the answer ends.
+    pub stop: Vec<String>,
+    /// How many answers are wanted, where that is said.
+    pub choices: Option<usize>,
+}
+
 /// One question to an upstream, with all it needs to answer it.
 #[derive(Debug, Clone)]
 pub struct Prompt {
     /// The model, or `None` for the upstream's own choice.
     pub model: Option<String>,
-    /// The conversation so far, the new question last.
-    pub messages: Vec<Message>,
+    /// What is asked.
+    pub chat: Chat,
     /// Where to go on, for upstreams that keep conversations themselves.
     pub thread: Option<Thread>,
-    /// Sampling temperature, for upstreams that take one.
-    pub temperature: Option<f64>,
-    /// The most tokens to generate, for upstreams that take a bound.
-    pub max_tokens: Option<u32>,
+    /// The longest that the whole answer may take; by default `REQUEST_TIMEOUT_SECONDS`.
+    pub total: Option<Duration>,
 }
 
 /// Tokens spent on an answer.
@@ -80,16 +177,15 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// An estimate from the texts themselves, see [`estimate_tokens`].
-    pub fn estimate(messages: &[Message], answer: &str) -> Self {
-        let prompt_tokens = messages.iter().map(|message| estimate_tokens(&message.text)).sum();
-        let completion_tokens = estimate_tokens(answer);
-        Usage {
-            prompt_tokens,
-            completion_tokens,
-            total_tokens: prompt_tokens + completion_tokens,
-            estimated: true,
-        }
+    /// What an upstream says that an answer cost.
+    pub fn told(prompt_tokens: u64, completion_tokens: u64, total_tokens: Option<u64>) -> Self {
+        let total_tokens = total_tokens.unwrap_or(prompt_tokens.saturating_add(completion_tokens));
+        Usage { prompt_tokens, completion_tokens, total_tokens, estimated: false }
+    }
+
+    /// An estimate, see [`estimate_tokens`].
+    pub fn estimate(prompt_tokens: u64, completion_tokens: u64) -> Self {
+        Usage { estimated: true, ..Usage::told(prompt_tokens, completion_tokens, None) }
     }
 }
 
@@ -102,69 +198,6 @@ pub fn estimate_tokens(text: &str) -> u64 {
         if character.is_ascii() { (ascii + 1, other) } else { (ascii, other + 1) }
     });
     ascii.div_ceil(4) + other
-}
-
-/// One step of an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The upstream's id of this answer.
-    ResponseId(String),
-    /// The model that answers.
-    Model(String),
-    /// The upstream's id of the conversation that the answer belongs to.
-    ConversationId(String),
-    /// A piece of the model's thinking, which is not part of the answer.
-    Thinking(String),
-    /// A piece of the answer.
-    Text(String),
-    /// A piece that could not be read: words may be missing from here on, unless the whole follows.
-    Gap,
-    /// The whole answer as the upstream settled it; it wins over the joined pieces.
-    WholeText(String),
-    /// Why the model stopped.
-    Finish(String),
-    /// What the upstream says it cost.
-    Usage(Usage),
-}
-
-/// What the events of an answer add up to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Answer {
-    /// The answer's text so far.
-    pub text: String,
-    /// The model's thinking so far.
-    pub thinking: String,
-    /// The upstream's id of the answer.
-    pub response_id: Option<String>,
-    /// The model that answered.
-    pub model: Option<String>,
-    /// The upstream's id of the conversation.
-    pub upstream_conversation: Option<String>,
-    /// Why the model stopped; `None` while it has not.
-    pub finish_reason: Option<String>,
-    /// What it cost.
-    pub usage: Option<Usage>,
-    /// The name of the upstream that gave it.
-    pub upstream: Option<String>,
-    /// The HTTP status with which the upstream began it.
-    pub upstream_status: Option<u16>,
-}
-
-impl Answer {
-    /// Takes one more event in.
-    pub fn apply(&mut self, event: &Event) {
-        match event {
-            Event::ResponseId(id) => self.response_id = Some(id.clone()),
-            Event::Model(model) => self.model = Some(model.clone()),
-            Event::ConversationId(id) => self.upstream_conversation = Some(id.clone()),
-            Event::Thinking(text) => self.thinking.push_str(text),
-            Event::Text(text) => self.text.push_str(text),
-            Event::Gap => {}
-            Event::WholeText(text) => self.text.clone_from(text),
-            Event::Finish(reason) => self.finish_reason = Some(reason.clone()),
-            Event::Usage(usage) => self.usage = Some(*usage),
-        }
-    }
 }
 
 /// A model that an upstream offers.
@@ -274,17 +307,6 @@ mod tests {
         assert_eq!(id.to_string().parse(), Ok(id));
         assert!("conv_+0000000000000000000000000000000".parse::<ConversationId>().is_err());
         assert!("".parse::<ConversationId>().is_err());
-    }
-
-    #[test]
-    fn the_whole_text_wins_over_the_pieces() {
-        let mut answer = Answer::default();
-        for event in [Event::Text("a".into()), Event::Thinking("?".into()), Event::Text("b".into())] {
-            answer.apply(&event);
-        }
-        assert_eq!(answer.text, "ab");
-        answer.apply(&Event::WholeText("abc".into()));
-        assert_eq!(answer.text, "abc");
     }
 
     #[test]

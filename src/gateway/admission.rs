@@ -1,8 +1,8 @@
-//! Room for what asks the upstream: so many questions in a process and so many of one key at once.
-//! Whoever has a seat is also told when the service's own time is over.
+//! Admission: so many questions at once in a process, and so many of one key. Whoever has a permit is
+//! also told when the service's own time is over.
 
 use std::collections::HashMap;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -13,10 +13,11 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::config::Limits;
+use crate::domain::answer::Delta;
 use crate::domain::chat::Owner;
 use crate::domain::error::{Error, Kind};
 use crate::metrics::Metrics;
-use crate::provider::Pieces;
+use crate::provider::Deltas;
 
 /// When to come back to a process that is full now.
 const RETRY_FULL: Duration = Duration::from_secs(1);
@@ -24,9 +25,9 @@ const RETRY_FULL: Duration = Duration::from_secs(1);
 /// When to come back to a service that stops: the next process has begun by then.
 const RETRY_STOPPED: Duration = Duration::from_secs(5);
 
-/// The room of a process.
-pub struct Room {
-    seats: Arc<Semaphore>,
+/// Who is admitted to a process.
+pub struct Admission {
+    permits: Arc<Semaphore>,
     most: usize,
     most_of_a_key: Option<usize>,
     of_keys: Mutex<HashMap<Owner, usize>>,
@@ -34,11 +35,11 @@ pub struct Room {
     metrics: Arc<Metrics>,
 }
 
-impl Room {
-    /// A room as large as the limits say.
+impl Admission {
+    /// As many as the limits say.
     pub fn new(limits: &Limits, metrics: Arc<Metrics>) -> Self {
-        Room {
-            seats: Arc::new(Semaphore::new(limits.streams)),
+        Admission {
+            permits: Arc::new(Semaphore::new(limits.streams)),
             most: limits.streams,
             most_of_a_key: limits.streams_per_key,
             of_keys: Mutex::default(),
@@ -47,12 +48,12 @@ impl Room {
         }
     }
 
-    /// A seat for one question of a key.
+    /// A permit for one question of a key.
     ///
     /// # Errors
     /// When there is none left.
-    pub fn enter(self: &Arc<Self>, owner: &Owner, operation: &'static str) -> Result<Seat, Error> {
-        let permit = Arc::clone(&self.seats).try_acquire_owned().map_err(|_| {
+    pub fn enter(self: &Arc<Self>, owner: &Owner, operation: &'static str) -> Result<Permit, Error> {
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| {
             full(format!("{} questions are being answered already", self.most), "MAX_STREAMS")
         })?;
         if let Some(most) = self.most_of_a_key {
@@ -65,8 +66,8 @@ impl Room {
             *of_key += 1;
         }
         self.metrics.streams_open.inc();
-        Ok(Seat {
-            room: Arc::clone(self),
+        Ok(Permit {
+            admission: Arc::clone(self),
             owner: owner.clone(),
             operation,
             entered: Instant::now(),
@@ -109,9 +110,9 @@ fn full(what: String, setting: &str) -> Error {
         .hinted(format!("try again after the time in `Retry-After`, ask less at once, or raise `{setting}`"))
 }
 
-/// One question's place; it is free again when this is dropped.
-pub struct Seat {
-    room: Arc<Room>,
+/// One question's permit; another gets it when this is dropped.
+pub struct Permit {
+    admission: Arc<Admission>,
     owner: Owner,
     operation: &'static str,
     entered: Instant,
@@ -122,35 +123,30 @@ pub struct Seat {
     _permit: OwnedSemaphorePermit,
 }
 
-impl Seat {
+impl Permit {
     /// The next piece of the answer, or the error that the service's time is over.
-    pub async fn next<T>(&mut self, pieces: &mut Pieces<T>) -> Option<Result<T, Error>> {
-        poll_fn(|context| self.poll_next(pieces, context)).await
-    }
-
-    /// As [`Seat::next`].
-    pub fn poll_next<T>(
+    pub fn poll_next(
         &mut self,
-        pieces: &mut Pieces<T>,
+        deltas: &mut Deltas,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<T, Error>>> {
-        let Poll::Ready(piece) = pieces.poll_next(context) else {
-            let over = || Box::pin(self.room.over.clone().cancelled_owned());
+    ) -> Poll<Option<Result<Delta, Error>>> {
+        let Poll::Ready(piece) = deltas.poll_next(context) else {
+            let over = || Box::pin(self.admission.over.clone().cancelled_owned());
             ready!(self.over.get_or_insert_with(over).as_mut().poll(context));
             return Poll::Ready(Some(Err(self::over())));
         };
         if self.silent && matches!(piece, Some(Ok(_))) {
             self.silent = false;
-            self.room.metrics.first_token(self.operation, self.entered.elapsed());
+            self.admission.metrics.first_token(self.operation, self.entered.elapsed());
         }
         Poll::Ready(piece)
     }
 }
 
-impl Drop for Seat {
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.room.metrics.streams_open.dec();
-        let mut of_keys = self.room.of_keys();
+        self.admission.metrics.streams_open.dec();
+        let mut of_keys = self.admission.of_keys();
         if let Some(count) = of_keys.get_mut(&self.owner) {
             *count -= 1;
             if *count == 0 {

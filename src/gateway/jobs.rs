@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
-use super::{Failed, Progress, Question, Reply, Service};
-use crate::domain::chat::{Answer, AnswerId, ConversationId, Owner, Usage};
+use super::inference::Progress;
+use super::{Asked, Failed, InferenceRequest, Reply, Service, Turn};
+use crate::domain::answer::{Answer, Names};
+use crate::domain::chat::{AnswerId, ConversationId, Owner, Usage};
 use crate::domain::error::{Error, Kind};
 
 /// How often what has come is kept, and for how long it then counts as being worked on.
@@ -48,26 +50,39 @@ impl Service {
     /// # Errors
     /// Why there is none, with the part of it that came; [`Kind::StillRunning`] with the id to come
     /// back with in `response_id`.
-    pub async fn ask(self: Arc<Self>, question: Question, wait: Option<Duration>) -> Result<Reply, Failed> {
+    pub async fn ask(
+        self: Arc<Self>,
+        owner: Owner,
+        model: Option<String>,
+        turn: Turn,
+        wait: Option<Duration>,
+    ) -> Result<Reply, Failed> {
         let timeouts = self.settings.timeouts;
         let wait = wait.map_or(timeouts.total, |wait| wait.min(timeouts.total));
-        let owner = question.owner.clone();
-        let asked_in = question.conversation;
+        let asked_in = turn.conversation;
         let progress = Progress::default();
-        let mut work: Work = Box::pin(Arc::clone(&self).answer(question, Rc::clone(&progress)));
+        let request = InferenceRequest {
+            owner: owner.clone(),
+            operation: "chat",
+            model,
+            asked: Asked::Turn(turn),
+            stream: false,
+            total: Some(timeouts.long),
+        };
+        let (service, seen) = (Arc::clone(&self), Rc::clone(&progress));
+        let mut work: Work = Box::pin(async move { service.infer_into(request, seen).await?.whole().await });
         match timeout(wait, &mut work).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                let partial = || Reply { answer: progress.borrow().clone(), conversation_id: asked_in };
+                let mut partial = Reply { answer: progress.borrow().clone(), conversation_id: asked_in };
                 let error = match self.detach(owner, work, &progress, asked_in).await {
                     Ok(id) => {
-                        let mut reply = partial();
-                        reply.answer.response_id = Some(id.to_string());
-                        return Err(Failed { error: still_running(), partial: Box::new(reply) });
+                        partial.answer.names.response = Some(id.to_string());
+                        still_running()
                     }
                     Err(error) => error,
                 };
-                Err(Failed { error, partial: Box::new(partial()) })
+                Err(Failed { error, partial: Box::new(partial) })
             }
         }
     }
@@ -99,16 +114,6 @@ impl Service {
             None => Ok(reply),
             Some(error) => Err(Failed { error, partial: Box::new(reply) }),
         }
-    }
-
-    async fn answer(self: Arc<Self>, question: Question, progress: Progress) -> Result<Reply, Failed> {
-        let mut running = self.begin(question, Some(self.settings.timeouts.long), progress).await?;
-        while let Some(event) = running.next().await {
-            if let Err(error) = event {
-                return Err(self.abandon(running, error).await);
-            }
-        }
-        self.finish(running).await
     }
 
     /// Lets the work go on without its caller, under an id that is kept before it is given out.
@@ -193,7 +198,7 @@ impl Record {
         let record = Record {
             answer: answer.text,
             conversation_id: conversation.map(|id| id.to_string()),
-            model: answer.model,
+            model: answer.names.model,
             upstream: answer.upstream,
             finish_reason: answer.finish_reason,
             usage,
@@ -205,15 +210,13 @@ impl Record {
 
     fn reply(self, id: AnswerId) -> Reply {
         let usage = self.usage.map(|(prompt_tokens, completion_tokens, estimated)| Usage {
-            prompt_tokens,
-            completion_tokens,
-            total_tokens: prompt_tokens + completion_tokens,
             estimated,
+            ..Usage::told(prompt_tokens, completion_tokens, None)
         });
+        let names = Names { response: Some(id.to_string()), model: self.model, conversation: None };
         let answer = Answer {
             text: self.answer,
-            response_id: Some(id.to_string()),
-            model: self.model,
+            names,
             upstream: self.upstream,
             finish_reason: self.finish_reason,
             usage,

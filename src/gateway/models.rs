@@ -25,7 +25,7 @@ impl Service {
         let mut models: Vec<Model> = Vec::new();
         let mut default_model = None;
         let mut failure = None;
-        for asked in self.shared.room.until_over(join_all(self.members.iter().map(models_of))).await? {
+        for asked in self.shared.admission.until_over(join_all(self.members.iter().map(models_of))).await? {
             match asked {
                 Ok((list, default)) => {
                     default_model = default_model.or(default);

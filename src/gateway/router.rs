@@ -38,13 +38,8 @@ impl Member {
 }
 
 impl Service {
-    /// The upstream that stands for all where one is enough: the first.
-    pub(super) fn first(&self) -> &Member {
-        &self.members[0]
-    }
-
     /// What an answer says of the upstream that gave it: its name, where there are others.
-    pub(super) fn told(&self, member: &Member) -> Option<String> {
+    pub(super) fn upstream_label(&self, member: &Member) -> Option<String> {
         (self.members.len() > 1).then(|| member.settings.name.clone())
     }
 

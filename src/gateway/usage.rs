@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use crate::domain::chat::{Event, Owner, Tally, Usage, estimate_tokens};
+use crate::domain::answer::Delta;
+use crate::domain::chat::{Chat, Owner, Tally, Usage, estimate_tokens};
 use crate::domain::error::Error;
 use crate::metrics::Metrics;
-use crate::provider::openai;
 use crate::store::Store;
 
 /// The largest request that is kept until its answer has ended, in bytes.
@@ -63,26 +63,33 @@ impl UsageBook {
 pub struct Meter {
     book: Arc<UsageBook>,
     owner: Owner,
-    asked: Asked,
+    asked: Estimate,
     told: Option<Usage>,
     tokens: u64,
 }
 
 /// What an estimate of a question's tokens is made from.
-pub enum Asked {
+pub enum Estimate {
     /// The tokens themselves.
     Tokens(u64),
-    /// A request of the OpenAI protocol; a small one is read only when an estimate is needed.
-    Request(Bytes),
+    /// A request, and how its tokens are estimated; a small one is read only when that is needed.
+    Request(Bytes, fn(&[u8]) -> u64),
+}
+
+impl Estimate {
+    /// The tokens in what is asked; pictures and sounds count nothing.
+    pub fn of(chat: &Chat) -> Self {
+        Estimate::Tokens(chat.messages.iter().map(|message| estimate_tokens(&message.text())).sum())
+    }
 }
 
 impl Meter {
     /// A meter of one request.
-    pub fn new(book: Arc<UsageBook>, owner: Owner, asked: Asked) -> Self {
+    pub fn new(book: Arc<UsageBook>, owner: Owner, asked: Estimate) -> Self {
         let asked = match asked {
             // Read now, so that its bytes are not held for as long as the answer takes.
-            Asked::Request(body) if body.len() > MAX_KEPT_REQUEST => {
-                Asked::Tokens(openai::prompt_tokens(&body))
+            Estimate::Request(body, tokens) if body.len() > MAX_KEPT_REQUEST => {
+                Estimate::Tokens(tokens(&body))
             }
             asked => asked,
         };
@@ -90,23 +97,11 @@ impl Meter {
     }
 
     /// Takes in what a piece of the answer tells of the cost, or else an estimate of its tokens.
-    pub fn take(&mut self, told: Option<Usage>, tokens: u64) {
-        self.told = told.or(self.told);
-        self.tokens += tokens;
-    }
-
-    /// Takes in one step of an answer.
-    pub fn event(&mut self, event: &Event) {
-        match event {
-            Event::Text(text) => self.tokens += estimate_tokens(text),
-            Event::WholeText(text) => self.tokens = estimate_tokens(text),
-            Event::Usage(usage) => self.told = Some(*usage),
-            Event::ResponseId(_)
-            | Event::Model(_)
-            | Event::ConversationId(_)
-            | Event::Thinking(_)
-            | Event::Gap
-            | Event::Finish(_) => {}
+    pub fn take(&mut self, delta: &Delta) {
+        match (delta.usage, &delta.settled) {
+            (Some(told), _) => self.told = Some(told),
+            (None, Some(settled)) => self.tokens = estimate_tokens(settled),
+            (None, None) => self.tokens += delta.tokens(),
         }
     }
 
@@ -114,11 +109,10 @@ impl Meter {
     pub fn usage(&self) -> Usage {
         self.told.unwrap_or_else(|| {
             let prompt_tokens = match &self.asked {
-                Asked::Tokens(tokens) => *tokens,
-                Asked::Request(body) => openai::prompt_tokens(body),
+                Estimate::Tokens(tokens) => *tokens,
+                Estimate::Request(body, tokens) => tokens(body),
             };
-            let total_tokens = prompt_tokens + self.tokens;
-            Usage { prompt_tokens, completion_tokens: self.tokens, total_tokens, estimated: true }
+            Usage::estimate(prompt_tokens, self.tokens)
         })
     }
 }
@@ -138,12 +132,12 @@ mod tests {
     fn a_large_request_is_read_at_once_and_let_go() {
         let book = Arc::new(UsageBook::new(Arc::new(Metrics::new(Counter::default()))));
         let meter = |length: usize| {
-            let body = format!(r#"{{"messages":[{{"role":"user","content":"{}"}}]}}"#, "x ".repeat(length));
-            Meter::new(Arc::clone(&book), Owner("x".into()), Asked::Request(body.into()))
+            let request = Estimate::Request(vec![b'x'; length].into(), |body| body.len() as u64);
+            Meter::new(Arc::clone(&book), Owner("x".into()), request)
         };
-        assert!(matches!(meter(100).asked, Asked::Request(_)));
-        let large = meter(MAX_KEPT_REQUEST);
-        assert!(matches!(large.asked, Asked::Tokens(_)));
-        assert!(large.usage().prompt_tokens > 10_000);
+        assert!(matches!(meter(100).asked, Estimate::Request(..)));
+        let large = meter(MAX_KEPT_REQUEST + 1);
+        assert!(matches!(large.asked, Estimate::Tokens(_)));
+        assert_eq!(large.usage().prompt_tokens, MAX_KEPT_REQUEST as u64 + 1);
     }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use actix_web::dev::{Extensions, ServiceRequest};
 use actix_web::http::header::HeaderName;
 
-use crate::domain::chat::Answer;
+use crate::domain::answer::Answer;
 use crate::domain::error::{Error, Kind};
 
 /// The header of the id.
@@ -56,7 +56,7 @@ impl Note {
 
     /// Adds the model that answered, and the status with which the upstream did.
     pub fn answered(mut self, answer: &Answer) -> Self {
-        self.model = answer.model.clone();
+        self.model = answer.names.model.clone();
         self.upstream_status = answer.upstream_status;
         self
     }

@@ -10,7 +10,6 @@ use awc::http::StatusCode;
 use awc::http::header::{self, HeaderMap};
 use serde_json::Value;
 
-use crate::config::Protocol;
 use crate::domain::error::{Error, Kind};
 
 /// The most characters of an upstream's own words that a caller is shown.
@@ -81,8 +80,8 @@ impl Reason {
 /// Where in the upstream's protocol a failure happened.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
-    /// What the upstream speaks.
-    pub protocol: Protocol,
+    /// Whether the login is a browser's.
+    pub browser_login: bool,
     /// Whether the call goes on with one of the upstream's own conversations.
     pub in_conversation: bool,
 }
@@ -107,7 +106,7 @@ fn of_status(place: Place, status: StatusCode, headers: &HeaderMap, reason: Opti
         403 if headers.get("cf-mitigated").is_some() => {
             answered(Kind::UpstreamChallenge, "asks for a browser check")
         }
-        403 if place.protocol == Protocol::WebChat && reason.is_none_or(Reason::is_about_login) => {
+        403 if place.browser_login && reason.is_none_or(Reason::is_about_login) => {
             answered(Kind::UpstreamAuthExpired, "does not accept the session")
         }
         403 => answered(Kind::UpstreamRefused, "refuses to serve this account or model"),
@@ -191,10 +190,7 @@ pub fn from_redirect(place: Place, status: StatusCode, location: Option<&str>) -
         .any(|word| lower.contains(word));
     let code = status.as_u16();
     let error = if to_login {
-        let kind = match place.protocol {
-            Protocol::WebChat => Kind::UpstreamAuthExpired,
-            Protocol::OpenAi => Kind::UpstreamRedirect,
-        };
+        let kind = if place.browser_login { Kind::UpstreamAuthExpired } else { Kind::UpstreamRedirect };
         Error::new(kind, format!("the upstream redirects to a login page (HTTP {code})"))
     } else {
         Error::new(Kind::UpstreamRedirect, format!("the upstream redirects (HTTP {code})"))
@@ -207,16 +203,13 @@ pub fn from_redirect(place: Place, status: StatusCode, location: Option<&str>) -
 pub fn from_html(place: Place, status: StatusCode, headers: &HeaderMap) -> Error {
     let error = if headers.get("cf-mitigated").is_some() {
         Error::new(Kind::UpstreamChallenge, "the upstream asks for a browser check")
+    } else if place.browser_login {
+        Error::new(
+            Kind::UpstreamAuthExpired,
+            "the upstream answers with a web page instead of the chat: the session has expired",
+        )
     } else {
-        match place.protocol {
-            Protocol::WebChat => Error::new(
-                Kind::UpstreamAuthExpired,
-                "the upstream answers with a web page instead of the chat: the session has expired",
-            ),
-            Protocol::OpenAi => {
-                Error::new(Kind::UpstreamHtml, "the upstream answers with a web page instead of JSON")
-            }
-        }
+        Error::new(Kind::UpstreamHtml, "the upstream answers with a web page instead of JSON")
     };
     error.upstream_status(status.as_u16())
 }
@@ -304,9 +297,9 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    const CHAT: Place = Place { protocol: Protocol::WebChat, in_conversation: false };
-    const TURN: Place = Place { protocol: Protocol::WebChat, in_conversation: true };
-    const API: Place = Place { protocol: Protocol::OpenAi, in_conversation: false };
+    const CHAT: Place = Place { browser_login: true, in_conversation: false };
+    const TURN: Place = Place { browser_login: true, in_conversation: true };
+    const API: Place = Place { browser_login: false, in_conversation: false };
 
     #[test]
     fn statuses_and_reasons_are_told_apart() {

@@ -127,7 +127,7 @@ impl SseEvents {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::pieces;
+    use crate::provider::decoding::pieces;
     use proptest::prelude::*;
 
     const MAX_LINE_BYTES: usize = 1000;

@@ -1,74 +1,59 @@
 //! Ways in for the fuzz targets of `fuzz/`, built with the feature `fuzzing` alone: each protocol's
-//! decoder over an answer that arrives in these pieces, read as `step` reads a body.
+//! decoder over an answer that arrives in these pieces, read as a body is.
 
-use std::collections::VecDeque;
-use std::fmt::Debug;
-
-use super::passthrough::Chunk;
-use super::{Decoder, Fault, Progress, openai, passthrough, relay, web_chat};
+use super::decoding::{self, Decoder, Fault};
+use super::openai::decoder::Chunks;
+use super::relay::EventBlocks;
+use super::web_chat::decoder::Answer;
+use crate::domain::answer::Delta;
 
 /// Short, so that made-up input meets the limit too.
 pub const LINE_BYTES: usize = 4096;
 
 /// What came out, and how it ended: `ok`, or the name of the failure.
-pub type Outcome = (Vec<String>, String);
+pub type Outcome = (Vec<Piece>, String);
 
-/// A completion of the OpenAI protocol as events.
-pub fn openai(pieces: &[&[u8]]) -> Outcome {
-    read(openai::Completion::new(LINE_BYTES), pieces, shown)
+/// One piece: all that it says, and its bytes for the caller as text.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// What it means.
+    pub meaning: String,
+    /// Its bytes.
+    pub wire: String,
 }
 
-/// A web chat's answer as events.
+/// A completion of the OpenAI protocol with this many choices.
+pub fn openai(pieces: &[&[u8]], choices: usize) -> Outcome {
+    read(Chunks::new(choices, LINE_BYTES), pieces)
+}
+
+/// A web chat's answer.
 pub fn web_chat(pieces: &[&[u8]]) -> Outcome {
-    read(web_chat::Answer::new(LINE_BYTES), pieces, shown)
-}
-
-/// A completion that passes through, with this many choices.
-pub fn passthrough(pieces: &[&[u8]], choices: usize) -> Outcome {
-    read(passthrough::Chunks::new(choices, LINE_BYTES), pieces, chunk)
+    read(Answer::new(LINE_BYTES), pieces)
 }
 
 /// An event stream that is relayed.
 pub fn relay(pieces: &[&[u8]]) -> Outcome {
-    read(relay::EventBlocks::new(LINE_BYTES), pieces, chunk)
+    read(EventBlocks::new(LINE_BYTES), pieces)
 }
 
-fn read<D: Decoder>(mut decoder: D, pieces: &[&[u8]], show: fn(&D::Piece) -> String) -> Outcome {
-    let mut queue = VecDeque::new();
-    let mut end = Ok(());
-    for piece in pieces {
-        end = decoder.feed(piece, &mut queue);
-        // Asked afterwards, since what settles an answer and what follows may come in one piece.
-        if decoder.progress() == Progress::Settled && end.is_err() {
-            end = Ok(());
-            break;
-        }
-        if end.is_err() || decoder.progress() == Progress::Done {
-            break;
-        }
-    }
-    if end.is_ok() && decoder.progress() != Progress::Done {
-        let settled = decoder.progress() == Progress::Settled;
-        end = decoder.finish(&mut queue);
-        if settled {
-            end = Ok(());
-        }
-    }
+fn read(mut decoder: impl Decoder, pieces: &[&[u8]]) -> Outcome {
+    let (deltas, end) = decoding::read(&mut decoder, pieces);
     let name = match end {
         Ok(()) => "ok".into(),
         Err(Fault::Reported(_)) => "reported".into(),
         Err(Fault::Html) => "html".into(),
         Err(Fault::Error(error)) => error.kind.code().into(),
     };
-    (queue.iter().map(show).collect(), name)
+    (deltas.iter().map(shown).collect(), name)
 }
 
-fn shown<T: Debug>(value: &T) -> String {
-    format!("{value:?}")
+fn shown(delta: &Delta) -> Piece {
+    let wire = delta.wire.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+    Piece { meaning: without_ids(&format!("{delta:?}")), wire: without_ids(&wire) }
 }
 
-fn chunk(chunk: &Chunk) -> String {
-    let text = String::from_utf8_lossy(&chunk.data).into_owned();
+fn without_ids(text: &str) -> String {
     // Ids that the decoder makes up differ each time.
     let mut parts = text.split("call_");
     let first = parts.next().unwrap_or_default().to_string();

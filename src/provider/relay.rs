@@ -13,10 +13,10 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::decoding::{Decoder, Deltas, Fault, Progress, decode};
 use super::framing::{LineTooLong, Lines};
-use super::passthrough::Chunk;
 use super::transport::{Call, Transport};
-use super::{Decoder, Fault, Pieces, Progress, decode};
+use crate::domain::answer::Delta;
 use crate::domain::chat::Usage;
 use crate::domain::error::{Error, Kind};
 
@@ -47,18 +47,21 @@ pub struct Relayed {
     pub status: u16,
     /// The headers that go on.
     pub headers: Vec<(&'static str, String)>,
+    /// How the body comes.
+    pub form: Form,
     /// The body.
-    pub content: Content,
+    pub deltas: Deltas,
 }
 
-/// The body of an answer.
-pub enum Content {
-    /// JSON, all of it.
-    Whole(Chunk),
+/// How the body of an answer comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// JSON, all of it in one piece.
+    Whole,
     /// Server-sent events, each with the blank line that ends it.
-    Events(Pieces<Chunk>),
-    /// Anything else.
-    Bytes(Pieces<Chunk>),
+    Events,
+    /// Anything else, in pieces.
+    Bytes,
 }
 
 pub(super) async fn relay(transport: &Rc<Transport>, request: &Request) -> Result<Relayed, Error> {
@@ -80,16 +83,17 @@ pub(super) async fn relay(transport: &Rc<Transport>, request: &Request) -> Resul
     let media = headers.iter().find(|(name, _)| *name == "content-type").map(|(_, value)| value.as_str());
     let media =
         media.and_then(|media| media.split(';').next()).unwrap_or_default().trim().to_ascii_lowercase();
-    let content = if media == "application/json" || media.ends_with("+json") {
+    let (form, deltas) = if media == "application/json" || media.ends_with("+json") {
         let bytes = body.whole().await?;
-        let usage = look(&bytes).map_err(|error| super::openai::not_json(&error))?;
-        Content::Whole(Chunk { data: bytes, usage, tokens: 0 })
+        let usage = look(&bytes).map_err(|error| Fault::not_json(&error).into_error(transport, &body))?;
+        (Form::Whole, Deltas::whole(status, Delta { usage, wire: Some(bytes), ..Delta::default() }))
     } else if media == "text/event-stream" {
-        Content::Events(decode(Rc::clone(transport), body, EventBlocks::new(transport.line_bytes())))
+        let decoder = EventBlocks::new(transport.line_bytes());
+        (Form::Events, decode(Rc::clone(transport), body, decoder))
     } else {
-        Content::Bytes(decode(Rc::clone(transport), body, Untouched))
+        (Form::Bytes, decode(Rc::clone(transport), body, Untouched))
     };
-    Ok(Relayed { status, headers, content })
+    Ok(Relayed { status, headers, form, deltas })
 }
 
 /// The headers of an answer that concern its caller.
@@ -125,9 +129,7 @@ fn look(json: &[u8]) -> Result<Option<Usage>, serde_json::Error> {
     };
     let spent = seen.usage.or(seen.response.and_then(|inner| inner.usage));
     Ok(spent.and_then(|Spent { prompt_tokens, completion_tokens }| {
-        let (prompt_tokens, completion_tokens) = (prompt_tokens?, completion_tokens.unwrap_or_default());
-        let total_tokens = prompt_tokens.saturating_add(completion_tokens);
-        Some(Usage { prompt_tokens, completion_tokens, total_tokens, estimated: false })
+        Some(Usage::told(prompt_tokens?, completion_tokens.unwrap_or_default(), None))
     }))
 }
 
@@ -135,10 +137,8 @@ fn look(json: &[u8]) -> Result<Option<Usage>, serde_json::Error> {
 struct Untouched;
 
 impl Decoder for Untouched {
-    type Piece = Chunk;
-
-    fn feed(&mut self, bytes: &[u8], pieces: &mut VecDeque<Chunk>) -> Result<(), Fault> {
-        pieces.push_back(Chunk { data: Bytes::copy_from_slice(bytes), usage: None, tokens: 0 });
+    fn feed(&mut self, bytes: &[u8], pieces: &mut VecDeque<Delta>) -> Result<(), Fault> {
+        pieces.push_back(Delta { wire: Some(Bytes::copy_from_slice(bytes)), ..Delta::default() });
         Ok(())
     }
 
@@ -146,7 +146,7 @@ impl Decoder for Untouched {
         Progress::Open
     }
 
-    fn finish(&mut self, _: &mut VecDeque<Chunk>) -> Result<(), Fault> {
+    fn finish(&mut self, _: &mut VecDeque<Delta>) -> Result<(), Fault> {
         Ok(())
     }
 }
@@ -162,9 +162,7 @@ pub(super) struct EventBlocks {
 }
 
 impl Decoder for EventBlocks {
-    type Piece = Chunk;
-
-    fn feed(&mut self, bytes: &[u8], pieces: &mut VecDeque<Chunk>) -> Result<(), Fault> {
+    fn feed(&mut self, bytes: &[u8], pieces: &mut VecDeque<Delta>) -> Result<(), Fault> {
         let Some(mut lines) = self.lines.take() else { return Ok(()) };
         let result = lines.feed(bytes, |line| self.line(line, pieces));
         self.lines = Some(lines);
@@ -175,7 +173,7 @@ impl Decoder for EventBlocks {
         if self.ended { Progress::Settled } else { Progress::Open }
     }
 
-    fn finish(&mut self, pieces: &mut VecDeque<Chunk>) -> Result<(), Fault> {
+    fn finish(&mut self, pieces: &mut VecDeque<Delta>) -> Result<(), Fault> {
         if let Some(last) = self.lines.as_mut().and_then(Lines::rest) {
             self.line(&last, pieces)?;
         }
@@ -195,7 +193,7 @@ impl EventBlocks {
         EventBlocks { max_bytes, lines, block: Vec::new(), data: Vec::new(), ended: false }
     }
 
-    fn line(&mut self, line: &[u8], pieces: &mut VecDeque<Chunk>) -> Result<(), Fault> {
+    fn line(&mut self, line: &[u8], pieces: &mut VecDeque<Delta>) -> Result<(), Fault> {
         if !line.is_empty() {
             self.block.extend_from_slice(line);
             self.block.push(b'\n');
@@ -219,7 +217,7 @@ impl EventBlocks {
             self.ended = is_last(data)?;
         }
         let usage = look(data).unwrap_or_default();
-        pieces.push_back(Chunk { data: block.into(), usage, tokens: 0 });
+        pieces.push_back(Delta { usage, wire: Some(block.into()), ..Delta::default() });
         Ok(())
     }
 }
@@ -244,7 +242,7 @@ fn is_last(data: &[u8]) -> Result<bool, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::pieces;
+    use crate::provider::decoding::pieces;
     use proptest::prelude::*;
 
     const STREAM: &str = "event: response.created\r\ndata: {\"type\":\"response.created\"}\r\n\r\n: ping\n\n\
@@ -257,7 +255,8 @@ mod tests {
             assert!(decoder.feed(chunk, &mut queue).is_ok());
         }
         let complete = decoder.finish(&mut queue).is_ok();
-        let text = queue.iter().map(|chunk| String::from_utf8_lossy(&chunk.data).into_owned()).collect();
+        let wire = queue.iter().filter_map(|delta| delta.wire.as_ref());
+        let text = wire.map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect();
         (text, queue.iter().find_map(|chunk| chunk.usage), complete)
     }
 

@@ -1,4 +1,4 @@
-//! The form of a piece of an answer: most pieces of a stream differ in their words alone, so the next
+//! The template of a piece of an answer: most pieces of a stream differ in their words alone, so the next
 //! can be known by the one before without being parsed.
 
 use std::borrow::Cow;
@@ -6,13 +6,13 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 /// What stands around the words of a piece.
-pub(super) struct Mould {
+pub(super) struct Template {
     before: Box<[u8]>,
     after: Box<[u8]>,
 }
 
-impl Mould {
-    /// The mould of a valid piece around `words`, which were read out of it; `None` if they are no string.
+impl Template {
+    /// The template of a valid piece around `words`, which were read out of it; `None` if they are no string.
     pub(super) fn of(piece: &[u8], words: &RawValue) -> Option<Self> {
         let words = words.get();
         if !words.starts_with('"') {
@@ -20,10 +20,10 @@ impl Mould {
         }
         let begin = words.as_ptr().addr() - piece.as_ptr().addr() + 1;
         let end = begin + words.len() - 2;
-        Some(Mould { before: piece[..begin].into(), after: piece[end..].into() })
+        Some(Template { before: piece[..begin].into(), after: piece[end..].into() })
     }
 
-    /// The words of a piece of the same mould, if none of their characters is a sign of JSON.
+    /// The words of a piece of the same template, if none of their characters is a sign of JSON.
     pub(super) fn words<'a>(&self, piece: &'a [u8]) -> Option<&'a str> {
         let words = piece.strip_prefix(&*self.before)?.strip_suffix(&*self.after)?;
         let is_plain = |byte: &u8| !matches!(byte, b'"' | b'\\' | ..b' ');

@@ -29,7 +29,7 @@ use url::Url;
 use super::body::{self, Body};
 use super::failure::{self, Place, Reason};
 use super::session::Session;
-use crate::config::{self, Protocol};
+use crate::config;
 use crate::domain::error::{Error, Kind};
 use crate::outbound::client::{self, CONNECTED, KEEP_ALIVE};
 
@@ -56,6 +56,8 @@ pub struct Transport {
     latest: RefCell<Option<Rc<Target>>>,
     settings: Rc<config::Upstream>,
     session: Arc<Session>,
+    /// Whether the login is a browser's, so that a web page in place of an answer tells of its end.
+    browser_login: bool,
 }
 
 /// Where a call goes.
@@ -108,7 +110,12 @@ impl<'a> Call<'a> {
 
 impl Transport {
     /// A transport with connections of its own; it stays on the thread that made it.
-    pub fn new(base: Url, settings: Rc<config::Upstream>, session: Arc<Session>) -> Self {
+    pub fn new(
+        base: Url,
+        settings: Rc<config::Upstream>,
+        session: Arc<Session>,
+        browser_login: bool,
+    ) -> Self {
         Transport {
             client: RefCell::new(client::client(&settings.timeouts, KEEP_ALIVE)),
             fresh: client::client(&settings.timeouts, Duration::ZERO),
@@ -117,6 +124,7 @@ impl Transport {
             latest: RefCell::default(),
             settings,
             session,
+            browser_login,
         }
     }
 
@@ -151,10 +159,10 @@ impl Transport {
     /// Everything that keeps the answer from being a good one of the protocol, except what only
     /// its body shows.
     pub async fn open(&self, call: Call<'_>) -> Result<Body, Error> {
-        let place = Place { protocol: self.settings.protocol, in_conversation: call.in_conversation };
+        let place = Place { browser_login: self.browser_login, in_conversation: call.in_conversation };
         let outcome = self.exchange(&call, place).await;
-        // A web chat has no request that surely needs the login but a question.
-        let conclusive = call.body.is_some() || place.protocol == Protocol::OpenAi;
+        // Behind a browser's login no request surely needs it but a question.
+        let conclusive = call.body.is_some() || !self.browser_login;
         self.session.learn(outcome.as_ref().map(drop).map_err(|error| error.kind), conclusive);
         outcome
     }

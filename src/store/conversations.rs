@@ -269,10 +269,7 @@ async fn load(
         let thread =
             ids.map(|(conversation, last_response)| Thread { upstream, conversation, last_response });
         let messages = pairs.into_iter().flat_map(|(question, answer, _)| {
-            [
-                Message { role: Role::User, text: question.into() },
-                Message { role: Role::Assistant, text: answer.into() },
-            ]
+            [Message::new(Role::User, question), Message::new(Role::Assistant, answer)]
         });
         let conversation = Conversation { system: row.try_get(0)?, messages: messages.collect(), thread };
         Ok((conversation, row.try_get(3)?))

@@ -60,7 +60,7 @@ async fn a_conversation_is_kept_and_found_by_its_owner_alone() {
         }
         let turn = store.open(&ann, Some(id), 4).await.expect("a turn");
         let conversation = turn.conversation().clone();
-        let texts: Vec<_> = conversation.messages.iter().map(|message| &*message.text).collect();
+        let texts: Vec<_> = conversation.messages.iter().map(|message| message.text().into_owned()).collect();
         assert_eq!(texts, ["two", "two!\u{fffd}", "three", "three!\u{fffd}"]);
         assert_eq!(conversation.thread.map(|thread| thread.last_response).as_deref(), Some("three"));
         drop(turn);

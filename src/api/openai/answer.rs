@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use actix_web::web::{BufMut, Bytes, BytesMut};
 use serde_json::{Map, Value, json};
 
-use crate::domain::chat::{Answer, Event, Usage};
-use crate::domain::error::{Error, Kind};
+use crate::domain::answer::{Answer, Delta, ToolCallDelta};
+use crate::domain::chat::{ToolCall, Usage};
 
 /// The event that ends a complete stream.
 pub const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
@@ -26,9 +26,18 @@ pub fn event(data: &[u8]) -> Bytes {
 pub fn whole(answer: &Answer) -> Vec<u8> {
     let mut message = Map::new();
     message.insert("role".into(), "assistant".into());
-    message.insert("content".into(), answer.text.clone().into());
-    if !answer.thinking.is_empty() {
-        message.insert("reasoning_content".into(), answer.thinking.clone().into());
+    let says_nothing = answer.text.is_empty() && !answer.tool_calls.is_empty();
+    let content = if says_nothing { Value::Null } else { answer.text.clone().into() };
+    message.insert("content".into(), content);
+    if !answer.reasoning.is_empty() {
+        message.insert("reasoning_content".into(), answer.reasoning.clone().into());
+    }
+    if !answer.tool_calls.is_empty() {
+        let call = |call: &ToolCall| {
+            let function = json!({ "name": call.name, "arguments": call.arguments });
+            json!({ "id": call.id, "type": "function", "function": function })
+        };
+        message.insert("tool_calls".into(), answer.tool_calls.iter().map(call).collect());
     }
     let choice = json!({
         "index": 0,
@@ -40,7 +49,7 @@ pub fn whole(answer: &Answer) -> Vec<u8> {
         "id": new_id(),
         "object": "chat.completion",
         "created": now(),
-        "model": answer.model.as_deref().unwrap_or_default(),
+        "model": answer.names.model.as_deref().unwrap_or_default(),
         "choices": [choice],
         "usage": answer.usage.map(usage),
     });
@@ -53,73 +62,37 @@ pub struct Writer {
     created: u64,
     model: String,
     begun: bool,
-    said: String,
-    /// Whether a piece could not be read.
-    has_gap: bool,
-    /// Whether what was said lacks what that piece held: the upstream may also settle its answer in
-    /// other words, as when it takes its marks for sources out.
-    lacks_words: bool,
 }
 
 impl Writer {
     /// A writer of an answer by this model.
     pub fn new(model: Option<&str>) -> Self {
         let model = model.unwrap_or_default().to_string();
-        Writer {
-            id: new_id(),
-            created: now(),
-            model,
-            begun: false,
-            said: String::new(),
-            has_gap: false,
-            lacks_words: false,
-        }
+        Writer { id: new_id(), created: now(), model, begun: false }
     }
 
-    /// The answer as the reader of the stream has it.
-    pub fn said(&self) -> &str {
-        &self.said
-    }
-
-    /// The event for one step of the answer, if it shows.
-    pub fn step(&mut self, step: &Event) -> Option<Bytes> {
-        let text = match step {
-            Event::Thinking(text) => return Some(self.delta("reasoning_content", text)),
-            Event::Text(text) => text.as_str(),
-            Event::Gap => {
-                self.has_gap = true;
-                return None;
-            }
-            // What was sent stands; only what the pieces left out can be added.
-            Event::WholeText(whole) => match whole.strip_prefix(&self.said) {
-                Some(rest) => rest,
-                None => {
-                    self.lacks_words = self.has_gap;
-                    return None;
-                }
-            },
-            Event::ResponseId(_)
-            | Event::Model(_)
-            | Event::ConversationId(_)
-            | Event::Finish(_)
-            | Event::Usage(_) => return None,
-        };
-        if text.is_empty() {
+    /// The event for one piece of the answer, if it shows.
+    pub fn step(&mut self, piece: &Delta) -> Option<Bytes> {
+        let Delta { text, reasoning, tool_calls, .. } = piece;
+        if text.is_empty() && reasoning.is_empty() && tool_calls.is_empty() {
             return None;
         }
-        self.said.push_str(text);
-        Some(self.delta("content", text))
+        let mut delta = Map::new();
+        self.role(&mut delta);
+        if !reasoning.is_empty() {
+            delta.insert("reasoning_content".into(), reasoning.to_string().into());
+        }
+        if !text.is_empty() {
+            delta.insert("content".into(), text.to_string().into());
+        }
+        if !tool_calls.is_empty() {
+            delta.insert("tool_calls".into(), tool_calls.iter().map(tool_call).collect());
+        }
+        Some(self.chunk(json!([{ "index": 0, "delta": delta, "finish_reason": null }]), None))
     }
 
     /// The last events: why it ended, what it cost if that is asked for, and the mark of the end.
-    ///
-    /// # Errors
-    /// When words are missing in what the reader was told.
-    pub fn end(&mut self, answer: &Answer, include_usage: bool) -> Result<Bytes, Error> {
-        if self.lacks_words {
-            return Err(Error::new(Kind::UpstreamInvalid, "a part of the upstream's stream is broken")
-                .hinted("try again; if it stays, look into the mirror's own log"));
-        }
+    pub fn end(&mut self, answer: &Answer, include_usage: bool) -> Bytes {
         let reason = answer.finish_reason.as_deref().unwrap_or("stop");
         let mut delta = Map::new();
         self.role(&mut delta);
@@ -129,14 +102,7 @@ impl Writer {
             events.put(self.chunk(json!([]), answer.usage));
         }
         events.put(DONE);
-        Ok(events.freeze())
-    }
-
-    fn delta(&mut self, key: &str, text: &str) -> Bytes {
-        let mut delta = Map::new();
-        self.role(&mut delta);
-        delta.insert(key.into(), text.into());
-        self.chunk(json!([{ "index": 0, "delta": delta, "finish_reason": null }]), None)
+        events.freeze()
     }
 
     /// Who speaks is said once, in the first chunk.
@@ -159,6 +125,22 @@ impl Writer {
         }
         event(chunk.to_string().as_bytes())
     }
+}
+
+/// A tool call, or a piece of one. What names it stands in its first piece alone: OpenAI's own library
+/// joins an id that comes twice to one of double length.
+fn tool_call(piece: &ToolCallDelta) -> Value {
+    let mut call = Map::new();
+    call.insert("index".into(), piece.index.into());
+    let mut function = Map::new();
+    if let Some(id) = &piece.id {
+        call.insert("id".into(), id.clone().into());
+        call.insert("type".into(), "function".into());
+    }
+    function.extend(piece.name.clone().map(|name| ("name".into(), name.into())));
+    function.insert("arguments".into(), piece.arguments.clone().into());
+    call.insert("function".into(), function.into());
+    call.into()
 }
 
 fn usage(usage: Usage) -> Value {

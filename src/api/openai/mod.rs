@@ -4,34 +4,31 @@
 //! a web chat the messages become a talk, and its answer is written in OpenAI's words.
 
 mod answer;
+mod events;
 pub mod failure;
 mod models;
 pub mod paths;
 mod relay;
 mod request;
 #[cfg(feature = "fuzzing")]
-pub use request::{passing, talk};
+pub use request::{chat, head};
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
-use actix_web::web::{self, Bytes, Data, ReqData};
+use actix_web::web::{self, Data, ReqData};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, post};
-use futures_util::stream::{self, Stream, StreamExt};
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use crate::domain::error::{Error, Kind};
-use crate::gateway::{Completing, CompletionContent, CompletionRequest, Passing, Service, Talk};
+use crate::gateway::{Failed, InferenceRequest, Service};
 use crate::http::auth::Caller;
 use crate::http::body::V1Body;
 use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, EventStream, Heartbeat};
 use crate::http::log_fields::{Note, RequestId};
 use crate::http::reply::Prepared;
+use events::Events;
 use failure::OpenAiFailure;
-use request::Form;
 
 /// Adds the operations to an application and to its document.
 pub fn routes(config: &mut ServiceConfig) {
@@ -106,169 +103,58 @@ async fn chat_completions(
     let request_id = RequestId::of(request.extensions());
     let fail = |error| Failure::new(&request, error);
     let body = body.json(&request).map_err(fail)?;
+    let (asked, include_usage) = request::inference(caller.owner.clone(), body).map_err(fail)?;
     let service = service.into_inner();
-    let owner = caller.owner.clone();
-    let asked = request::passing(owner.clone(), body.clone()).map_err(fail)?;
-    Ok(if service.passes_through(asked.model.as_deref()) {
-        if asked.stream {
-            let begin = Box::pin(pass_stream(service, asked, request_id.clone()));
-            keep_alive::stream(request_id, heartbeat.every, begin).await
-        } else {
-            keep_alive::respond(**heartbeat, Box::pin(pass_whole(service, asked, request_id))).await
-        }
+    Ok(if asked.stream {
+        let begin = Box::pin(streamed(service, asked, include_usage, request_id.clone()));
+        keep_alive::stream(request_id, heartbeat.every, begin).await
     } else {
-        let (talk, form) = request::talk(owner, &body).map_err(fail)?;
-        if form.stream {
-            let begin = Box::pin(talk_stream(service, talk, form, request_id.clone()));
-            keep_alive::stream(request_id, heartbeat.every, begin).await
-        } else {
-            keep_alive::respond(**heartbeat, Box::pin(talk_whole(service, talk, request_id))).await
-        }
+        keep_alive::respond(**heartbeat, Box::pin(whole(service, asked, request_id))).await
     })
 }
 
-fn note(model: Option<&str>) -> Note {
-    Note { model: model.map(String::from), ..Note::of("chat_completions") }
+/// The failure of a question for this model.
+fn failed(failed: Failed, model: Option<String>, request_id: &str) -> Prepared {
+    let Failed { error, partial } = failed;
+    let note = Note::of("chat_completions").answered(&partial.answer);
+    failure::prepared(&error, request_id, Note { model: note.model.or(model), ..note })
 }
 
-async fn pass_whole(service: Arc<Service>, asked: CompletionRequest, request_id: String) -> Prepared {
-    let named = asked.model.clone();
-    match service.complete(asked).await {
-        Ok(Completing { model, upstream, upstream_status, content }) => {
-            let note = Note { upstream_status: Some(upstream_status), ..note(model.as_deref()) };
-            match content {
-                CompletionContent::Whole(body) => Prepared::json(body, note).from_upstream(&upstream),
-                CompletionContent::Chunks(_) => {
-                    let error = Error::new(Kind::Internal, "a stream came where none was asked for");
-                    failure::prepared(&error, &request_id, note)
-                }
-            }
+async fn whole(service: Arc<Service>, asked: InferenceRequest, request_id: String) -> Prepared {
+    let model = asked.model.clone();
+    let outcome = async {
+        let mut in_flight = service.infer(asked).await?;
+        let mut wire = None;
+        while let Some(delta) = in_flight.next().await {
+            wire = delta?.wire.or(wire);
         }
-        Err(error) => failure::prepared(&error, &request_id, note(named.as_deref())),
+        Ok((in_flight.reply().answer, wire))
+    };
+    match outcome.await {
+        Ok((answer, wire)) => {
+            let body = wire.unwrap_or_else(|| answer::whole(&answer).into());
+            let prepared = Prepared::json(body, Note::of("chat_completions").answered(&answer));
+            prepared.from_upstream(answer.upstream.as_deref().unwrap_or_default())
+        }
+        Err(error) => failed(error, model, &request_id),
     }
 }
 
-async fn pass_stream(
+async fn streamed(
     service: Arc<Service>,
-    asked: CompletionRequest,
+    asked: InferenceRequest,
+    include_usage: bool,
     request_id: String,
 ) -> Result<EventStream, Prepared> {
-    let named = asked.model.clone();
-    let fail = |error: &Error| failure::prepared(error, &request_id, note(named.as_deref()));
-    let Completing { model, upstream, upstream_status, content } =
-        service.complete(asked).await.map_err(|error| fail(&error))?;
-    let CompletionContent::Chunks(passing) = content else {
-        return Err(fail(&Error::new(Kind::Internal, "no stream came where one was asked for")));
-    };
-    let note = Note { upstream_status: Some(upstream_status), ..note(model.as_deref()) };
-    let failed = note.clone();
-    let events = begun(passing, |data| answer::event(&data), Some(answer::DONE)).await;
-    let events = events.map_err(|error| failure::prepared(&error, &request_id, failed))?;
-    Ok(EventStream { events, note, upstream })
-}
-
-/// A stream whose first piece is there, so that a failure before it has a status of its own.
-async fn begun(
-    mut passing: Passing,
-    write: fn(Bytes) -> Bytes,
-    done: Option<Bytes>,
-) -> Result<stream::LocalBoxStream<'static, Result<Bytes, Error>>, Error> {
-    let first = passing.next().await.transpose()?;
-    Ok(Box::pin(Begun { first, passing, write, done }))
-}
-
-/// A stream that goes on after its first piece.
-struct Begun {
-    first: Option<Bytes>,
-    passing: Passing,
-    write: fn(Bytes) -> Bytes,
-    /// What is sent after the last piece.
-    done: Option<Bytes>,
-}
-
-impl Stream for Begun {
-    type Item = Result<Bytes, Error>;
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        let piece = match this.first.take() {
-            Some(first) => Some(Ok(first)),
-            None => ready!(this.passing.poll_next_unpin(context)),
+    let model = asked.model.clone();
+    let begun = async {
+        let in_flight = service.infer(asked).await?;
+        let (note, upstream) = {
+            let answer = in_flight.answer();
+            (Note::of("chat_completions").answered(&answer), answer.upstream.clone().unwrap_or_default())
         };
-        match piece {
-            Some(Ok(piece)) => Poll::Ready(Some(Ok((this.write)(piece)))),
-            Some(Err(error)) => {
-                this.done = None;
-                Poll::Ready(Some(Err(error)))
-            }
-            None => Poll::Ready(this.done.take().map(Ok)),
-        }
-    }
-}
-
-async fn talk_whole(service: Arc<Service>, talk: Talk, request_id: String) -> Prepared {
-    let named = talk.model.clone();
-    let mut talking = match service.talk(talk).await {
-        Ok(talking) => talking,
-        Err(error) => return failure::prepared(&error, &request_id, note(named.as_deref())),
+        let events = Box::pin(Events::chunks(in_flight, include_usage).begun().await?);
+        Ok(EventStream { events, note, upstream })
     };
-    while let Some(event) = talking.next().await {
-        if let Err(error) = event {
-            let note = note(named.as_deref()).answered(talking.answer());
-            return failure::prepared(&error, &request_id, note);
-        }
-    }
-    let said = talking.answer().text.clone();
-    let answer = service.finish_talk(talking, &said).await;
-    let upstream = answer.upstream.clone().unwrap_or_default();
-    Prepared::json(answer::whole(&answer), note(None).answered(&answer)).from_upstream(&upstream)
-}
-
-async fn talk_stream(
-    service: Arc<Service>,
-    talk: Talk,
-    form: Form,
-    request_id: String,
-) -> Result<EventStream, Prepared> {
-    let named = talk.model.clone();
-    let mut talking = service
-        .talk(talk)
-        .await
-        .map_err(|error| failure::prepared(&error, &request_id, note(named.as_deref())))?;
-    let mut writer = answer::Writer::new(talking.model());
-    let note = Note { model: talking.model().map(String::from), ..note(None).answered(talking.answer()) };
-    let upstream = talking.answer().upstream.clone().unwrap_or_default();
-    // The first words are waited for, so that a failure before them has a status of its own.
-    let first = loop {
-        match talking.next().await {
-            Some(Ok(event)) => {
-                if let Some(event) = writer.step(&event) {
-                    break Some(event);
-                }
-            }
-            Some(Err(error)) => return Err(failure::prepared(&error, &request_id, note)),
-            None => break None,
-        }
-    };
-    let rest = stream::unfold(Some((talking, writer)), move |state| {
-        let service = Arc::clone(&service);
-        async move {
-            let (mut talking, mut writer) = state?;
-            loop {
-                match talking.next().await {
-                    Some(Ok(event)) => {
-                        if let Some(event) = writer.step(&event) {
-                            return Some((Ok(event), Some((talking, writer))));
-                        }
-                    }
-                    Some(Err(error)) => return Some((Err(error), None)),
-                    None => {
-                        let answer = service.finish_talk(talking, writer.said()).await;
-                        return Some((writer.end(&answer, form.include_usage), None));
-                    }
-                }
-            }
-        }
-    });
-    Ok(EventStream { events: stream::iter(first.map(Ok)).chain(rest).boxed_local(), note, upstream })
+    begun.await.map_err(|error| failed(error, model, &request_id))
 }

@@ -7,9 +7,10 @@ use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use futures_util::stream::{self, StreamExt};
 
 use super::super::docs::Documents;
-use super::{begun, failure};
+use super::events::Events;
+use super::{failure, request};
 use crate::domain::error::{Error, Kind};
-use crate::gateway::{Passing, RelayContent, RelayRequest, Relaying, Service};
+use crate::gateway::{Failed, InFlight, RelayForm, RelayRequest, Relaying, Service};
 use crate::http::auth::Caller;
 use crate::http::body::V1Body;
 use crate::http::failure::Failure;
@@ -33,28 +34,28 @@ pub async fn relay(
     let fail = |error: Error| Failure::new(&request, error);
     let relayed = asked(&request, body.0).map_err(fail)?;
     let request_id = RequestId::of(request.extensions());
-    let Relaying { status, upstream, headers, content } =
-        match service.relay(caller.owner.clone(), relayed).await {
+    let Relaying { status, upstream, headers, form, body } =
+        match service.relay(caller.owner.clone(), relayed, request::prompt_tokens).await {
             Ok(answer) => answer,
             Err(error) => return Ok(failure::prepared(&error, &request_id, Note::of("relay")).response()),
         };
     let note = Note { upstream_status: Some(status), ..Note::of("relay") };
-    let mut response = match content {
-        RelayContent::Whole(body) => Prepared::json(body, note).response(),
-        RelayContent::Events(passing) => {
+    let mut response = match form {
+        RelayForm::Whole => whole(body, note, &request_id).await.response(),
+        RelayForm::Events => {
             let begin = async move {
-                let failed = note.clone();
-                let events = begun(passing, |block| block, None).await;
-                let events = events.map_err(|error| failure::prepared(&error, &request_id, failed))?;
-                Ok(EventStream { events, note, upstream: String::new() })
+                let events = Events::blocks(body).begun().await;
+                let events = events
+                    .map_err(|Failed { error, .. }| failure::prepared(&error, &request_id, note.clone()))?;
+                Ok(EventStream { events: Box::pin(events), note, upstream: String::new() })
             };
             keep_alive::stream(RequestId::of(request.extensions()), heartbeat.every, Box::pin(begin)).await
         }
-        RelayContent::Bytes(passing) => bytes(passing, note),
+        RelayForm::Bytes => bytes(body, note),
     };
     if response.status() == StatusCode::OK {
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-        reply::name_upstream(response.headers_mut(), &upstream);
+        reply::name_upstream(response.headers_mut(), upstream.as_deref().unwrap_or_default());
         for (name, value) in headers {
             if let Ok(value) = header::HeaderValue::from_str(&value) {
                 response.headers_mut().insert(header::HeaderName::from_static(name), value);
@@ -62,6 +63,18 @@ pub async fn relay(
         }
     }
     Ok(response)
+}
+
+/// JSON, all of it.
+async fn whole(mut body: InFlight, note: Note, request_id: &str) -> Prepared {
+    let mut wire = Bytes::new();
+    while let Some(piece) = body.next().await {
+        match piece {
+            Ok(piece) => wire = piece.wire.unwrap_or(wire),
+            Err(Failed { error, .. }) => return failure::prepared(&error, request_id, note),
+        }
+    }
+    Prepared::json(wire, note)
 }
 
 /// The request as it goes on: its path, query, body, and the two headers that tell of the body.
@@ -94,13 +107,13 @@ fn asked(request: &HttpRequest, body: Bytes) -> Result<RelayRequest, Error> {
 }
 
 /// Bytes as they come. A failure can only break the connection off, since the head is gone.
-fn bytes(passing: Passing, note: Note) -> HttpResponse {
+fn bytes(body: InFlight, note: Note) -> HttpResponse {
     let shared = SharedNote::from(note);
     let told = shared.clone();
-    let body = stream::unfold(Some((passing, told)), |state| async move {
-        let (mut passing, told) = state?;
-        match passing.next().await? {
-            Ok(bytes) => Some((Ok(bytes), Some((passing, told)))),
+    let body = stream::unfold(Some((Events::blocks(body), told)), |state| async move {
+        let (mut pieces, told) = state?;
+        match pieces.next().await? {
+            Ok(bytes) => Some((Ok(bytes), Some((pieces, told)))),
             Err(error) => {
                 told.set(told.get().failed(&error));
                 // actix loses what was ready just before an error: give it a turn to send that.

@@ -1,5 +1,5 @@
-//! Requests for a completion, read: as little as needed of one that goes through, and all that a
-//! web chat can take of one that it is to answer.
+//! Requests for a completion, read: as little as needed of one that goes through, and what it means
+//! where the upstream speaks another protocol.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,39 +7,25 @@ use std::sync::Arc;
 use actix_web::web::Bytes;
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::domain::chat::{Message, Owner, Role};
+use crate::domain::chat::{Chat, Message, Owner, Part, Role, Tool, ToolCall, ToolChoice, estimate_tokens};
 use crate::domain::error::{Error, Kind};
-use crate::gateway::{CompletionRequest, Talk};
+use crate::gateway::{Asked, InferenceRequest, Transcript};
 use crate::http::body;
 
 /// What matters in a request that goes through.
 #[derive(Deserialize)]
-struct Head {
+pub struct Head {
     model: Option<String>,
     #[serde(default)]
     stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
     n: Option<usize>,
     // That it is a list is all that is asked of it here.
     #[serde(rename = "messages")]
     _messages: Vec<IgnoredAny>,
-}
-
-/// What a web chat can take of a request. Lists become texts while they are read: a short element
-/// can take many times its bytes.
-#[derive(Deserialize)]
-struct Asked {
-    model: Option<String>,
-    messages: Messages,
-    #[serde(default)]
-    stream: Option<bool>,
-    stream_options: Option<StreamOptions>,
-    temperature: Option<f64>,
-    #[serde(alias = "max_completion_tokens")]
-    max_tokens: Option<u32>,
-    n: Option<usize>,
-    tool_choice: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -47,7 +33,107 @@ struct StreamOptions {
     include_usage: Option<bool>,
 }
 
-/// The messages, or why a web chat cannot take one of them.
+/// A request as the use case takes it, and whether its stream is to end with what the answer cost.
+///
+/// # Errors
+/// When it is none for a completion.
+pub fn inference(owner: Owner, body: Bytes) -> Result<(InferenceRequest, bool), Error> {
+    let Head { model, stream, stream_options, n, .. } = head(&body)?;
+    let choices = n.unwrap_or(1).max(1);
+    let request = InferenceRequest {
+        owner,
+        operation: "chat_completions",
+        model: model.filter(|model| !model.trim().is_empty()),
+        asked: Asked::Transcript(Transcript { body, choices, read: chat, tokens: prompt_tokens }),
+        stream: stream.unwrap_or_default(),
+        total: None,
+    };
+    Ok((request, stream_options.and_then(|options| options.include_usage).unwrap_or_default()))
+}
+
+/// The head of a request.
+///
+/// # Errors
+/// When it is none for a completion.
+pub fn head(body: &[u8]) -> Result<Head, Error> {
+    // Read fast; only what does not fit is read again, to say where.
+    match serde_json::from_slice(body) {
+        Ok(head) if body.trim_ascii_start().starts_with(b"{") => Ok(head),
+        _ => body::parse(body),
+    }
+}
+
+/// What a request means.
+#[derive(Deserialize)]
+struct Meant {
+    messages: Messages,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    #[serde(alias = "max_completion_tokens")]
+    max_tokens: Option<u32>,
+    n: Option<usize>,
+    #[serde(default)]
+    tools: Vec<AskedTool>,
+    tool_choice: Option<AskedChoice>,
+    #[serde(default, deserialize_with = "one_or_more")]
+    stop: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct AskedTool {
+    function: Option<AskedFunction>,
+}
+
+#[derive(Deserialize)]
+struct AskedFunction {
+    name: String,
+    description: Option<String>,
+    parameters: Option<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AskedChoice {
+    Word(String),
+    Named { function: Named },
+    Other(IgnoredAny),
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+impl From<AskedChoice> for ToolChoice {
+    fn from(asked: AskedChoice) -> Self {
+        match asked {
+            AskedChoice::Word(word) if word == "none" => ToolChoice::None,
+            AskedChoice::Word(word) if word == "required" => ToolChoice::Required,
+            AskedChoice::Named { function } => ToolChoice::Named(function.name),
+            AskedChoice::Word(_) => ToolChoice::Auto,
+            // Of another form, such as a list of the tools that are allowed.
+            AskedChoice::Other(_) => ToolChoice::Required,
+        }
+    }
+}
+
+fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Stop {
+        One(String),
+        More(Vec<String>),
+        None(()),
+    }
+    Ok(match Stop::deserialize(deserializer)? {
+        Stop::One(text) => vec![text],
+        Stop::More(texts) => texts,
+        Stop::None(()) => Vec::new(),
+    })
+}
+
+/// The messages, or why one of them is none. Lists become messages while they are read: a short element
+/// can take many times its bytes.
 struct Messages(Result<Vec<Message>, Error>);
 
 impl<'de> Deserialize<'de> for Messages {
@@ -83,21 +169,26 @@ struct AskedMessage {
     role: String,
     content: Option<Content>,
     name: Option<String>,
-    tool_calls: Option<Calls>,
+    #[serde(default, deserialize_with = "calls")]
+    tool_calls: Vec<ToolCall>,
+    tool_call_id: Option<String>,
 }
 
 /// What a message says.
-#[derive(Default)]
-struct Content {
-    text: Arc<str>,
-    /// The type of the first part that is no text.
-    other: Option<String>,
+struct Content(Vec<Part>);
+
+#[derive(Deserialize)]
+struct AskedPart {
+    r#type: String,
+    text: Option<Arc<str>>,
+    image_url: Option<AskedImage>,
 }
 
 #[derive(Deserialize)]
-struct Part {
-    r#type: String,
-    text: Option<String>,
+#[serde(untagged)]
+enum AskedImage {
+    Url(Arc<str>),
+    Object { url: Arc<str> },
 }
 
 impl<'de> Deserialize<'de> for Content {
@@ -111,180 +202,147 @@ impl<'de> Deserialize<'de> for Content {
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Content, E> {
-                Ok(Content { text: text.into(), other: None })
+                Ok(Content(vec![Part::Text(text.into())]))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Content, A::Error> {
-                let (mut all, mut other) = (String::new(), None);
-                let mut separator = "";
-                while let Some(Part { r#type, text }) = parts.next_element()? {
-                    match text {
-                        Some(text) => all.extend([separator, &text]),
-                        None => other = other.or(Some(r#type)),
-                    }
-                    separator = "\n";
+            fn visit_seq<A: SeqAccess<'de>>(self, mut asked: A) -> Result<Content, A::Error> {
+                let mut parts = Vec::new();
+                while let Some(AskedPart { r#type, text, image_url }) = asked.next_element()? {
+                    parts.push(match (text, image_url) {
+                        (Some(text), _) => Part::Text(text),
+                        (None, Some(AskedImage::Url(url) | AskedImage::Object { url })) => Part::Image(url),
+                        (None, None) => Part::Other(r#type),
+                    });
                 }
-                Ok(Content { text: all.into(), other })
+                Ok(Content(parts))
             }
         }
         deserializer.deserialize_any(Reader)
     }
 }
 
-/// The tools that a message called, one a line.
-struct Calls(String);
-
-#[derive(Deserialize)]
-struct ToolCall {
-    function: Option<Function>,
-}
-
-#[derive(Deserialize)]
-struct Function {
-    name: Option<String>,
-    arguments: Option<String>,
-}
-
-impl<'de> Deserialize<'de> for Calls {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Calls;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a list of calls")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut calls: A) -> Result<Calls, A::Error> {
-                let mut text = String::new();
-                while let Some(ToolCall { function }) = calls.next_element()? {
-                    if let Some(Function { name, arguments }) = function {
-                        let (name, arguments) = (name.unwrap_or_default(), arguments.unwrap_or_default());
-                        text.extend(["\nCalled ", &name, " with ", &arguments]);
-                    }
-                }
-                Ok(Calls(text))
-            }
-        }
-        deserializer.deserialize_seq(Reader)
+/// The tools that a message called. Arguments may be the object that they describe.
+fn calls<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ToolCall>, D::Error> {
+    #[derive(Deserialize)]
+    struct AskedCall {
+        id: Option<String>,
+        function: Option<Function>,
     }
+    #[derive(Deserialize)]
+    struct Function {
+        name: Option<String>,
+        arguments: Option<Value>,
+    }
+    let asked: Option<Vec<AskedCall>> = Deserialize::deserialize(deserializer)?;
+    let call = |AskedCall { id, function }| {
+        let Function { name, arguments } = function?;
+        let arguments = match arguments.unwrap_or_default() {
+            Value::String(text) => text,
+            Value::Null => String::new(),
+            object => object.to_string(),
+        };
+        Some(ToolCall { id: id.unwrap_or_default(), name: name.unwrap_or_default(), arguments })
+    };
+    Ok(asked.into_iter().flatten().filter_map(call).collect())
 }
 
-/// A request that goes through as it is.
+/// What a request means.
 ///
 /// # Errors
 /// When it is none for a completion.
-pub fn passing(owner: Owner, body: Bytes) -> Result<CompletionRequest, Error> {
-    // Read fast; only what does not fit is read again, to say where.
-    let Head { model, stream, n, .. } = match serde_json::from_slice(&body) {
-        Ok(head) if body.trim_ascii_start().starts_with(b"{") => head,
-        _ => body::parse(&body)?,
+pub fn chat(bytes: &[u8]) -> Result<Chat, Error> {
+    let asked: Meant = body::parse(bytes)?;
+    let invalid = |what: &str, hint: &str| Err(Error::new(Kind::InvalidRequest, what).hinted(hint));
+    let messages = asked.messages.0?;
+    let Some(last) = messages.last() else {
+        return invalid("`messages` is empty", "send at least the question");
     };
-    let model = model.filter(|model| !model.trim().is_empty());
-    let choices = n.unwrap_or(1).max(1);
-    Ok(CompletionRequest { owner, model, stream: stream.unwrap_or_default(), choices, body })
-}
-
-/// How a web chat's answer is to be written.
-#[derive(Debug, Clone, Copy)]
-pub struct Form {
-    /// As a stream.
-    pub stream: bool,
-    /// With a chunk for what it cost.
-    pub include_usage: bool,
-}
-
-/// A request that a web chat answers.
-///
-/// # Errors
-/// When it is none for a completion, or asks for what a web chat cannot do.
-pub fn talk(owner: Owner, bytes: &[u8]) -> Result<(Talk, Form), Error> {
-    let asked: Asked = body::parse(bytes)?;
-    let cannot = |what: &str, hint: &str| Err(Error::new(Kind::InvalidRequest, what).hinted(hint));
-    let Messages(messages) = asked.messages;
-    if messages.as_ref().is_ok_and(Vec::is_empty) {
-        return cannot("`messages` is empty", "send at least the question");
+    if last.parts.iter().all(|part| matches!(part, Part::Text(text) if text.trim().is_empty())) {
+        return invalid("the last message is empty", "send the question in the last message");
     }
-    if asked.n.is_some_and(|choices| choices > 1) {
-        return cannot("a web chat gives one answer at a time", "leave `n` out");
-    }
-    let must_call = |choice: &RawValue| choice.get() == "\"required\"" || choice.get().starts_with('{');
-    if asked.tool_choice.as_deref().is_some_and(must_call) {
-        return cannot(
-            "a web chat calls no tools",
-            "leave `tool_choice` out, or use an upstream with the openai protocol",
-        );
-    }
-    let messages = messages?;
-    if messages.last().is_none_or(|last| last.text.trim().is_empty()) {
-        return cannot("the last message is empty", "send the question in the last message");
-    }
-    let include_usage = asked.stream_options.and_then(|options| options.include_usage).unwrap_or_default();
-    let form = Form { stream: asked.stream.unwrap_or_default(), include_usage };
-    let talk = Talk {
-        owner,
-        model: asked.model.filter(|model| !model.trim().is_empty()),
+    let tool = |tool: AskedTool| {
+        let AskedFunction { name, description, parameters } = tool.function?;
+        Some(Tool { name, description, parameters })
+    };
+    Ok(Chat {
         messages,
+        tools: asked.tools.into_iter().filter_map(tool).collect(),
+        tool_choice: asked.tool_choice.map(ToolChoice::from).unwrap_or_default(),
         temperature: asked.temperature,
+        top_p: asked.top_p,
         max_tokens: asked.max_tokens,
-    };
-    Ok((talk, form))
+        stop: asked.stop,
+        choices: asked.n,
+    })
 }
 
-/// A message as a text that one of three says.
 fn message(asked: AskedMessage) -> Result<Message, Error> {
-    let Content { mut text, other } = asked.content.unwrap_or_default();
-    if let Some(other) = other {
-        let kind = other.chars().take(40).collect::<String>();
-        return Err(Error::new(Kind::InvalidRequest, "a web chat takes text alone")
-            .detail(Some(format!("the message has a part of type {kind:?}")))
-            .hinted("send text, or use an upstream with the openai protocol for images and sounds"));
-    }
-    if let Some(Calls(calls)) = asked.tool_calls {
-        text = format!("{text}{calls}").trim().into();
-    }
-    let role = match asked.role.as_str() {
-        "system" | "developer" => Role::System,
-        "user" => Role::User,
-        "assistant" => Role::Assistant,
-        "tool" | "function" => {
-            let name = asked.name.map(|name| format!(" {name}")).unwrap_or_default();
-            text = format!("The result of the tool{name}: {text}").into();
-            Role::User
-        }
+    let AskedMessage { role, content, name, tool_calls, tool_call_id } = asked;
+    let (role, answers) = match role.as_str() {
+        "system" | "developer" => (Role::System, None),
+        "user" => (Role::User, None),
+        "assistant" => (Role::Assistant, None),
+        "tool" | "function" => (Role::Tool, Some((tool_call_id.unwrap_or_default(), name))),
         _ => {
             return Err(Error::new(Kind::InvalidRequest, "a message has an unknown role")
                 .hinted("use system, developer, user, assistant or tool"));
         }
     };
-    Ok(Message { role, text })
+    let parts = content.map_or_else(Vec::new, |Content(parts)| parts);
+    Ok(Message { role, parts, tool_calls, answers })
+}
+
+/// An estimate of the tokens in the texts of a request; pictures and sounds count nothing.
+pub fn prompt_tokens(body: &[u8]) -> u64 {
+    #[derive(Deserialize)]
+    struct Request {
+        messages: Option<Vec<Said>>,
+        #[serde(alias = "prompt")]
+        input: Option<Value>,
+    }
+    #[derive(Deserialize)]
+    struct Said {
+        content: Option<Content>,
+    }
+    let Ok(Request { messages, input }) = serde_json::from_slice(body) else { return 0 };
+    let parts = messages.into_iter().flatten().filter_map(|message| message.content);
+    let texts = parts.flat_map(|Content(parts)| parts).map(|part| match part {
+        Part::Text(text) => estimate_tokens(&text),
+        Part::Image(_) | Part::Other(_) => 0,
+    });
+    let input = input.map(|input| input.as_str().map_or_else(|| input.to_string(), String::from));
+    texts.chain(input.map(|text| estimate_tokens(&text))).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
-    fn read(value: Value) -> Result<(Talk, Form), Error> {
-        talk(Owner("x".into()), value.to_string().as_bytes())
+    fn read(value: Value) -> Result<Chat, Error> {
+        chat(value.to_string().as_bytes())
     }
 
     #[test]
-    fn every_message_becomes_text() {
-        let (talk, form) = read(json!({"model": "", "stream": true, "stream_options": {"include_usage": true}, "messages": [
+    fn every_message_is_understood() {
+        let chat = read(json!({"stop": "x", "tools": [{"type": "function", "function": {"name": "f"}}], "messages": [
             {"role": "developer", "content": "be brief"},
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
-            {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
-            {"role": "tool", "content": "42", "tool_call_id": "x"},
+            {"role": "assistant", "content": null, "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": {"x": 1}}}]},
+            {"role": "tool", "content": "42", "tool_call_id": "c"},
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:x"}}, {"type": "input_audio"}]},
         ]}))
         .expect("valid");
-        let texts: Vec<_> = talk.messages.iter().map(|message| &*message.text).collect();
-        assert_eq!(texts, ["be brief", "a\nb", "Called f with {}", "The result of the tool: 42"]);
-        assert!(form.stream && form.include_usage && talk.model.is_none());
+        let texts: Vec<_> = chat.messages.iter().map(|message| message.text().into_owned()).collect();
+        assert_eq!(texts, ["be brief", "a\nb", "", "42", ""]);
+        assert_eq!(chat.messages[2].tool_calls[0].arguments, r#"{"x":1}"#);
+        assert_eq!(chat.messages[3].answers, Some(("c".into(), None)));
+        assert_eq!(chat.messages[4].parts, [Part::Image("data:x".into()), Part::Other("input_audio".into())]);
+        assert_eq!((chat.stop, chat.tools.len()), (vec!["x".to_string()], 1));
     }
 
     #[test]
-    fn what_a_web_chat_cannot_do_is_refused() {
+    fn what_is_no_request_for_a_completion_is_refused() {
         for body in [
             json!({}),
             json!([]),
@@ -294,9 +352,6 @@ mod tests {
             json!({"messages": [{"role": "user", "content": " "}]}),
             json!({"messages": [{"role": "user", "content": 1}]}),
             json!({"messages": [{"role": "judge", "content": "x"}]}),
-            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]}),
-            json!({"messages": [{"role": "user", "content": "x"}], "n": 2}),
-            json!({"messages": [{"role": "user", "content": "x"}], "tool_choice": "required"}),
         ] {
             let error = read(body.clone()).expect_err("not valid");
             assert_eq!(error.kind, Kind::InvalidRequest, "{body}");
@@ -305,13 +360,14 @@ mod tests {
 
     #[test]
     fn a_request_that_passes_is_read_as_little_as_possible() {
+        let owner = || Owner("x".into());
         let body = r#"{"messages":[{"any":"thing"}],"stream":null,"model":" ","x":1}"#;
-        let request = passing(Owner("x".into()), Bytes::from(body)).expect("valid");
-        assert!(request.model.is_none() && !request.stream && request.choices == 1);
+        let (request, include_usage) = inference(owner(), Bytes::from(body)).expect("valid");
+        assert!(request.model.is_none() && !request.stream && !include_usage);
         for body in
             ["", "[]", "{}", r#"{"messages":{}}"#, r#"{"messages":[],"stream":"yes"}"#, "[null,null,null,[]]"]
         {
-            assert!(passing(Owner("x".into()), Bytes::from(body)).is_err(), "{body}");
+            assert!(inference(owner(), Bytes::from(body)).is_err(), "{body}");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Whether an answer of the OpenAI protocol is one JSON object or a stream of events: its first byte
 //! tells, and the rest is taken in by that form.
 
-use super::framing::{Lines, SseEvents};
-use super::{Fault, first_byte};
+use crate::provider::decoding::{Fault, first_byte};
+use crate::provider::framing::{Lines, SseEvents};
 
 /// The most that is kept before the first byte that tells: a byte order mark is shorter, and blanks
 /// without end are not kept.

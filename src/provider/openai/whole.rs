@@ -1,50 +1,97 @@
 //! Completions that are there as a whole: looked at, made from a stream, or made into a chunk of one.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::super::openai::{not_json, usage};
-use super::super::{Decoder, Fault, Progress, body, unfinished};
-use super::{CHUNK, Chunk, Chunks, reported};
+use super::decoder::{CHUNK, Chunks};
+use super::usage;
+use crate::domain::answer::{Delta, Names, ToolCallDelta};
 use crate::domain::chat::{Usage, estimate_tokens};
+use crate::provider::decoding::{Fault, read};
+
+/// Takes over what a message, or a delta of one, says. Parts of a content become the text that they
+/// are, since clients take nothing else.
+pub fn take(message: &mut Map<String, Value>, delta: &mut Delta) {
+    if let Some(content) = message.get_mut("content")
+        && matches!(content, Value::Array(_) | Value::Object(_))
+        && let Some(text) = text_of(content)
+    {
+        *content = text.into();
+    }
+    let text = |name: &str| message.get(name).and_then(Value::as_str).unwrap_or_default();
+    let reasoning = [text("reasoning_content"), text("reasoning")];
+    delta.reasoning = reasoning.into_iter().find(|words| !words.is_empty()).unwrap_or_default().into();
+    // The words of a refusal are the answer.
+    delta.text = [text("content"), text("refusal")].concat().into();
+}
+
+/// The text that the parts of a content are, if they are nothing else.
+fn text_of(content: &Value) -> Option<String> {
+    match content {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(parts) => parts.iter().map(text_of).collect(),
+        Value::Object(part) => part.get("text").and_then(text_of),
+        _ => None,
+    }
+}
 
 /// A whole completion as one chunk, for callers that asked for a stream.
-pub fn chunk_of(bytes: &[u8]) -> Result<Chunk, Fault> {
+pub fn chunk_of(bytes: &[u8]) -> Result<Delta, Fault> {
     let mut value = whole_value(bytes)?;
-    let Some(object) = value.as_object_mut() else { return Err(unfinished(false, 1, b"")) };
+    let Some(object) = value.as_object_mut() else { return Err(Fault::unfinished(false, 1, b"")) };
     object.insert("object".into(), CHUNK.into());
+    let text = |name: &str| object.get(name)?.as_str().filter(|text| !text.is_empty()).map(String::from);
+    let names = Names { response: text("id"), model: text("model"), conversation: None };
     let spent = object.get("usage").and_then(usage);
-    for choice in object.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
-        let Some(choice) = choice.as_object_mut() else { continue };
-        let mut delta = choice.remove("message").unwrap_or_else(|| json!({}));
-        let calls = delta.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten();
+    let mut delta = Delta { usage: spent, names: Some(Box::new(names)), ..Delta::default() };
+    let choices = object.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten();
+    for (place, choice) in choices.filter_map(Value::as_object_mut).enumerate() {
+        let mut message = choice.remove("message").unwrap_or_else(|| json!({}));
+        let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten();
         for (index, call) in calls.filter_map(Value::as_object_mut).enumerate() {
             call.insert("index".into(), index.into());
+            if place == 0 {
+                delta.tool_calls.push(call_of(index, call));
+            }
         }
-        choice.insert("delta".into(), delta);
+        if let Some(message) = message.as_object_mut().filter(|_| place == 0) {
+            take(message, &mut delta);
+            delta.finish = choice.get("finish_reason").and_then(Value::as_str).map(ByteString::from);
+        }
+        choice.insert("delta".into(), message);
     }
-    let tokens = estimate_tokens(&value["choices"][0]["delta"]["content"].to_string());
-    Ok(Chunk { data: value.to_string().into(), usage: spent, tokens })
+    delta.wire = Some(value.to_string().into());
+    Ok(delta)
+}
+
+fn call_of(index: usize, call: &Map<String, Value>) -> ToolCallDelta {
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(String::from);
+    let function = call.get("function");
+    let of_function = |name: &str| text(function.and_then(|function| function.get(name)));
+    ToolCallDelta {
+        index,
+        id: text(call.get("id")),
+        name: of_function("name"),
+        arguments: of_function("arguments").unwrap_or_default(),
+    }
 }
 
 /// A stream, all of which is here, as the whole completion that was asked for.
-pub fn joined(bytes: &[u8], choices: usize) -> Result<Chunk, Fault> {
+pub fn joined(bytes: &[u8], choices: usize) -> Result<Delta, Fault> {
     // Its length is bounded already, and so are its lines.
-    let (mut decoder, mut pieces) = (Chunks::new(choices, usize::MAX), VecDeque::new());
-    decoder.feed(bytes, &mut pieces)?;
-    if decoder.progress() != Progress::Done {
-        decoder.finish(&mut pieces)?;
-    }
-    let usage = pieces.iter().filter_map(|chunk| chunk.usage).next_back();
-    let tokens = pieces.iter().map(|chunk| chunk.tokens).sum();
+    let (deltas, end) = read(&mut Chunks::new(choices, usize::MAX), &[bytes]);
+    end?;
+    let usage = deltas.iter().filter_map(|delta| delta.usage).next_back();
+    let other_tokens = deltas.iter().map(Delta::tokens).sum();
     let mut whole = Map::new();
     let mut messages: BTreeMap<u64, (Map<String, Value>, Value)> = BTreeMap::new();
-    for chunk in &pieces {
-        let Ok(Value::Object(mut chunk)) = serde_json::from_slice(&chunk.data) else { continue };
+    for wire in deltas.iter().filter_map(|delta| delta.wire.as_ref()) {
+        let Ok(Value::Object(mut chunk)) = serde_json::from_slice(wire) else { continue };
         let Some(Value::Array(choices)) = chunk.shift_remove("choices") else { continue };
         for mut choice in choices {
             let (message, reason) = messages.entry(choice["index"].as_u64().unwrap_or_default()).or_default();
@@ -65,7 +112,8 @@ pub fn joined(bytes: &[u8], choices: usize) -> Result<Chunk, Fault> {
         json!({ "index": index, "message": message, "finish_reason": reason })
     });
     whole.insert("choices".into(), choices.collect());
-    Ok(Chunk { data: Value::Object(whole).to_string().into(), usage, tokens })
+    let wire = Some(Value::Object(whole).to_string().into());
+    Ok(Delta { usage, other_tokens, wire, ..Delta::default() })
 }
 
 /// Adds a field of a delta to a message: texts and lists go on, all else is replaced.
@@ -81,20 +129,20 @@ fn add(message: &mut Map<String, Value>, key: String, value: Value) {
 }
 
 fn whole_value(bytes: &[u8]) -> Result<Value, Fault> {
-    let value: Value = serde_json::from_slice(bytes).map_err(|error| not_json(&error))?;
-    if let Some(error) = value.get("error").filter(|error| !error.is_null()) {
-        return Err(reported(error.clone()));
-    }
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+    let value: Value = serde_json::from_slice(bytes).map_err(|error| Fault::not_json(&error))?;
+    Fault::reported(value.get("error").cloned())?;
     match value["choices"].as_array() {
-        Some(choices) if choices.is_empty() => Err(body::empty().into()),
+        Some(choices) if choices.is_empty() => Err(Fault::empty()),
         Some(_) => Ok(value),
-        None => Err(unfinished(false, 1, b"")),
+        None => Err(Fault::unfinished(false, 1, b"")),
     }
 }
 
 /// A whole completion that goes on as it is, unless it lacks what Dify's client insists on: a
-/// `content`, be it null, and both counts in a `usage`.
-pub fn look(bytes: Bytes) -> Result<Chunk, Fault> {
+/// `content`, be it null, and both counts in a `usage`. Its words are not read: it was asked for by a
+/// caller of the same protocol, who gets its bytes.
+pub fn look(bytes: Bytes) -> Result<Delta, Fault> {
     #[derive(Deserialize)]
     struct Whole<'a> {
         #[serde(borrow)]
@@ -128,7 +176,8 @@ pub fn look(bytes: Bytes) -> Result<Chunk, Fault> {
             let spent = spent.flatten();
             let estimate = || contents.iter().map(|content| estimate_tokens(content.get())).sum();
             let tokens = if spent.is_some() { 0 } else { estimate() };
-            return Ok(Chunk { data: bytes.slice_ref(text), usage: spent, tokens });
+            let wire = Some(bytes.slice_ref(text));
+            return Ok(Delta { usage: spent, other_tokens: tokens, wire, ..Delta::default() });
         }
     }
     let mut value = whole_value(text)?;
@@ -146,8 +195,8 @@ pub fn look(bytes: Bytes) -> Result<Chunk, Fault> {
             message.entry("content").or_insert(Value::Null);
         }
     }
-    let tokens = estimate_tokens(&value["choices"].to_string());
-    Ok(Chunk { data: value.to_string().into(), usage: spent, tokens })
+    let other_tokens = estimate_tokens(&value["choices"].to_string());
+    Ok(Delta { usage: spent, other_tokens, wire: Some(value.to_string().into()), ..Delta::default() })
 }
 
 /// A usage that names both counts and is of the usual form.
@@ -161,8 +210,7 @@ fn counts(usage: &str) -> Option<Usage> {
     // serde would take a list for an object, by position.
     let usage = Some(usage).filter(|usage| usage.starts_with('{'))?;
     let Counts { prompt_tokens, completion_tokens, total_tokens } = serde_json::from_str(usage).ok()?;
-    let total_tokens = total_tokens.unwrap_or(prompt_tokens.saturating_add(completion_tokens));
-    Some(Usage { prompt_tokens, completion_tokens, total_tokens, estimated: false })
+    Some(Usage::told(prompt_tokens, completion_tokens, total_tokens))
 }
 
 /// A usage that names both counts.

@@ -1,26 +1,34 @@
 //! Completions on their way through: mended, cut anywhere, broken.
 
-use super::*;
+use super::decoder::{CHUNK, Chunks};
+use super::whole;
+use crate::domain::answer::Answer;
 use crate::domain::error::Kind;
-use crate::provider::pieces;
+use crate::provider::decoding::{self, Fault, pieces};
 use proptest::prelude::*;
+use serde_json::{Value, json};
 
-fn read(chunks: &[&[u8]]) -> (Vec<Value>, Result<(), Kind>) {
-    let mut decoder = Chunks::new(1, 1 << 20);
-    let mut queue = VecDeque::new();
-    let result = chunks.iter().try_for_each(|chunk| decoder.feed(chunk, &mut queue)).and_then(|()| {
-        if decoder.progress() == Progress::Done { Ok(()) } else { decoder.finish(&mut queue) }
+/// The chunks as a caller of the same protocol gets them, what they mean, and how they end.
+fn decoded(chunks: &[&[u8]]) -> (Vec<Value>, Answer, Result<(), Kind>) {
+    let (deltas, end) = decoding::read(&mut Chunks::new(1, 1 << 20), chunks);
+    let data = deltas.iter().map(|delta| {
+        let wire = delta.wire.as_ref().expect("each has its bytes");
+        assert!(!wire.contains(&b'\n'));
+        serde_json::from_slice(wire).expect("a chunk is JSON")
     });
-    let data = queue.iter().map(|chunk| {
-        assert!(!chunk.data.contains(&b'\n'));
-        serde_json::from_slice(&chunk.data).expect("a chunk is JSON")
-    });
-    let result = result.map_err(|fault| match fault {
+    let mut answer = Answer::default();
+    deltas.iter().for_each(|delta| answer.apply(delta));
+    let end = end.map_err(|fault| match fault {
         Fault::Error(error) => error.kind,
         Fault::Html => Kind::UpstreamHtml,
         Fault::Reported(_) => Kind::UpstreamError,
     });
-    (data.collect(), result)
+    (data.collect(), answer, end)
+}
+
+fn read(chunks: &[&[u8]]) -> (Vec<Value>, Result<(), Kind>) {
+    let (data, _, end) = decoded(chunks);
+    (data, end)
 }
 
 const STREAM: &str = "\u{feff}: hello\r\n\r\nevent: message\r\ndata: {\"id\":\"r\",\"x\":1.10,\r\ndata:  \"choices\":[{\"index\":0,\"delta\":{\"content\":\"你\"}}]}\r\n\r\n\
@@ -112,7 +120,7 @@ fn what_small_mirrors_leave_out_is_filled_in() {
 #[test]
 fn a_stream_that_was_not_asked_for_is_joined() {
     let chunk = whole::joined(STREAM.as_bytes(), 1).unwrap_or_else(|_| panic!("a completion"));
-    let whole: Value = serde_json::from_slice(&chunk.data).expect("JSON");
+    let whole: Value = serde_json::from_slice(chunk.wire.as_ref().expect("bytes")).expect("JSON");
     assert_eq!((whole["object"].as_str(), whole["id"].as_str()), (Some("chat.completion"), Some("r")));
     let message = &whole["choices"][0]["message"];
     assert_eq!(
@@ -146,6 +154,41 @@ fn bad_streams_are_named() {
     ] {
         assert_eq!(read(&[text.as_bytes()]).1, Err(kind), "{text}");
     }
+}
+
+#[test]
+fn a_stream_and_a_whole_answer_mean_the_same() {
+    let stream = "data: {\"id\":\"r1\",\"object\":\"chat.completion.chunk\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n\
+        data: {\"id\":\"r1\",\"choices\":[{\"delta\":{\"content\":\"你好 🙂\"}}]}\n\n\
+        data: {\"choices\":[{\"delta\":{\"reasoning_content\":\"hm\"}}]}\n\n\
+        data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n\
+        data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}\n\ndata: [DONE]\n\n";
+    let (_, streamed, end) = decoded(&[stream.as_bytes()]);
+    assert_eq!((end, streamed.text.as_str(), streamed.reasoning.as_str()), (Ok(()), "你好 🙂", "hm"));
+    assert_eq!(streamed.names.response.as_deref(), Some("r1"));
+    let whole = r#"{"id":"r1","model":"m","choices":[{"message":{"content":"你好 🙂","reasoning_content":"hm","tool_calls":null},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#;
+    assert_eq!(decoded(&[whole.as_bytes()]).1, streamed);
+    let parts = whole.replace("\"你好 🙂\"", r#"[{"type":"text","text":"你好"},{"text":" 🙂"}]"#);
+    assert_eq!(decoded(&[parts.as_bytes()]).1, streamed);
+}
+
+#[test]
+fn a_chunk_of_the_same_template_means_what_it_says() {
+    let chunk = |key: &str, words: &str| {
+        format!(
+            "data: {{\"object\":\"{CHUNK}\",\"choices\":[{{\"index\":0,\"delta\":{{\"role\":\"assistant\",\"{key}\":\"{words}\"}}}}]}}\n\n"
+        )
+    };
+    let said = [
+        ("reasoning_content", "h"),
+        ("reasoning_content", "m"),
+        ("content", "a"),
+        ("content", "\\n"),
+        ("content", "é"),
+    ];
+    let text: String = said.iter().map(|(key, words)| chunk(key, words)).collect();
+    let (_, answer, end) = decoded(&[(text + "data: [DONE]\n\n").as_bytes()]);
+    assert_eq!((end, answer.text.as_str(), answer.reasoning.as_str()), (Ok(()), "a\né", "hm"));
 }
 
 proptest! {

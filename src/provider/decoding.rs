@@ -1,0 +1,256 @@
+//! From an answer's bytes to its pieces: what every protocol's decoder is, and how a body is read
+//! through one.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{LocalBoxStream, Stream, StreamExt};
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
+
+use super::body::{Body, empty};
+use super::framing::LineTooLong;
+use super::transport::Transport;
+use crate::domain::answer::Delta;
+use crate::domain::error::{Error, Kind};
+
+/// How long an answer that is complete in itself is listened to for what may still belong to it.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// One answer, piece by piece. The stream ends after an error; without one, the answer is complete.
+pub struct Deltas {
+    /// The HTTP status of the answer.
+    pub status: u16,
+    stream: LocalBoxStream<'static, Result<Delta, Error>>,
+}
+
+impl Deltas {
+    /// An answer of which all is there.
+    pub(super) fn whole(status: u16, delta: Delta) -> Self {
+        Deltas { status, stream: Box::pin(futures_util::stream::iter([Ok(delta)])) }
+    }
+
+    /// The next piece, or `None` at the answer's end.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Delta, Error>>> {
+        self.stream.poll_next_unpin(context)
+    }
+
+    /// As [`Deltas::poll_next`].
+    pub async fn next(&mut self) -> Option<Result<Delta, Error>> {
+        self.stream.next().await
+    }
+}
+
+/// How far an answer has come, by its protocol's own signs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// More must follow.
+    Open,
+    /// All that matters may be here; more may follow.
+    Settled,
+    /// Nothing follows that belongs to the answer.
+    Done,
+}
+
+/// Why an answer's bytes are no good answer.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The upstream reports a failure, in this JSON.
+    Reported(Value),
+    /// The answer is a web page.
+    Html,
+    /// Anything else.
+    Error(Error),
+}
+
+impl Fault {
+    /// The failure that the value of a field `error` tells of, unless it is none.
+    pub(super) fn reported(error: Option<Value>) -> Result<(), Fault> {
+        match error {
+            None | Some(Value::Null) => Ok(()),
+            Some(error) => Err(Fault::Reported(json!({ "error": error }))),
+        }
+    }
+
+    /// The error for bytes that end before the protocol's own end: of another protocol when nothing
+    /// was understood and something skipped, unless that is a `last` line that breaks off.
+    pub(super) fn unfinished(understood: bool, skipped: usize, last: &[u8]) -> Fault {
+        let breaks_off = || serde_json::from_slice::<IgnoredAny>(last).is_err_and(|error| error.is_eof());
+        Fault::Error(if understood || skipped == 0 || (!last.is_empty() && breaks_off()) {
+            Error::new(Kind::UpstreamTruncated, "the upstream's answer ended before it was complete")
+        } else {
+            Error::new(Kind::UpstreamInvalid, "the upstream's answer is not of the protocol")
+        })
+    }
+
+    /// A part of a stream that cannot be read, so that words may be missing.
+    pub(super) fn broken() -> Fault {
+        Error::new(Kind::UpstreamInvalid, "a part of the upstream's stream is broken")
+            .hinted("try again; if it stays, look into the mirror's own log")
+            .into()
+    }
+
+    /// An answer without anything in it.
+    pub(super) fn empty() -> Fault {
+        empty().into()
+    }
+
+    /// Text that should be JSON and is none.
+    pub(super) fn not_json(error: &serde_json::Error) -> Fault {
+        Fault::Error(if error.is_eof() {
+            Error::new(Kind::UpstreamTruncated, "the upstream's JSON ended before it was complete")
+        } else {
+            Error::new(Kind::UpstreamInvalid, "the upstream's answer is not JSON of the protocol")
+        })
+    }
+
+    /// The error that it is, of an answer with this body.
+    pub(super) fn into_error(self, transport: &Transport, body: &Body) -> Error {
+        match self {
+            Fault::Reported(value) => transport.reported(body.place, &value),
+            Fault::Html => transport.page(body),
+            Fault::Error(error) => error,
+        }
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Fault::Error(error)
+    }
+}
+
+impl From<LineTooLong> for Fault {
+    fn from(LineTooLong(most): LineTooLong) -> Self {
+        Fault::Error(
+            Error::new(
+                Kind::UpstreamTooLarge,
+                format!("a line of the upstream's answer is longer than {most} bytes"),
+            )
+            .hinted("ask for a shorter answer, or raise `MAX_LINE_BYTES`"),
+        )
+    }
+}
+
+/// A protocol's way from bytes to pieces. It does no input or output, and what it gives does not
+/// depend on how the bytes are cut.
+pub(super) trait Decoder {
+    /// Takes bytes in.
+    fn feed(&mut self, bytes: &[u8], deltas: &mut VecDeque<Delta>) -> Result<(), Fault>;
+
+    /// How far the answer has come.
+    fn progress(&self) -> Progress;
+
+    /// Takes in that no more bytes come.
+    fn finish(&mut self, deltas: &mut VecDeque<Delta>) -> Result<(), Fault>;
+}
+
+/// Reads a body through a decoder.
+pub(super) fn decode<D: Decoder + Unpin + 'static>(
+    transport: Rc<Transport>,
+    body: Body,
+    decoder: D,
+) -> Deltas {
+    let status = body.status();
+    let stream = Decoding { transport, body: Some(body), decoder, queue: VecDeque::new(), failure: None };
+    Deltas { status, stream: Box::pin(stream) }
+}
+
+/// A body on its way through a decoder.
+struct Decoding<D> {
+    transport: Rc<Transport>,
+    /// `None` after its end.
+    body: Option<Body>,
+    decoder: D,
+    queue: VecDeque<Delta>,
+    failure: Option<Error>,
+}
+
+impl<D: Decoder + Unpin> Stream for Decoding<D> {
+    type Item = Result<Delta, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(delta) = this.queue.pop_front() {
+                return Poll::Ready(Some(Ok(delta)));
+            }
+            if let Some(error) = this.failure.take() {
+                return Poll::Ready(Some(Err(error)));
+            }
+            let Some(body) = &mut this.body else { return Poll::Ready(None) };
+            let chunk = ready!(body.poll_next(context));
+            this.take(chunk);
+        }
+    }
+}
+
+impl<D: Decoder> Decoding<D> {
+    /// Takes in one piece of the body. What comes after an answer is settled can end it, not spoil it.
+    fn take(&mut self, chunk: Result<Option<Bytes>, Error>) {
+        let Some(body) = &mut self.body else { return };
+        let settled = self.decoder.progress() == Progress::Settled;
+        let ended = match chunk {
+            Ok(Some(bytes)) => self.decoder.feed(&bytes, &mut self.queue).map(|()| false),
+            Ok(None) if body.is_empty() => Err(Fault::empty()),
+            Ok(None) => self.decoder.finish(&mut self.queue).map(|()| true),
+            Err(error) => Err(error.into()),
+        };
+        match (ended, self.decoder.progress()) {
+            (Ok(false), Progress::Open) if settled => body.end_within(None),
+            (Ok(false), Progress::Settled) if !settled => body.end_within(Some(GRACE)),
+            (Ok(false), Progress::Open | Progress::Settled) => {}
+            (Ok(false), Progress::Done) => self.body.take().into_iter().for_each(Body::drain),
+            (Ok(true), _) => self.body = None,
+            (Err(_), _) if settled => {
+                // What it held back for the end goes out all the same.
+                let _ = self.decoder.finish(&mut self.queue);
+                self.body = None;
+            }
+            (Err(fault), _) => {
+                self.failure = Some(fault.into_error(&self.transport, body));
+                self.body = None;
+            }
+        }
+    }
+}
+
+/// The first byte that is neither blank nor a byte order mark.
+pub(super) fn first_byte(bytes: &[u8]) -> Option<u8> {
+    let mark = "\u{feff}".as_bytes();
+    // A cut may divide the mark: then nothing is known yet.
+    let bytes = if mark.starts_with(bytes) { b"" } else { bytes.strip_prefix(mark).unwrap_or(bytes) };
+    bytes.iter().copied().find(|byte| !byte.is_ascii_whitespace())
+}
+
+/// What a decoder makes of bytes that come in these pieces, and how it ends: read as a body is.
+pub(super) fn read(decoder: &mut impl Decoder, pieces: &[&[u8]]) -> (VecDeque<Delta>, Result<(), Fault>) {
+    let mut deltas = VecDeque::new();
+    for piece in pieces {
+        let fed = decoder.feed(piece, &mut deltas);
+        match (fed, decoder.progress()) {
+            (Ok(()), Progress::Open | Progress::Settled) => {}
+            (Ok(()), Progress::Done) => return (deltas, Ok(())),
+            // What follows a settled answer can end it, not spoil it.
+            (Err(_), Progress::Settled) => break,
+            (Err(fault), _) => return (deltas, Err(fault)),
+        }
+    }
+    let settled = decoder.progress() == Progress::Settled;
+    let ended = decoder.finish(&mut deltas);
+    (deltas, if settled { Ok(()) } else { ended })
+}
+
+/// The bytes cut at these places, for tests that the cuts do not matter.
+#[cfg(test)]
+pub(super) fn pieces(bytes: &[u8], mut cuts: Vec<usize>) -> Vec<&[u8]> {
+    cuts.push(bytes.len());
+    cuts.sort_unstable();
+    let mut from = 0;
+    let piece = |to: usize| &bytes[std::mem::replace(&mut from, to.min(bytes.len()))..to.min(bytes.len())];
+    cuts.into_iter().map(piece).collect()
+}

@@ -1,0 +1,406 @@
+//! The one decoder of completions: what each chunk means, and its bytes for a caller of the same
+//! protocol, mended only where clients stumble.
+//!
+//! Source: <https://platform.openai.com/docs/api-reference/chat-streaming>. A chunk is looked at
+//! without being taken apart, and goes on as it is unless it lacks something: Dify crashes on a
+//! chunk without `choices`, forgets a `finish_reason` when null follows, and wants `prompt_tokens`
+//! in a `usage`. Clients differ most in how they join the pieces of tool calls: Dify goes by the
+//! id, others by the index, and OpenAI's own library joins an id that comes twice to one of double
+//! length. So a tool call goes on in one piece, with its id, which all of them understand.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use memchr::memchr;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use super::intake::{Intake, Rest};
+use super::tool_calls::Held;
+use super::{usage, whole};
+use crate::domain::answer::{Delta, Names};
+use crate::domain::chat::estimate_tokens;
+use crate::provider::decoding::{Decoder, Fault, Progress};
+use crate::provider::template::{Template, text};
+
+/// What matters in a chunk.
+#[derive(Deserialize)]
+struct Seen<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    object: Option<&'a str>,
+    #[serde(borrow)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow)]
+    choices: Option<Vec<SeenChoice<'a>>>,
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct SeenChoice<'a> {
+    index: Option<u64>,
+    #[serde(borrow)]
+    finish_reason: Option<&'a RawValue>,
+    #[serde(borrow)]
+    delta: Option<SeenDelta<'a>>,
+}
+
+#[derive(Deserialize)]
+struct SeenDelta<'a> {
+    role: Option<IgnoredAny>,
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reasoning_content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reasoning: Option<&'a RawValue>,
+    refusal: Option<IgnoredAny>,
+    #[serde(borrow)]
+    tool_calls: Option<&'a RawValue>,
+}
+
+/// Which words a chunk says.
+#[derive(Clone, Copy)]
+enum Words {
+    Answer,
+    Reasoning,
+}
+
+impl<'a> Seen<'a> {
+    /// The words of a chunk that says one thing and ends nothing.
+    fn words(&self) -> Option<(&'a RawValue, Words)> {
+        let [SeenChoice { finish_reason: None, delta: Some(delta), .. }] = self.choices.as_deref()? else {
+            return None;
+        };
+        match (delta.content, delta.reasoning_content.or(delta.reasoning)) {
+            _ if self.usage.is_some() => None,
+            (Some(words), None) => Some((words, Words::Answer)),
+            (None, Some(words)) => Some((words, Words::Reasoning)),
+            _ => None,
+        }
+    }
+}
+
+impl SeenDelta<'_> {
+    /// Whether all that it says is plain text.
+    fn is_plain(&self) -> bool {
+        let is_text = |words: Option<&RawValue>| words.is_none_or(|words| words.get().starts_with('"'));
+        is_text(self.content)
+            && is_text(self.reasoning_content)
+            && (is_text(self.reasoning) || self.reasoning_content.is_some())
+            && self.refusal.is_none()
+            && self.tool_calls.is_none()
+    }
+}
+
+/// The `object` of a chunk.
+pub(super) const CHUNK: &str = "chat.completion.chunk";
+
+/// Decodes a streamed completion into chunks; a whole one becomes one chunk.
+pub struct Chunks {
+    intake: Intake,
+    /// How many choices the caller asked for.
+    choices: usize,
+    seen: BTreeSet<u64>,
+    /// The choice whose words are the answer: the first that came.
+    first: Option<u64>,
+    /// Why each choice ended.
+    finished: BTreeMap<u64, String>,
+    /// Tool calls that are still being written.
+    pub(super) held: Held,
+    /// The form of the latest chunk, where the next can be known by it, and which words it says.
+    template: Option<(Template, Words)>,
+    /// Whether the upstream's id of the answer and the model were told.
+    named: bool,
+    understood: bool,
+    done: bool,
+    skipped: usize,
+}
+
+impl Chunks {
+    /// A decoder of a completion with this many choices, in lines of at most so many bytes.
+    pub fn new(choices: usize, line_bytes: usize) -> Self {
+        Chunks {
+            intake: Intake::new(line_bytes),
+            choices,
+            seen: BTreeSet::new(),
+            first: None,
+            finished: BTreeMap::new(),
+            held: Held::default(),
+            template: None,
+            named: false,
+            understood: false,
+            done: false,
+            skipped: 0,
+        }
+    }
+}
+
+impl Decoder for Chunks {
+    fn feed(&mut self, bytes: &[u8], deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
+        // The closure cannot borrow the intake and the rest of the decoder at once.
+        let mut intake = std::mem::take(&mut self.intake);
+        let result = intake.feed(bytes, |data| self.event(data, false, deltas));
+        self.intake = intake;
+        result
+    }
+
+    fn progress(&self) -> Progress {
+        if self.done {
+            Progress::Done
+        } else if self.has_ended() {
+            Progress::Settled
+        } else {
+            Progress::Open
+        }
+    }
+
+    fn finish(&mut self, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
+        match self.intake.finish()? {
+            Rest::Nothing => Err(Fault::empty()),
+            Rest::Json(bytes) => {
+                deltas.push_back(whole::chunk_of(&bytes)?);
+                Ok(())
+            }
+            Rest::Event(data) => {
+                self.event(data.clone(), true, deltas)?;
+                self.skipped += self.intake.skipped;
+                deltas.extend(self.held.release(|_| true));
+                if self.skipped > 0 {
+                    log::warn!(lines = self.skipped; "skipped parts of the upstream's stream that are not of the protocol");
+                }
+                if self.done || self.has_ended() {
+                    Ok(())
+                } else {
+                    Err(Fault::unfinished(self.understood, self.skipped, &data))
+                }
+            }
+        }
+    }
+}
+
+impl Chunks {
+    fn has_ended(&self) -> bool {
+        self.finished.len() >= self.choices.max(self.seen.len())
+    }
+
+    /// Takes in the data of one server-sent event. The `last` one, which nothing ends, may break off.
+    fn event(&mut self, mut data: Vec<u8>, last: bool, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
+        let text = data.trim_ascii();
+        if text.is_empty() || self.done {
+            return Ok(());
+        }
+        if text == b"[DONE]" {
+            return self.end(deltas);
+        }
+        if text[0] != b'{' {
+            self.skipped += 1;
+            return Ok(());
+        }
+        // In valid JSON a line end stands between tokens alone, so a blank means the same.
+        while let Some(place) = memchr(b'\n', &data) {
+            data[place] = b' ';
+        }
+        let data = Bytes::from(data);
+        if let Some((template, kind)) = &self.template
+            && let Some(words) = template.words(&data)
+        {
+            deltas.push_back(said(&data, words.into(), *kind));
+            return Ok(());
+        }
+        let understood = self.understood;
+        let broken = || if last { Fault::unfinished(understood, 0, b"") } else { Fault::broken() };
+        let text = std::str::from_utf8(&data).map_err(|_| broken())?;
+        let looked = match serde_json::from_str::<Seen<'_>>(text) {
+            Ok(seen) => {
+                let words = seen.words();
+                let looked = self.look(&data, seen)?;
+                let template = words.filter(|_| looked.is_some() && self.finished.is_empty());
+                self.template = template.and_then(|(words, kind)| Some((Template::of(&data, words)?, kind)));
+                looked
+            }
+            Err(_) => None,
+        };
+        match looked {
+            Some(delta) => deltas.push_back(delta),
+            None => self.mend(serde_json::from_str(text).map_err(|_| broken())?, deltas)?,
+        }
+        Ok(())
+    }
+
+    /// Says what the upstream left out at the end: the tool calls still held, and why choices ended.
+    fn end(&mut self, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
+        if !self.understood {
+            return Err(Fault::empty());
+        }
+        self.done = true;
+        deltas.extend(self.held.release(|_| true));
+        for index in self.seen.iter().filter(|index| !self.finished.contains_key(index)) {
+            let choice = json!({ "index": index, "delta": {}, "finish_reason": "stop" });
+            let wire = json!({ "object": CHUNK, "choices": [choice] }).to_string().into();
+            let finish = (self.first == Some(*index)).then(|| "stop".into());
+            deltas.push_back(Delta { finish, wire: Some(wire), ..Delta::default() });
+        }
+        Ok(())
+    }
+
+    /// Takes in a chunk that can go on as it is; `None` for one that must be mended.
+    fn look(&mut self, data: &Bytes, seen: Seen<'_>) -> Result<Option<Delta>, Fault> {
+        Fault::reported(seen.error.map(|error| serde_json::from_str(error.get()).unwrap_or_default()))?;
+        let spent = seen.usage.map(|text| serde_json::from_str(text.get()).ok().as_ref().and_then(usage));
+        let Some(choices) = seen.choices.filter(|_| spent != Some(None)) else { return Ok(None) };
+        if seen.object.is_none() {
+            return Ok(None);
+        }
+        let is_good = |choice: &SeenChoice<'_>| {
+            let (Some(index), Some(delta)) = (choice.index, &choice.delta) else { return false };
+            let begins_unnamed = delta.role.is_none() && !self.seen.contains(&index);
+            let forgets_the_end = choice.finish_reason.is_none() && self.finished.contains_key(&index);
+            let ends_calls = choice.finish_reason.is_some() && self.held.holds(index);
+            let is_text = choice.finish_reason.is_none_or(|reason| reason.get().starts_with('"'));
+            !begins_unnamed && !forgets_the_end && !ends_calls && is_text && delta.is_plain()
+        };
+        if !choices.iter().all(is_good) {
+            return Ok(None);
+        }
+        let name = |name: Option<&RawValue>| name.and_then(text).map(Cow::into_owned);
+        let names = self.names(|| (name(seen.id), name(seen.model)));
+        let mut delta = Delta { usage: spent.flatten(), names, wire: Some(data.clone()), ..Delta::default() };
+        for SeenChoice { index, finish_reason, delta: said } in choices {
+            let index = index.unwrap_or_default();
+            let finish = finish_reason.and_then(text).filter(|reason| !reason.is_empty());
+            self.note(index, finish.as_deref());
+            let words = |raw: Option<&RawValue>| {
+                raw.and_then(text).map_or_else(ByteString::new, |words| slice(data, words))
+            };
+            let (content, reasoning) =
+                said.map_or((None, None), |said| (said.content, said.reasoning_content.or(said.reasoning)));
+            if self.first == Some(index) {
+                delta.text = words(content);
+                delta.reasoning = words(reasoning);
+                delta.finish = finish.map(|reason| slice(data, reason));
+            } else {
+                delta.other_tokens += estimate_tokens(&words(content));
+            }
+        }
+        Ok(Some(delta))
+    }
+
+    /// What the upstream calls the answer and its model, once.
+    fn names(&mut self, told: impl FnOnce() -> (Option<String>, Option<String>)) -> Option<Box<Names>> {
+        if std::mem::replace(&mut self.named, true) {
+            return None;
+        }
+        let (id, model) = told();
+        let some = |name: Option<String>| name.filter(|name| !name.is_empty());
+        Some(Box::new(Names { response: some(id), model: some(model), conversation: None }))
+    }
+
+    fn note(&mut self, choice: u64, reason: Option<&str>) {
+        self.understood = true;
+        self.seen.insert(choice);
+        self.first.get_or_insert(choice);
+        if let Some(reason) = reason {
+            self.template = None;
+            self.finished.entry(choice).or_insert_with(|| reason.to_string());
+        }
+    }
+
+    /// Makes a chunk one that clients understand.
+    fn mend(&mut self, mut chunk: Map<String, Value>, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
+        Fault::reported(chunk.get("error").cloned())?;
+        let spent = chunk.get("usage").and_then(usage);
+        if spent.is_none()
+            && let Some(usage) = chunk.get_mut("usage")
+        {
+            *usage = Value::Null;
+        }
+        if !chunk.get("object").is_some_and(Value::is_string) {
+            chunk.insert("object".into(), CHUNK.into());
+        }
+        let mut choices = match chunk.insert("choices".into(), Value::Null) {
+            Some(Value::Array(choices)) => choices,
+            _ => Vec::new(),
+        };
+        let text = |name: &str| chunk.get(name).and_then(Value::as_str).map(String::from);
+        let names = self.names(|| (text("id"), text("model")));
+        let mut delta = Delta { usage: spent, names, ..Delta::default() };
+        let before = choices.len();
+        for (place, choice) in choices.iter_mut().enumerate() {
+            if let Some(choice) =
+                choice.as_object_mut().filter(|choice| !choice.get("index").is_some_and(Value::is_u64))
+            {
+                choice.insert("index".into(), place.into());
+            }
+        }
+        choices.retain_mut(|choice| self.mend_choice(choice, &chunk, &mut delta));
+        let said_nothing_else = choices.len() < before && choices.is_empty() && spent.is_none();
+        let ended = choices.iter().filter(|choice| choice["finish_reason"].is_string());
+        let ended: Vec<u64> = ended.map(|choice| choice["index"].as_u64().unwrap_or_default()).collect();
+        deltas.extend(self.held.release(|choice| ended.contains(&choice)));
+        if !said_nothing_else {
+            chunk.insert("choices".into(), choices.into());
+            delta.wire = Some(Value::Object(chunk).to_string().into());
+            deltas.push_back(delta);
+        }
+        Ok(())
+    }
+
+    /// Mends one choice of a chunk; false when nothing is left of it but pieces of tool calls.
+    fn mend_choice(&mut self, choice: &mut Value, chunk: &Map<String, Value>, delta: &mut Delta) -> bool {
+        let Some(choice) = choice.as_object_mut() else { return true };
+        let index = choice.get("index").and_then(Value::as_u64).unwrap_or_default();
+        let reason = choice.get("finish_reason").and_then(Value::as_str);
+        let reason = reason.filter(|reason| !reason.is_empty()).map(String::from);
+        let begins = !self.seen.contains(&index);
+        self.note(index, reason.as_deref());
+        if let (None, Some(before)) = (&reason, self.finished.get(&index)) {
+            choice.insert("finish_reason".into(), before.clone().into());
+        }
+        if !choice.get("delta").is_some_and(Value::is_object) {
+            choice.insert("delta".into(), json!({}));
+        }
+        let Some(said) = choice.get_mut("delta").and_then(Value::as_object_mut) else { return true };
+        if begins && !said.get("role").is_some_and(Value::is_string) {
+            said.insert("role".into(), "assistant".into());
+        }
+        if self.first == Some(index) {
+            whole::take(said, delta);
+            delta.finish = reason.map(ByteString::from);
+        } else {
+            delta.other_tokens += said.get("content").and_then(Value::as_str).map_or(0, estimate_tokens);
+        }
+        let Some(Value::Array(calls)) = said.shift_remove("tool_calls") else { return true };
+        self.held.join(index, calls, chunk);
+        let has_words = |(_, value): (&String, &Value)| {
+            !value.is_null() && value.as_str().is_none_or(|text| !text.is_empty())
+        };
+        choice.get("finish_reason").is_some_and(Value::is_string)
+            || choice["delta"].as_object().is_some_and(|delta| delta.iter().any(has_words))
+    }
+}
+
+/// A chunk that says these words and is good as it is.
+fn said(data: &Bytes, words: Cow<'_, str>, kind: Words) -> Delta {
+    let (wire, words) = (Some(data.clone()), slice(data, words));
+    match kind {
+        Words::Answer => Delta { text: words, wire, ..Delta::default() },
+        Words::Reasoning => Delta { reasoning: words, wire, ..Delta::default() },
+    }
+}
+
+/// A text that was read out of these bytes, without a copy where it stands there as it is.
+fn slice(data: &Bytes, text: Cow<'_, str>) -> ByteString {
+    match text {
+        Cow::Borrowed("") => ByteString::new(),
+        Cow::Borrowed(text) => data.slice_ref(text.as_bytes()).try_into().unwrap_or_default(),
+        Cow::Owned(text) => text.into(),
+    }
+}

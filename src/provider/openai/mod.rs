@@ -1,0 +1,145 @@
+//! The OpenAI protocol: chat completions as JSON or server-sent events, and the list of models.
+//!
+//! Source: <https://platform.openai.com/docs/api-reference/chat>. Answers are asked for as a
+//! stream, since a stream shows that the upstream is alive, brings a partial answer when it breaks,
+//! and lets the idle limit tell a slow answer from a dead one. An upstream that answers with JSON
+//! all the same is understood, and one that refuses to stream is asked again without. A request of
+//! this protocol goes through in its caller's own words.
+
+pub(super) mod decoder;
+mod intake;
+mod models;
+mod request;
+#[cfg(test)]
+mod tests;
+mod tool_calls;
+mod whole;
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use serde_json::Value;
+
+use super::body::Body;
+use super::decoding::{Deltas, Fault, decode, first_byte};
+use super::relay::{self, Relayed};
+use super::transport::{Call, Transport};
+use super::{Capabilities, Exchange, Passthrough, Provider, Verbatim};
+use crate::domain::chat::{Model, Prompt, Usage};
+use crate::domain::error::{Error, Kind};
+use decoder::Chunks;
+
+pub(super) const CAPABILITIES: Capabilities = Capabilities {
+    noun: "an upstream of the OpenAI protocol",
+    browser_login: false,
+    images: true,
+    tools: true,
+    keeps_conversations: false,
+};
+
+const COMPLETIONS: [&str; 2] = ["chat", "completions"];
+
+/// An upstream that speaks the OpenAI protocol.
+pub(super) struct OpenAi {
+    transport: Rc<Transport>,
+    /// Whether the upstream takes `stream`, as far as is known.
+    streams: Cell<bool>,
+}
+
+impl OpenAi {
+    pub(super) fn new(transport: Rc<Transport>) -> Self {
+        OpenAi { transport, streams: Cell::new(true) }
+    }
+
+    async fn open(&self, body: Bytes, stream: bool, total: Option<Duration>) -> Result<Body, Error> {
+        let accept = if stream { "text/event-stream, application/json" } else { "application/json" };
+        self.transport.open(Call { total, ..Call::post(&COMPLETIONS, accept, body) }).await
+    }
+
+    async fn list(&self) -> Result<Vec<Model>, Error> {
+        let mut body = self.transport.open(Call::get(&["models"])).await?;
+        let bytes = body.whole().await?;
+        let list = match first_byte(&bytes) {
+            None => Err(Fault::empty()),
+            Some(b'<') => Err(Fault::Html),
+            Some(_) => models::list(&bytes),
+        };
+        list.map_err(|fault| fault.into_error(&self.transport, &body))
+    }
+}
+
+impl Provider for OpenAi {
+    fn capabilities(&self) -> Capabilities {
+        CAPABILITIES
+    }
+
+    fn ask<'a>(&'a self, prompt: &'a Prompt) -> Exchange<'a, Deltas> {
+        Box::pin(async {
+            let streams = self.streams.get();
+            let answer = self.open(request::body(prompt, streams)?, streams, prompt.total).await;
+            let body = match answer {
+                Err(error) if streams && refuses_to_stream(&error) => {
+                    log::warn!("the upstream refuses `stream`: answers are asked for as JSON from now on");
+                    self.streams.set(false);
+                    self.open(request::body(prompt, false)?, false, prompt.total).await?
+                }
+                answer => answer?,
+            };
+            let decoder = Chunks::new(1, self.transport.line_bytes());
+            Ok(decode(Rc::clone(&self.transport), body, decoder))
+        })
+    }
+
+    fn passthrough(&self) -> Option<&dyn Passthrough> {
+        Some(self)
+    }
+
+    fn models(&self) -> Option<Exchange<'_, Vec<Model>>> {
+        Some(Box::pin(self.list()))
+    }
+
+    fn probe(&self) -> Exchange<'_, ()> {
+        Box::pin(async { self.list().await.map(drop) })
+    }
+}
+
+impl Passthrough for OpenAi {
+    fn complete(&self, request: Verbatim) -> LocalBoxFuture<'_, Result<Deltas, Error>> {
+        Box::pin(async move {
+            let Verbatim { body, stream, choices } = request;
+            let mut body = self.open(body, stream, None).await?;
+            if stream {
+                let decoder = Chunks::new(choices, self.transport.line_bytes());
+                return Ok(decode(Rc::clone(&self.transport), body, decoder));
+            }
+            let bytes = body.whole().await?;
+            let whole = match first_byte(&bytes) {
+                None => Err(Fault::empty()),
+                Some(b'<') => Err(Fault::Html),
+                Some(b'{' | b'[') => whole::look(bytes),
+                Some(_) => whole::joined(&bytes, choices),
+            };
+            let whole = whole.map_err(|fault| fault.into_error(&self.transport, &body))?;
+            Ok(Deltas::whole(body.status(), whole))
+        })
+    }
+
+    fn relay<'a>(&'a self, request: &'a relay::Request) -> LocalBoxFuture<'a, Result<Relayed, Error>> {
+        Box::pin(relay::relay(&self.transport, request))
+    }
+}
+
+fn refuses_to_stream(error: &Error) -> bool {
+    error.kind == Kind::UpstreamRejected
+        && error.detail.as_deref().is_some_and(|detail| detail.to_ascii_lowercase().contains("stream"))
+}
+
+/// What an upstream says that an answer cost; `None` without the tokens of the question.
+fn usage(value: &Value) -> Option<Usage> {
+    let number = |key: &str| value.get(key).and_then(Value::as_u64);
+    let completion_tokens = number("completion_tokens").unwrap_or_default();
+    Some(Usage::told(number("prompt_tokens")?, completion_tokens, number("total_tokens")))
+}
