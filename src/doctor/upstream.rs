@@ -10,7 +10,7 @@ use super::net::{self, Checks};
 use super::{Mirror, QUESTION_TIME, TIME, http, public};
 use crate::config;
 use crate::domain::chat::{Chat, Message, Prompt, Role};
-use crate::domain::error::{Error, Kind};
+use crate::domain::error::{Error, Kind, Session};
 use crate::outbound::client;
 use crate::provider::Upstream;
 use crate::reachability::Unreachable;
@@ -93,7 +93,6 @@ async fn probe(upstream: &Upstream, settings: &config::Upstream, findings: &mut 
     };
     let check = match error.kind {
         Kind::UpstreamRedirect => "upstream.redirect",
-        Kind::UpstreamAuthExpired | Kind::UpstreamRefused | Kind::UpstreamChallenge => "upstream.login",
         Kind::UpstreamRateLimited => {
             let seen = error.caller_message();
             findings.push(Finding::warning("upstream.probe", seen, error.hint()));
@@ -108,6 +107,7 @@ async fn probe(upstream: &Upstream, settings: &config::Upstream, findings: &mut 
             ));
             return true;
         }
+        kind if kind.session() != Session::Same => "upstream.login",
         _ => "upstream.probe",
     };
     findings.push(Finding::failed(check, &error));

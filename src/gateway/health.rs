@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
 use super::{CACHE_TIME, Member, Service};
-use crate::domain::error::{Error, Kind};
+use crate::domain::error::{self, Error, Kind};
 use crate::provider::session::{Credentials, State};
 
 /// How long the upstream's health is waited for.
@@ -154,13 +154,8 @@ fn no_answer() -> Error {
 
 /// What a failure says about the upstream's health.
 fn status_after(kind: Kind) -> Status {
-    match kind {
-        Kind::UpstreamAuthExpired
-        | Kind::UpstreamRefused
-        | Kind::UpstreamChallenge
-        | Kind::UpstreamRateLimited
-        | Kind::UpstreamRejected
-        | Kind::ModelsUnknown => Status::Degraded,
-        _ => Status::Down,
+    match kind.health() {
+        error::Health::Degraded => Status::Degraded,
+        error::Health::Down => Status::Down,
     }
 }

@@ -5,7 +5,7 @@ use tokio::time::{Instant, timeout};
 
 use super::health::{PAGE_TIME, health_of};
 use super::{CACHE_TIME, Health, Member, Service, Status};
-use crate::domain::error::{Error, Kind};
+use crate::domain::error::Error;
 use crate::metrics::Breaker;
 use crate::provider::breaker::BreakerState;
 use crate::provider::session::State;
@@ -47,14 +47,9 @@ impl Service {
     pub(super) fn count(&self, member: &Member, failure: Option<&Error>) {
         let word = match failure.map(|error| error.kind) {
             None => "ok",
-            Some(kind) if is_of_upstream(kind) => kind.code(),
+            Some(kind) if kind.asked_upstream() => kind.code(),
             Some(_) => return,
         };
         self.shared.metrics.upstream_request(&member.settings.name, word);
     }
-}
-
-/// Whether a failure is one of the upstream, so that it was asked.
-fn is_of_upstream(kind: Kind) -> bool {
-    kind.code().starts_with("upstream_") || kind == Kind::ModelNotFound
 }

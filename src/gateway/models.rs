@@ -77,13 +77,8 @@ impl Service {
         }
         let model = match member.upstream.models().await {
             Ok(models) => models.and_then(|models| models.into_iter().next()).map(|model| model.id),
-            Err(error) => match error.kind {
-                Kind::UpstreamNotFound
-                | Kind::UpstreamRejected
-                | Kind::UpstreamHtml
-                | Kind::UpstreamInvalid => None,
-                _ => return Err(error),
-            },
+            Err(error) if error.kind.lists_no_models() => None,
+            Err(error) => return Err(error),
         };
         first.insert(settings.name.clone(), (Instant::now(), model.clone()));
         Ok(model)

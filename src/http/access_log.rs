@@ -220,8 +220,10 @@ impl Drop for Line {
         self.count(logged, &note);
         let quiet = matches!(path, "/health" | "/ready") && status.is_success();
         let (level, message) = match &note.error {
-            Some((Kind::Internal, message)) => (Level::Error, message.as_str()),
-            Some((_, message)) if note.operation.is_some() => (Level::Warn, message.as_str()),
+            Some((kind, message)) if note.operation.is_some() || kind.log_level() == Level::Error => {
+                (kind.log_level(), message.as_str())
+            }
+            // No operation was meant: mostly noise of the Internet.
             Some((_, message)) => (Level::Info, message.as_str()),
             None if !self.complete => (Level::Info, "the caller left"),
             None if quiet => (Level::Debug, "answered"),

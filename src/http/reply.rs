@@ -10,8 +10,8 @@ use utoipa::ToSchema;
 
 use super::log_fields::{Note, RequestId, SharedNote};
 use super::python_json;
-use crate::api::{retry_after_seconds, tool_status};
-use crate::domain::error::{Error, Kind};
+use crate::api::retry_after_seconds;
+use crate::domain::error::Error;
 
 /// The header that names the upstream that answered.
 const UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
@@ -95,12 +95,13 @@ impl Prepared {
         if let Some(after) = error.retry_after {
             headers.push((header::RETRY_AFTER, retry_after_seconds(after).into()));
         }
-        if matches!(error.kind, Kind::KeyMissing | Kind::KeyWrong | Kind::KeyGuessing) {
+        let status = status_code(error.kind.api_status());
+        if status == StatusCode::UNAUTHORIZED {
             // RFC 9110, section 11.6.1: a 401 names the scheme.
             headers.push((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
         }
         let prepared = Prepared::result(body, note.failed(error));
-        Prepared { status: tool_status(error.kind), headers, ..prepared }
+        Prepared { status, headers, ..prepared }
     }
 
     /// Says which upstream answered.
@@ -121,6 +122,11 @@ impl Prepared {
         response.extensions_mut().insert(SharedNote::from(self.note));
         response
     }
+}
+
+/// A status of the table of kinds, which holds none that is no status.
+pub fn status_code(status: u16) -> StatusCode {
+    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// Says in a response's headers which upstream answers, where that has a name.

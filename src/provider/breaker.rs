@@ -51,13 +51,7 @@ impl Breaker {
     pub fn learn(&self, outcome: Result<(), Kind>) {
         let failed = match outcome {
             Ok(()) => false,
-            Err(
-                Kind::UpstreamUnreachable
-                | Kind::UpstreamDisconnected
-                | Kind::UpstreamTimeout
-                | Kind::UpstreamError,
-            ) => true,
-            // It answers, though not as its caller would like.
+            Err(kind) if kind.trips_breaker() => true,
             Err(_) => return,
         };
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);

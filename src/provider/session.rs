@@ -18,7 +18,7 @@ use url::Url;
 
 use super::breaker::Breaker;
 use crate::config;
-use crate::domain::error::Kind;
+use crate::domain::error::{self, Kind};
 
 /// A login that ends sooner than this is told of beforehand.
 const EXPIRING: Duration = Duration::from_secs(24 * 3600);
@@ -216,11 +216,11 @@ impl Session {
         let state = match outcome {
             Ok(()) if !conclusive && self.lock().state == State::Expired => return,
             Ok(()) => State::Ok,
-            Err(Kind::UpstreamAuthExpired) => State::Expired,
-            Err(Kind::UpstreamRefused | Kind::UpstreamChallenge | Kind::UpstreamRateLimited) => {
-                State::Refused
-            }
-            Err(_) => return,
+            Err(kind) => match kind.session() {
+                error::Session::Expired => State::Expired,
+                error::Session::Refused => State::Refused,
+                error::Session::Same => return,
+            },
         };
         let before = std::mem::replace(&mut self.lock().state, state);
         if state == State::Expired && before != State::Expired {

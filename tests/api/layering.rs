@@ -107,7 +107,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "awc",
         ],
     ),
-    ("domain/error.rs", &["crate::"]),
+    ("domain/error", &["crate::"]),
     ("reachability.rs", LEAF),
     ("config", LEAF),
     ("metrics.rs", LEAF),
@@ -126,6 +126,18 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("doctor/session.rs", &["awc"]),
     ("doctor/upstream.rs", &["awc"]),
     ("app", &["crate::cli", "awc"]),
+];
+
+/// Where a use case reacts to certain kinds of failure. All that merely follows from a kind, such as
+/// a status, stands in the table of kinds.
+const REACTS_TO_KINDS: &[(&str, &str)] = &[
+    ("app/mod.rs", "a store of a newer program ends the start, another failing store does not"),
+    ("doctor/upstream.rs", "a step of its own for redirects; a limit and a missing list are warnings"),
+    ("gateway/inference.rs", "a lost conversation begins anew"),
+    ("http/body.rs", "another setting bounds the bodies of /v1"),
+    ("provider/openai/mod.rs", "an upstream that refuses to stream is asked without"),
+    ("provider/web_chat/mod.rs", "a mirror without a list of conversations is reachable all the same"),
+    ("store/mod.rs", "the failures of the store are counted"),
 ];
 
 /// The lines of a file that name something forbidden.
@@ -168,6 +180,45 @@ fn nothing_imports_against_the_direction() {
             let found = violations(&text, forbidden);
             assert!(found.is_empty(), "{} may not name this: {found:#?}", file.display());
         }
+    }
+}
+
+/// Whether a line tells kinds of failures apart, rather than naming the kind of a new one.
+fn tells_kinds_apart(line: &str) -> bool {
+    line.match_indices("Kind::").any(|(at, name)| {
+        let before = &line[..at];
+        let after = line[at + name.len()..].trim_start_matches(char::is_alphanumeric);
+        let after = after.trim_start_matches(')').trim_start();
+        let is_pattern = after.starts_with("=>") || after.starts_with("| ") || after.starts_with("if ");
+        let is_compared = ["== ", "!= "].iter().any(|sign| before.ends_with(sign));
+        let of_other_type = before.ends_with(char::is_alphanumeric);
+        !of_other_type && (is_pattern || is_compared || before.contains("matches!("))
+    })
+}
+
+#[test]
+fn what_follows_from_a_kind_of_failure_stands_in_the_table_alone() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for file in files(&source) {
+        let name = file.strip_prefix(&source).expect("under src").to_string_lossy().replace('\\', "/");
+        if name.ends_with("tests.rs") || REACTS_TO_KINDS.iter().any(|(file, _)| *file == name) {
+            continue;
+        }
+        let text = fs::read_to_string(&file).expect("a source file");
+        let lines = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
+        let found: Vec<_> = lines.filter(|line| tells_kinds_apart(line)).collect();
+        assert!(found.is_empty(), "{name}: let this be a column in domain/error/columns.rs: {found:#?}");
+    }
+}
+
+#[test]
+fn the_check_sees_kinds_told_apart() {
+    for line in ["Kind::A => 1,", "Err(Kind::A) => 1,", "| Kind::A | Kind::B => 1", "Kind::A if x => 1"] {
+        assert!(tells_kinds_apart(line), "{line}");
+    }
+    assert!(tells_kinds_apart("a.kind == Kind::A") && tells_kinds_apart("matches!(kind, Kind::A)"));
+    for line in ["|| Error::new(Kind::A, \"b\")", "Fault::Html => Kind::A,", "io::ErrorKind::A => 1"] {
+        assert!(!tells_kinds_apart(line), "{line}");
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::message::{Id, JsonRpc};
-use crate::domain::error::{Error, Kind};
+use crate::domain::error::Error;
 use crate::http::log_fields::Note;
 use crate::http::reply::{ErrorBody, Prepared};
 
@@ -16,12 +16,6 @@ pub const METHOD_NOT_FOUND: i32 = -32601;
 
 /// What the method takes is not understood.
 pub const INVALID_PARAMS: i32 = -32602;
-
-const PARSE_ERROR: i32 = -32700;
-const INVALID_REQUEST: i32 = -32600;
-
-/// The first of those that are left to the server.
-const SERVER_ERROR: i32 = -32000;
 
 /// A failure, as JSON-RPC writes it.
 #[derive(Serialize, ToSchema)]
@@ -54,12 +48,8 @@ pub fn answer(id: Id, code: i32, error: &Error, request_id: &str) -> Prepared {
 
 /// The answer to a request that failed before its id was known.
 pub fn prepared(error: &Error, request_id: &str) -> Prepared {
-    let code = match error.kind {
-        Kind::InvalidJson => PARSE_ERROR,
-        Kind::InvalidRequest => INVALID_REQUEST,
-        _ => SERVER_ERROR,
-    };
-    let prepared = Prepared::failure(error, &body(None, code, error, request_id), Note::default());
+    let prepared =
+        Prepared::failure(error, &body(None, error.kind.json_rpc_code(), error, request_id), Note::default());
     match prepared.status {
         // What MCP asks for where a message is none.
         StatusCode::UNPROCESSABLE_ENTITY => Prepared { status: StatusCode::BAD_REQUEST, ..prepared },

@@ -1,4 +1,4 @@
-//! Failures in OpenAI's shape, with OpenAI's statuses.
+//! Failures in OpenAI's shape.
 //!
 //! Source: <https://platform.openai.com/docs/guides/error-codes>.
 
@@ -9,9 +9,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::super::retry_after_seconds;
-use crate::domain::error::{Error, Kind};
+use crate::domain::error::Error;
 use crate::http::log_fields::Note;
-use crate::http::reply::Prepared;
+use crate::http::reply::{Prepared, status_code};
 
 /// Tells OpenAI's own libraries whether to try again, whatever the status.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -49,7 +49,7 @@ struct OpenAiError {
 
 /// A failure, ready to be sent.
 pub fn prepared(error: &Error, request_id: &str, note: Note) -> Prepared {
-    let status = status(error.kind);
+    let status = status_code(error.kind.v1_status());
     let body = OpenAiFailure {
         error: OpenAiError {
             // Many programs show the message alone.
@@ -76,50 +76,6 @@ pub fn prepared(error: &Error, request_id: &str, note: Note) -> Prepared {
 /// The event that ends a stream which failed: no `[DONE]` follows it.
 pub fn last_event(failure: &[u8]) -> Bytes {
     [b"data: ", failure, b"\n\n"].concat().into()
-}
-
-/// The status of a failure on `/v1/*`.
-fn status(kind: Kind) -> StatusCode {
-    match kind {
-        Kind::InvalidJson | Kind::InvalidRequest | Kind::UpstreamRejected => StatusCode::BAD_REQUEST,
-        Kind::KeyMissing | Kind::KeyWrong | Kind::KeyGuessing => StatusCode::UNAUTHORIZED,
-        Kind::OriginNotAllowed => StatusCode::FORBIDDEN,
-        Kind::NotFound
-        | Kind::ConversationNotFound
-        | Kind::AnswerNotFound
-        | Kind::ModelNotFound
-        | Kind::ModelsUnknown
-        | Kind::UpstreamNotFound => StatusCode::NOT_FOUND,
-        Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-        Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-        Kind::ConversationBusy => StatusCode::CONFLICT,
-        Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        Kind::UpstreamRateLimited | Kind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-        Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        Kind::StorageUnavailable | Kind::StorageNewer | Kind::Overloaded | Kind::ShuttingDown => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
-        Kind::UpstreamTimeout | Kind::UpstreamStalled | Kind::UpstreamDeadline | Kind::StillRunning => {
-            StatusCode::GATEWAY_TIMEOUT
-        }
-        Kind::UpstreamUnreachable
-        | Kind::UpstreamDisconnected
-        | Kind::UpstreamAuthExpired
-        | Kind::UpstreamRefused
-        | Kind::UpstreamChallenge
-        | Kind::UpstreamError
-        | Kind::UpstreamRedirect
-        | Kind::UpstreamHtml
-        | Kind::UpstreamTruncated
-        | Kind::UpstreamEmpty
-        | Kind::UpstreamEncoding
-        | Kind::UpstreamInformational
-        | Kind::UpstreamInvalid
-        | Kind::UpstreamTooLarge
-        | Kind::UpstreamConversationLost
-        | Kind::AnswerInterrupted => StatusCode::BAD_GATEWAY,
-    }
 }
 
 fn class(status: StatusCode) -> &'static str {
