@@ -6,6 +6,7 @@
 mod credentials;
 mod env_file;
 mod limits;
+mod open;
 mod platform;
 mod problems;
 mod reader;
@@ -16,7 +17,7 @@ mod upstream;
 mod upstream_url;
 mod upstreams;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -265,43 +266,34 @@ impl Config {
     /// # Errors
     /// All mistakes at once.
     pub fn load(lookup: Lookup, names: impl Iterator<Item = String>) -> Result<Self, Problems> {
+        Config::load_for(false, lookup, names)
+    }
+
+    /// As [`Config::load`], for a service that a `tunnel` is to publish.
+    ///
+    /// # Errors
+    /// All mistakes at once.
+    pub fn load_for(
+        tunnel: bool,
+        lookup: Lookup,
+        names: impl Iterator<Item = String>,
+    ) -> Result<Self, Problems> {
         let lookup = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
         let mut reader = Reader { lookup: &lookup, problems: Vec::new() };
         reader.unknown_names(names);
 
         let platform = Platform::detect(&lookup);
         let auth = reader.choice("GATEWAY_AUTH", &[("key", true), ("none", false)], true);
-        let listen = Listen {
-            host: reader.parsed(
-                "HOST",
-                if platform.is_some() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv4Addr::LOCALHOST.into() },
-                "give an IP address, such as 127.0.0.1 (this machine) or 0.0.0.0 (all addresses)",
-                |text| match text {
-                    "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
-                    _ => text.parse().ok(),
-                },
-            ),
-            port: reader.number("PORT", 8080, 0, u16::MAX.into()) as u16,
-        };
-        if !auth && !listen.host.is_loopback() {
-            reader.unsafe_value(
-                "GATEWAY_AUTH",
-                format!("`none` would let anyone who reaches {} use your upstream account", listen.host),
-                "set GATEWAY_API_KEYS and remove GATEWAY_AUTH, or set HOST=127.0.0.1",
-            );
+        let listen = reader.listen(platform);
+        let public = reader.public(platform);
+        if !auth {
+            reader.closed_to_others(&listen, &public, tunnel);
         }
         let gateway = Gateway { keys: reader.gateway_keys(), auth };
         let mut upstreams = reader.upstreams();
         let others = upstreams.split_off(1);
         let config = Config {
-            public: Public {
-                url: reader.public_url(platform),
-                trust_proxy_headers: reader.choice("TRUST_PROXY_HEADERS", BOOL, false),
-                platform,
-                cors_origins: reader.cors_origins(),
-                long_answers: reader.choice("LONG_ANSWERS", BOOL, false),
-                metrics: reader.choice("METRICS_PUBLIC", BOOL, false),
-            },
+            public,
             upstream: upstreams.remove(0),
             others,
             store: reader.store(platform),
@@ -370,6 +362,9 @@ mod tests {
         assert!(load(&[("GATEWAY_AUTH", "none")]).is_ok());
         let platform = load(&[("GATEWAY_AUTH", "none"), ("RENDER", "true")]).err().expect("unsafe");
         assert_eq!(platform.exit_code(), 78);
+        for name in ["localhost:9", "a.localhost", "127.9.9.9", "[::1]:8080"] {
+            assert!(load(&[("GATEWAY_AUTH", "none"), ("PUBLIC_URL", &format!("http://{name}"))]).is_ok());
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Reading what is set about this service itself: its address, keys and store.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,12 +8,38 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::platform::Platform;
-use super::reader::Reader;
-use super::{Location, Store};
+use super::reader::{BOOL, Reader};
+use super::{Listen, Location, Public, Store};
 use crate::keys::{self, GatewayKey};
 
 impl Reader<'_> {
-    pub fn public_url(&mut self, platform: Option<Platform>) -> Option<String> {
+    pub fn listen(&mut self, platform: Option<Platform>) -> Listen {
+        Listen {
+            host: self.parsed(
+                "HOST",
+                if platform.is_some() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv4Addr::LOCALHOST.into() },
+                "give an IP address, such as 127.0.0.1 (this machine) or 0.0.0.0 (all addresses)",
+                |text| match text {
+                    "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
+                    _ => text.parse().ok(),
+                },
+            ),
+            port: self.number("PORT", 8080, 0, u16::MAX.into()) as u16,
+        }
+    }
+
+    pub fn public(&mut self, platform: Option<Platform>) -> Public {
+        Public {
+            url: self.public_url(platform),
+            trust_proxy_headers: self.choice("TRUST_PROXY_HEADERS", BOOL, false),
+            platform,
+            cors_origins: self.cors_origins(),
+            long_answers: self.choice("LONG_ANSWERS", BOOL, false),
+            metrics: self.choice("METRICS_PUBLIC", BOOL, false),
+        }
+    }
+
+    fn public_url(&mut self, platform: Option<Platform>) -> Option<String> {
         let (name, text) = match self.get("PUBLIC_URL") {
             Some(text) => ("PUBLIC_URL".to_string(), text),
             None => {
@@ -41,7 +68,7 @@ impl Reader<'_> {
         }
     }
 
-    pub fn cors_origins(&mut self) -> Option<Vec<String>> {
+    fn cors_origins(&mut self) -> Option<Vec<String>> {
         let origins = self.names("CORS_ALLOWED_ORIGINS");
         if origins.is_empty() || origins == ["*"] {
             return None;

@@ -79,7 +79,7 @@ pub const SETTINGS: &[Setting] = &[
         "GATEWAY_AUTH",
         "MODE",
         "key",
-        "key, or none: then anyone may call, and only a loopback HOST is accepted",
+        "key, or none: then any program of this machine may call, and the start is refused where others could",
     ),
     row(
         "PUBLIC_URL",
