@@ -18,6 +18,7 @@ pub mod mcp;
 pub mod metrics;
 pub mod note;
 pub mod openai;
+pub mod origin;
 mod python_json;
 pub mod reply;
 pub mod session;

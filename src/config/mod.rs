@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use url::Url;
+use url::{Host, Url};
 
 pub use credentials::{parse_api_key, parse_cookie_line};
 pub use env_file::{line as env_line, parse as parse_env_file};
@@ -76,6 +76,8 @@ pub struct Public {
     pub platform: Option<Platform>,
     /// `CORS_ALLOWED_ORIGINS`; `None` is any.
     pub cors_origins: Option<Vec<String>>,
+    /// `HOSTS_ALLOWED`
+    pub hosts_allowed: Vec<Host>,
     /// `LONG_ANSWERS`: whether importers learn of answers to come back for.
     pub long_answers: bool,
     /// `METRICS_PUBLIC`: whether `/metrics` needs no key.
@@ -335,6 +337,7 @@ mod tests {
             ("IDLE_TIMEOUT_SECONDS", "0"),
             ("UPSTREAM_HEADERS", "Origin: https://x\nnonsense\nHost: y"),
             ("GATEWAY_API_KEYS", "short"),
+            ("HOSTS_ALLOWED", "good.example.com,bad.example.com:8080,*.example.com,http://a,[::1]"),
             ("MIRRORGATE_UPSTREAM_URL", "x"),
         ])
         .err()
@@ -351,6 +354,7 @@ mod tests {
             assert!(settings.contains(&name), "{name} is missing from {settings:?}");
         }
         assert_eq!(settings.iter().filter(|name| **name == "UPSTREAM_HEADERS").count(), 2);
+        assert_eq!(settings.iter().filter(|name| **name == "HOSTS_ALLOWED").count(), 3);
         assert_eq!(problems.exit_code(), 2);
         assert!(!problems.to_string().contains("short\n"));
     }

@@ -1,5 +1,5 @@
 //! A gateway without keys (`GATEWAY_AUTH=none`): it starts only where nobody can come but programs of
-//! this machine. Which of their requests are answered is decided in `api::origin`.
+//! this machine. Which of their requests are answered, `api::origin` decides.
 
 use url::Url;
 

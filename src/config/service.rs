@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use url::Url;
+use url::{Host, Url};
 
 use super::platform::Platform;
 use super::reader::{BOOL, Reader};
@@ -34,6 +34,7 @@ impl Reader<'_> {
             trust_proxy_headers: self.choice("TRUST_PROXY_HEADERS", BOOL, false),
             platform,
             cors_origins: self.cors_origins(),
+            hosts_allowed: self.hosts_allowed(),
             long_answers: self.choice("LONG_ANSWERS", BOOL, false),
             metrics: self.choice("METRICS_PUBLIC", BOOL, false),
         }
@@ -84,6 +85,21 @@ impl Reader<'_> {
             }
         }
         Some(origins)
+    }
+
+    fn hosts_allowed(&mut self) -> Vec<Host> {
+        let mut hosts = Vec::new();
+        for name in self.names("HOSTS_ALLOWED") {
+            match Host::parse(&name) {
+                Ok(host) if !name.contains('*') => hosts.push(host),
+                _ => self.problem(
+                    "HOSTS_ALLOWED",
+                    format!("`{name}` is not a host name"),
+                    "give host names without scheme, port, path and `*`, such as host.docker.internal",
+                ),
+            }
+        }
+        hosts
     }
 
     pub fn gateway_keys(&mut self) -> Vec<GatewayKey> {

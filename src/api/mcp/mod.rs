@@ -6,7 +6,6 @@
 
 pub mod failure;
 pub mod message;
-mod origin;
 mod schema;
 
 use actix_web::http::header::HeaderName;
@@ -24,13 +23,13 @@ use super::docs::{Document, Documents};
 use super::failure::Failure;
 use super::late::{self, Heartbeat};
 use super::note::{Note, RequestId};
+use super::origin::Admitted;
 use super::reply::Prepared;
 use super::{answers, tools};
 use crate::error::{Error, Kind};
 use crate::service::Service;
 use failure::{INVALID_PARAMS, METHOD_NOT_FOUND, RpcFailure};
 use message::{Id, JsonRpc, Message};
-use origin::Admitted;
 
 /// What a client may ask for.
 const METHODS: [&str; 4] = ["initialize", "ping", "tools/list", "tools/call"];
