@@ -31,19 +31,13 @@ impl Unreachable {
     pub fn of(base: &str) -> Option<Self> {
         let url = Url::parse(base).ok()?;
         let is_private = match url.host()? {
-            Host::Domain(name) if name == "localhost" || name.ends_with(".localhost") => {
-                return Some(Unreachable::Loopback);
-            }
+            host if is_loopback(&host) => return Some(Unreachable::Loopback),
             Host::Domain(name) => {
                 !name.contains('.')
                     || [".local", ".internal", ".lan", ".home.arpa"].iter().any(|end| name.ends_with(end))
             }
-            Host::Ipv4(address) if address.is_loopback() || address.is_unspecified() => {
-                return Some(Unreachable::Loopback);
-            }
-            Host::Ipv6(address) if address.is_loopback() || address.is_unspecified() => {
-                return Some(Unreachable::Loopback);
-            }
+            Host::Ipv4(address) if address.is_unspecified() => return Some(Unreachable::Loopback),
+            Host::Ipv6(address) if address.is_unspecified() => return Some(Unreachable::Loopback),
             // 100.64.0.0/10 is shared address space, RFC 6598.
             Host::Ipv4(address) => {
                 address.is_private()
@@ -62,9 +56,38 @@ impl Unreachable {
     }
 }
 
+/// Whether a host leads to the very machine that calls it, whoever that is: RFC 6761, section 6.3.
+pub fn is_loopback(host: &Host<impl AsRef<str>>) -> bool {
+    match host {
+        Host::Domain(name) => {
+            let name = name.as_ref();
+            name == "localhost" || name.ends_with(".localhost")
+        }
+        Host::Ipv4(address) => address.is_loopback(),
+        Host::Ipv6(address) => address.is_loopback(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_ones_own_machine_are_known() {
+        for (host, expected) in [
+            ("localhost", true),
+            ("a.LOCALHOST", true),
+            ("127.9.9.9", true),
+            ("[::1]", true),
+            ("localhost.evil.example", false),
+            ("evillocalhost", false),
+            ("127.0.0.1.evil.example", false),
+            ("0.0.0.0", false),
+            ("[::ffff:10.0.0.1]", false),
+        ] {
+            assert_eq!(is_loopback(&Host::parse(host).expect("a host")), expected, "{host}");
+        }
+    }
 
     #[test]
     fn urls_that_a_cloud_cannot_reach_are_told_apart() {

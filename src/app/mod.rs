@@ -12,7 +12,7 @@ use std::time::Duration;
 use actix_cors::Cors;
 use actix_web::dev::{Server, ServerHandle, Service as _, ServiceRequest};
 use actix_web::http::{Method, Uri, header};
-use actix_web::middleware::from_fn;
+use actix_web::middleware::{Condition, from_fn};
 use actix_web::rt::net::TcpStream;
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
@@ -36,6 +36,7 @@ use crate::http::auth::{self, Guard};
 use crate::http::base_url::{LocalAddress, Peers};
 use crate::http::budget::Budget;
 use crate::http::keep_alive::Heartbeat;
+use crate::http::origin;
 use crate::provider::Upstream;
 use crate::provider::session::Session;
 use crate::store::Store;
@@ -185,6 +186,9 @@ impl Application {
         let again = listener.try_clone().ok();
         let (shown, kept_shared) = (draining.clone(), Arc::clone(&shared));
         let times = config.limits.clone();
+        let open = !config.gateway.auth;
+        // Without keys any origin is none, unless it is named.
+        let cors_origins = config.public.cors_origins.clone().or(open.then(Vec::new));
         let server = HttpServer::new(move || {
             let members = upstreams.iter().map(|(base, settings, session)| member(base, settings, session));
             let service = Service::new(members.collect(), Arc::clone(&shared));
@@ -204,7 +208,8 @@ impl Application {
                 .split_for_parts();
             app.configure(api::pages)
                 .wrap(from_fn(auth::check))
-                .wrap(cors(config.public.cors_origins.as_deref()))
+                .wrap(cors(cors_origins.as_deref()))
+                .wrap(Condition::new(open, from_fn(origin::check)))
                 .wrap_fn(|mut request, next| {
                     // A HEAD is a GET whose body the server leaves out: RFC 9110, section 9.3.2.
                     if request.method() == Method::HEAD {

@@ -43,7 +43,7 @@ fn run_command(matches: &ArgMatches) -> ExitCode {
         Some(("doctor", inner)) => doctor::doctor(inner),
         Some(("chat", inner)) => with_config(inner, |config| chat::chat(config, inner)),
         Some((_, inner)) => match inner.get_one::<String>("tunnel") {
-            Some(name) => with_config(inner, |config| serve::serve_with_tunnel(config, name)),
+            Some(name) => configured(inner, true, |config| serve::serve_with_tunnel(config, name)),
             None => with_config(inner, serve::serve),
         },
         None => with_config(matches, serve::serve),
@@ -145,11 +145,16 @@ fn server_url(text: &str) -> Result<String, String> {
 
 /// Reads the settings and goes on with them.
 fn with_config(matches: &ArgMatches, go_on: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    configured(matches, false, go_on)
+}
+
+/// As [`with_config`], for a service that a `tunnel` may publish.
+fn configured(matches: &ArgMatches, tunnel: bool, go_on: impl FnOnce(Config) -> ExitCode) -> ExitCode {
     let settings = match Settings::read(matches) {
         Ok(settings) => settings,
         Err(text) => return fail(2, text),
     };
-    match Config::load(&|name: &str| settings.get(name), settings.names()) {
+    match Config::load_for(tunnel, &|name: &str| settings.get(name), settings.names()) {
         Ok(config) => go_on(config),
         Err(problems) => fail(problems.exit_code(), problems),
     }

@@ -6,6 +6,7 @@
 mod credentials;
 mod env_file;
 mod limits;
+mod open;
 mod platform;
 mod problems;
 mod reader;
@@ -16,13 +17,13 @@ mod upstream;
 mod upstream_url;
 mod upstreams;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use url::Url;
+use url::{Host, Url};
 
 pub use credentials::{parse_api_key, parse_cookie_line};
 pub use env_file::{line as env_line, parse as parse_env_file};
@@ -75,6 +76,8 @@ pub struct Public {
     pub platform: Option<Platform>,
     /// `CORS_ALLOWED_ORIGINS`; `None` is any.
     pub cors_origins: Option<Vec<String>>,
+    /// `HOSTS_ALLOWED`
+    pub hosts_allowed: Vec<Host>,
     /// `LONG_ANSWERS`: whether importers learn of answers to come back for.
     pub long_answers: bool,
     /// `METRICS_PUBLIC`: whether `/metrics` needs no key.
@@ -265,43 +268,34 @@ impl Config {
     /// # Errors
     /// All mistakes at once.
     pub fn load(lookup: Lookup, names: impl Iterator<Item = String>) -> Result<Self, Problems> {
+        Config::load_for(false, lookup, names)
+    }
+
+    /// As [`Config::load`], for a service that a `tunnel` is to publish.
+    ///
+    /// # Errors
+    /// All mistakes at once.
+    pub fn load_for(
+        tunnel: bool,
+        lookup: Lookup,
+        names: impl Iterator<Item = String>,
+    ) -> Result<Self, Problems> {
         let lookup = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
         let mut reader = Reader { lookup: &lookup, problems: Vec::new() };
         reader.unknown_names(names);
 
         let platform = Platform::detect(&lookup);
         let auth = reader.choice("GATEWAY_AUTH", &[("key", true), ("none", false)], true);
-        let listen = Listen {
-            host: reader.parsed(
-                "HOST",
-                if platform.is_some() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv4Addr::LOCALHOST.into() },
-                "give an IP address, such as 127.0.0.1 (this machine) or 0.0.0.0 (all addresses)",
-                |text| match text {
-                    "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
-                    _ => text.parse().ok(),
-                },
-            ),
-            port: reader.number("PORT", 8080, 0, u16::MAX.into()) as u16,
-        };
-        if !auth && !listen.host.is_loopback() {
-            reader.unsafe_value(
-                "GATEWAY_AUTH",
-                format!("`none` would let anyone who reaches {} use your upstream account", listen.host),
-                "set GATEWAY_API_KEYS and remove GATEWAY_AUTH, or set HOST=127.0.0.1",
-            );
+        let listen = reader.listen(platform);
+        let public = reader.public(platform);
+        if !auth {
+            reader.closed_to_others(&listen, &public, tunnel);
         }
         let gateway = Gateway { keys: reader.gateway_keys(), auth };
         let mut upstreams = reader.upstreams();
         let others = upstreams.split_off(1);
         let config = Config {
-            public: Public {
-                url: reader.public_url(platform),
-                trust_proxy_headers: reader.choice("TRUST_PROXY_HEADERS", BOOL, false),
-                platform,
-                cors_origins: reader.cors_origins(),
-                long_answers: reader.choice("LONG_ANSWERS", BOOL, false),
-                metrics: reader.choice("METRICS_PUBLIC", BOOL, false),
-            },
+            public,
             upstream: upstreams.remove(0),
             others,
             store: reader.store(platform),
@@ -343,6 +337,7 @@ mod tests {
             ("IDLE_TIMEOUT_SECONDS", "0"),
             ("UPSTREAM_HEADERS", "Origin: https://x\nnonsense\nHost: y"),
             ("GATEWAY_API_KEYS", "short"),
+            ("HOSTS_ALLOWED", "good.example.com,bad.example.com:8080,*.example.com,http://a,[::1]"),
             ("MIRRORGATE_UPSTREAM_URL", "x"),
         ])
         .err()
@@ -359,6 +354,7 @@ mod tests {
             assert!(settings.contains(&name), "{name} is missing from {settings:?}");
         }
         assert_eq!(settings.iter().filter(|name| **name == "UPSTREAM_HEADERS").count(), 2);
+        assert_eq!(settings.iter().filter(|name| **name == "HOSTS_ALLOWED").count(), 3);
         assert_eq!(problems.exit_code(), 2);
         assert!(!problems.to_string().contains("short\n"));
     }
@@ -370,6 +366,9 @@ mod tests {
         assert!(load(&[("GATEWAY_AUTH", "none")]).is_ok());
         let platform = load(&[("GATEWAY_AUTH", "none"), ("RENDER", "true")]).err().expect("unsafe");
         assert_eq!(platform.exit_code(), 78);
+        for name in ["localhost:9", "a.localhost", "127.9.9.9", "[::1]:8080"] {
+            assert!(load(&[("GATEWAY_AUTH", "none"), ("PUBLIC_URL", &format!("http://{name}"))]).is_ok());
+        }
     }
 
     #[test]

@@ -1,18 +1,46 @@
 //! Reading what is set about this service itself: its address, keys and store.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use url::Url;
+use url::{Host, Url};
 
 use super::platform::Platform;
-use super::reader::Reader;
-use super::{Location, Store};
+use super::reader::{BOOL, Reader};
+use super::{Listen, Location, Public, Store};
 use crate::domain::keys::{self, GatewayKey};
 
 impl Reader<'_> {
-    pub fn public_url(&mut self, platform: Option<Platform>) -> Option<String> {
+    pub fn listen(&mut self, platform: Option<Platform>) -> Listen {
+        Listen {
+            host: self.parsed(
+                "HOST",
+                if platform.is_some() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv4Addr::LOCALHOST.into() },
+                "give an IP address, such as 127.0.0.1 (this machine) or 0.0.0.0 (all addresses)",
+                |text| match text {
+                    "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
+                    _ => text.parse().ok(),
+                },
+            ),
+            port: self.number("PORT", 8080, 0, u16::MAX.into()) as u16,
+        }
+    }
+
+    pub fn public(&mut self, platform: Option<Platform>) -> Public {
+        Public {
+            url: self.public_url(platform),
+            trust_proxy_headers: self.choice("TRUST_PROXY_HEADERS", BOOL, false),
+            platform,
+            cors_origins: self.cors_origins(),
+            hosts_allowed: self.hosts_allowed(),
+            long_answers: self.choice("LONG_ANSWERS", BOOL, false),
+            metrics: self.choice("METRICS_PUBLIC", BOOL, false),
+        }
+    }
+
+    fn public_url(&mut self, platform: Option<Platform>) -> Option<String> {
         let (name, text) = match self.get("PUBLIC_URL") {
             Some(text) => ("PUBLIC_URL".to_string(), text),
             None => {
@@ -41,7 +69,7 @@ impl Reader<'_> {
         }
     }
 
-    pub fn cors_origins(&mut self) -> Option<Vec<String>> {
+    fn cors_origins(&mut self) -> Option<Vec<String>> {
         let origins = self.names("CORS_ALLOWED_ORIGINS");
         if origins.is_empty() || origins == ["*"] {
             return None;
@@ -57,6 +85,21 @@ impl Reader<'_> {
             }
         }
         Some(origins)
+    }
+
+    fn hosts_allowed(&mut self) -> Vec<Host> {
+        let mut hosts = Vec::new();
+        for name in self.names("HOSTS_ALLOWED") {
+            match Host::parse(&name) {
+                Ok(host) if !name.contains('*') => hosts.push(host),
+                _ => self.problem(
+                    "HOSTS_ALLOWED",
+                    format!("`{name}` is not a host name"),
+                    "give host names without scheme, port, path and `*`, such as host.docker.internal",
+                ),
+            }
+        }
+        hosts
     }
 
     pub fn gateway_keys(&mut self) -> Vec<GatewayKey> {

@@ -79,7 +79,13 @@ pub const SETTINGS: &[Setting] = &[
         "GATEWAY_AUTH",
         "MODE",
         "key",
-        "key, or none: then anyone may call, and only a loopback HOST is accepted",
+        "key, or none: then any program of this machine may call, and the start is refused where others could",
+    ),
+    row(
+        "HOSTS_ALLOWED",
+        "NAMES",
+        "none",
+        "Comma-separated host names by which the service may be called, besides localhost and loopback addresses, when GATEWAY_AUTH is none",
     ),
     row(
         "PUBLIC_URL",
@@ -129,7 +135,7 @@ pub const SETTINGS: &[Setting] = &[
         "CORS_ALLOWED_ORIGINS",
         "ORIGINS",
         "*",
-        "Comma-separated browser origins that may call; never with credentials",
+        "Comma-separated browser origins that may call; never with credentials; with GATEWAY_AUTH=none * lets none in",
     ),
     row("CONNECT_TIMEOUT_SECONDS", "SECONDS", "5", "Towards the upstream: name, connection and TLS"),
     row(

@@ -31,6 +31,11 @@ impl Peers {
         &self.public
     }
 
+    /// The port that the service listens on.
+    pub fn port(&self) -> u16 {
+        self.bound.port()
+    }
+
     /// This service's base URL as the sender of `request` sees it, without a trailing slash.
     ///
     /// `PUBLIC_URL` and the platform come first. Else a proxy on this machine, such as a tunnel, or
@@ -81,11 +86,18 @@ fn told(request: &HttpRequest) -> Option<String> {
     if !matches!(scheme.as_str(), "http" | "https") {
         return None;
     }
-    let url = Url::parse(&format!("{scheme}://{host}/")).ok()?;
-    // What is more than a host and a port is no answer to the question.
-    let is_bare =
-        url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
-    is_bare.then(|| url.origin().ascii_serialization())
+    url_of(&scheme, host).map(|url| url.origin().ascii_serialization())
+}
+
+/// The URL of an authority, such as a `Host` header's value, that is a host, perhaps a port, and no more.
+pub fn url_of(scheme: &str, authority: &str) -> Option<Url> {
+    let url = Url::parse(&format!("{scheme}://{authority}/")).ok()?;
+    let is_bare = url.path() == "/"
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
+    is_bare.then_some(url)
 }
 
 fn last<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
@@ -104,6 +116,7 @@ mod tests {
             trust_proxy_headers: trust,
             platform: None,
             cors_origins: None,
+            hosts_allowed: Vec::new(),
             long_answers: false,
             metrics: false,
         };

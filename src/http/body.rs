@@ -50,6 +50,22 @@ impl V1Body {
         check_depth(&self.0)?;
         Ok(self.0)
     }
+
+    /// The bytes of a body that is declared as JSON or as a form with files, or of none.
+    ///
+    /// # Errors
+    /// When it is declared as anything else, or not at all: so could a page of any origin send it.
+    pub fn json_or_form(self, request: &HttpRequest) -> Result<Bytes, Error> {
+        let media = media_type(request).to_ascii_lowercase();
+        if self.0.is_empty() || is_json(&media) || media == "multipart/form-data" {
+            return Ok(self.0);
+        }
+        Err(Error::new(
+            Kind::UnsupportedMediaType,
+            "the request body is declared neither as JSON nor as multipart/form-data",
+        )
+        .hinted("send the header `Content-Type: application/json`, or files as `multipart/form-data`"))
+    }
 }
 
 impl FromRequest for V1Body {
@@ -113,13 +129,25 @@ async fn read(
     }
 }
 
+/// What a body is declared as, with its parameters.
+fn declared(request: &HttpRequest) -> &str {
+    request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// What a body is declared as, without parameters.
+fn media_type(request: &HttpRequest) -> &str {
+    declared(request).split(';').next().unwrap_or_default().trim()
+}
+
+/// Whether a media type in lower case is JSON by its name, RFC 6839, section 3.1.
+fn is_json(media: &str) -> bool {
+    media == "application/json" || media.contains('/') && media.ends_with("+json")
+}
+
 /// JSON must be declared as such, RFC 8259: then no form of a foreign page can send it.
 fn check_media_type(request: &HttpRequest) -> Result<(), Error> {
-    let declared =
-        request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let mut parts = declared.split(';').map(str::trim);
-    let is_json = parts.next().is_some_and(|media| media.eq_ignore_ascii_case("application/json"));
-    let is_utf8 = parts.all(|parameter| {
+    let is_json = media_type(request).eq_ignore_ascii_case("application/json");
+    let is_utf8 = declared(request).split(';').skip(1).map(str::trim).all(|parameter| {
         let charset = parameter.to_ascii_lowercase();
         charset
             .strip_prefix("charset=")

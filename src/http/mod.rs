@@ -9,5 +9,6 @@ mod depth;
 pub mod failure;
 pub mod keep_alive;
 pub mod log_fields;
+pub mod origin;
 mod python_json;
 pub mod reply;

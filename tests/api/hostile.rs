@@ -1,6 +1,7 @@
 //! What a hostile caller sends: the framework refuses most of it, and these hold it to that.
 
-use crate::helpers::{KEY, TestApp, raw, spawn};
+use crate::helpers::{KEY, TestApp, raw, spawn, spawn_before};
+use crate::upstream::{Fake, response, send};
 
 /// The status of the first answer to these bytes.
 async fn status(app: &TestApp, bytes: &str) -> u16 {
@@ -46,6 +47,45 @@ async fn forms_of_foreign_pages_are_no_requests() {
             );
         }
     }
+}
+
+#[actix_web::test]
+async fn what_goes_through_is_declared_as_json_or_as_a_form_with_files() {
+    let fake = Fake::start(|_| send(response("200 OK", "application/json", "{}"))).await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    for (media, status) in [
+        ("application/json", 200),
+        ("Application/JSON; charset=utf-8", 200),
+        ("application/problem+json", 200),
+        ("multipart/form-data; boundary=x", 200),
+        ("text/plain", 415),
+        ("text/plain;application/json", 415),
+        ("text/plain; charset=+json", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("audio/wav", 415),
+        ("+json", 415),
+        ("", 415),
+    ] {
+        for method in ["POST", "DELETE"] {
+            let headers = [("x-api-key", KEY), ("content-type", media)];
+            let answer = app.call(method, "/v1/embeddings", &headers, Some(b"{}".to_vec())).await;
+            assert_eq!(answer.status, status, "{method} {media}: {}", answer.text);
+            if status == 415 {
+                assert_eq!(answer.code(), "unsupported_media_type");
+                assert!(answer.text.contains("multipart/form-data"), "{}", answer.text);
+            }
+        }
+    }
+    assert_eq!(fake.requests().len(), 8);
+    // A page can send bytes that are declared as nothing at all; a body that is empty is no matter.
+    let head =
+        format!("POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nConnection: close\r\n");
+    assert_eq!(status(&app, &format!("{head}Content-Length: 2\r\n\r\n{{}}")).await, 415);
+    assert_eq!(
+        status(&app, &format!("{head}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n")).await,
+        415
+    );
+    assert_eq!(status(&app, &format!("{head}Content-Length: 0\r\n\r\n")).await, 200);
 }
 
 #[actix_web::test]

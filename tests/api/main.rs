@@ -22,6 +22,7 @@ mod layering;
 mod limits;
 mod mcp;
 mod metrics;
+mod open;
 mod operations;
 mod platforms;
 mod readme;

@@ -185,6 +185,44 @@ const scenarios = {
     await browser.close();
     return { ...browser.seen, documents, titles, example, executed: { status, answer } };
   },
+
+  /** What a page gets from the service at `job.target` ("" is the page's own): how each attempt ended. */
+  async attempts(job) {
+    const browser = await open(job, job.address ?? "/");
+    const ended = await browser.page.evaluate(async ({ target, attempts }) => {
+      const ended = [];
+      for (const { method = "GET", path, media, body, how = "cors" } of attempts) {
+        const url = target + path;
+        if (how === "beacon") {
+          ended.push(`sent: ${navigator.sendBeacon(url, new Blob([body], { type: media }))}`);
+        } else if (how === "form") {
+          const frame = document.createElement("iframe");
+          frame.name = `frame-${ended.length}`;
+          document.body.append(frame);
+          const form = document.body.appendChild(document.createElement("form"));
+          Object.assign(form, { method, action: url, enctype: media, target: frame.name });
+          // Written so that name and value together are the JSON.
+          const field = form.appendChild(document.createElement("input"));
+          [field.name, field.value] = [body.slice(0, -2), body.slice(-2)];
+          const loaded = new Promise((resolve) => frame.addEventListener("load", resolve));
+          form.submit();
+          await loaded;
+          ended.push("sent");
+        } else {
+          const headers = media ? { "Content-Type": media } : {};
+          try {
+            const answer = await fetch(url, { method, mode: how, headers, body });
+            ended.push(answer.type === "opaque" ? "sent" : `${answer.status}: ${await answer.text()}`);
+          } catch (error) {
+            ended.push(`failed: ${error.message}`);
+          }
+        }
+      }
+      return ended;
+    }, job);
+    await browser.close();
+    return { ...browser.seen, ended };
+  },
 };
 
 const [name, job] = process.argv.slice(2);

@@ -6,21 +6,25 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from conftest import HERE, ROOT, Service
+from conftest import HERE, ROOT, Service, provider_settings
+from fake_openai import FakeOpenAI
+from fake_upstream import MODELS
 
 SHOTS = ROOT / "target/screenshots"
 
 
-def browse(scenario: str, service: Service, **job: Any) -> dict:
-    """Runs one scenario of browser.mjs; nothing may go wrong in the browser in any of them."""
+def drive(scenario: str, **job: Any) -> dict:
+    """Runs one scenario of browser.mjs."""
     SHOTS.mkdir(parents=True, exist_ok=True)
-    job = {"url": service.url, "key": service.key, "shots": str(SHOTS), **job}
+    job = {"shots": str(SHOTS), **job}
     result = subprocess.run(
         ["node", HERE / "browser.mjs", scenario, json.dumps(job)],
         cwd=HERE,
@@ -30,7 +34,12 @@ def browse(scenario: str, service: Service, **job: Any) -> dict:
         timeout=180,
     )
     assert result.returncode == 0, result.stderr
-    seen = json.loads(result.stdout)
+    return json.loads(result.stdout)
+
+
+def browse(scenario: str, service: Service, **job: Any) -> dict:
+    """Runs one scenario in which nothing may go wrong in the browser."""
+    seen = drive(scenario, **{"url": service.url, "key": service.key, **job})
     assert seen["status"] == 200
     assert seen["troubles"] == []
     host = job.get("host", "127.0.0.1")
@@ -158,3 +167,125 @@ def test_swagger_ui_offers_both_documents_and_chat_answers_after_authorize(demo:
     assert json.loads(seen["example"])["message"], "the example is ready to be sent"
     assert seen["executed"]["status"].startswith("200")
     assert json.loads(seen["executed"]["answer"])["success"] is True
+
+
+# --- pages of others, before a service that asks for no key ---
+
+CHAT = json.dumps({"message": "Hello", "x": ""})
+COMPLETION = json.dumps({"model": MODELS[0], "messages": [{"role": "user", "content": "?"}]})
+JSON = "application/json"
+
+# What a page tries: with a look at the answer, and blindly, without being asked for leave first.
+READING = [
+    {"path": "/api/models"},
+    {"path": "/health"},
+    {"path": "/openapi.json"},
+    {"path": "/v1/models"},
+    {"path": "/api/conversations/CONVERSATION"},
+    {"method": "POST", "path": "/api/chat", "media": JSON, "body": CHAT},
+    {"method": "POST", "path": "/api/chat", "media": "text/plain", "body": CHAT},
+    {"method": "POST", "path": "/v1/chat/completions", "media": JSON, "body": COMPLETION},
+    {"method": "POST", "path": "/v1/embeddings", "media": "text/plain", "body": COMPLETION},
+    {"method": "PUT", "path": "/api/session", "media": JSON, "body": '{"api_key": "sk-of-evil"}'},
+    {"method": "DELETE", "path": "/api/conversations/CONVERSATION"},
+]
+BLIND = [
+    {"path": "/api/models", "how": "no-cors"},
+    {"path": "/v1/models", "how": "no-cors"},
+    *(
+        {"method": "POST", "path": path, "media": media, "body": CHAT, "how": how}
+        for path in ("/api/chat", "/v1/embeddings", "/v1/chat/completions", "/mcp")
+        for media, how in (("text/plain", "no-cors"), ("text/plain", "beacon"), ("text/plain", "form"))
+    ),
+    # Bytes that are declared as nothing.
+    {"method": "POST", "path": "/v1/embeddings", "media": "", "body": CHAT, "how": "beacon"},
+    {"method": "POST", "path": "/v1/embeddings", "media": "multipart/form-data", "body": CHAT, "how": "form"},
+]
+
+
+class Blank(BaseHTTPRequestHandler):
+    """An empty page."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<!doctype html><link rel=icon href=data:,><title>Elsewhere</title>")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[str]:
+    """The URL of a page on another port of this machine."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Blank)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+class Keyless:
+    """A service that asks for no key, with one conversation, before an upstream that counts."""
+
+    def __init__(self, service: Callable[..., Service], provider: FakeOpenAI, **settings: str):
+        settings = provider_settings(provider, DEFAULT_MODEL=MODELS[0], **settings)
+        self.service = service(key=None, GATEWAY_AUTH="none", **settings)
+        self.provider = provider
+        self.conversation = self.chat()["conversation_id"]
+
+    def chat(self) -> dict:
+        return httpx.post(f"{self.service.url}/api/chat", json={"message": "Hello"}).json()
+
+    def attempts(self, attempts: list[dict], **job: Any) -> list[str]:
+        text = json.dumps(attempts).replace("CONVERSATION", self.conversation)
+        return drive("attempts", **{"target": "", "attempts": json.loads(text), **job})["ended"]
+
+    def is_untouched(self, asked: int) -> None:
+        """That nothing was asked, changed or deleted since the upstream was asked so often."""
+        assert len(self.provider.requests) == asked
+        url = f"{self.service.url}/api/conversations/{self.conversation}"
+        assert len(httpx.get(url).json()["messages"]) == 2
+        assert self.chat()["success"] is True, "the login at the upstream is another"
+
+
+@pytest.mark.parametrize("name", [None, "evil.test"])
+def test_a_page_of_another_origin_gets_nothing_from_a_service_without_keys(
+    service: Callable[..., Service], provider: FakeOpenAI, elsewhere: str, name: str | None
+):
+    gateway = Keyless(service, provider)
+    before = len(provider.requests)
+    page = {"url": elsewhere, "host": name} if name else {"url": elsewhere}
+    ended = gateway.attempts(READING + BLIND, target=gateway.service.url, **page)
+    assert all(end.startswith("failed") for end in ended[: len(READING)]), ended
+    assert all(end.startswith(("sent", "failed")) for end in ended[len(READING) :]), ended
+    gateway.is_untouched(before)
+
+
+def test_a_name_that_is_made_to_lead_here_gets_nothing_from_a_service_without_keys(
+    service: Callable[..., Service], provider: FakeOpenAI
+):
+    gateway = Keyless(service, provider)
+    before = len(provider.requests)
+    # For the browser this is the page's own service, so that it may read every answer.
+    ended = gateway.attempts(READING + BLIND, url=gateway.service.url, host="evil.test")
+    for end in ended:
+        assert end.startswith("403: ") and "origin_not_allowed" in end or end.startswith("sent"), end
+    assert [end[:5] for end in ended[: len(READING)]] == ["403: "] * len(READING)
+    gateway.is_untouched(before)
+
+
+def test_the_services_own_page_and_one_that_is_listed_get_all_from_a_service_without_keys(
+    service: Callable[..., Service], provider: FakeOpenAI, elsewhere: str
+):
+    gateway = Keyless(service, provider, CORS_ALLOWED_ORIGINS=elsewhere)
+    may = [attempt for attempt in READING if attempt["path"] != "/api/session"]
+    may = [attempt for attempt in may if attempt.get("media") != "text/plain"][:-1]
+    for page in (
+        {"url": gateway.service.url},
+        {"url": gateway.service.url, "host": "mine.localhost"},
+        {"url": elsewhere, "target": gateway.service.url},
+    ):
+        ended = gateway.attempts(may, **page)
+        assert all(end.startswith("200: ") for end in ended), ended

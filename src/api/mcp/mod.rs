@@ -6,7 +6,6 @@
 
 pub mod failure;
 pub mod message;
-mod origin;
 mod schema;
 
 use actix_web::http::header::HeaderName;
@@ -27,10 +26,10 @@ use crate::http::body::{self, JsonBody};
 use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, Heartbeat};
 use crate::http::log_fields::{Note, RequestId};
+use crate::http::origin::Admitted;
 use crate::http::reply::Prepared;
 use failure::{INVALID_PARAMS, METHOD_NOT_FOUND, RpcFailure};
 use message::{Id, JsonRpc, Message};
-use origin::Admitted;
 
 /// What a client may ask for.
 const METHODS: [&str; 4] = ["initialize", "ping", "tools/list", "tools/call"];

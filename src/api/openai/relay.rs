@@ -32,7 +32,8 @@ pub async fn relay(
         return Err(Failure::method(&request, allowed.join(", ")));
     }
     let fail = |error: Error| Failure::new(&request, error);
-    let relayed = asked(&request, body.0).map_err(fail)?;
+    let body = body.json_or_form(&request).map_err(fail)?;
+    let relayed = asked(&request, body).map_err(fail)?;
     let request_id = RequestId::of(request.extensions());
     let Relaying { status, upstream, headers, form, body } =
         match service.relay(caller.owner.clone(), relayed, request::prompt_tokens).await {
