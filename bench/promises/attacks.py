@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from . import plans, wire
 from .gateway import Gateway
+from .planned import Upstream
 from .plans import OPENAI, WEB_CHAT
 from .table import MIB, Row, Run, fail, mib, percentile, say
-from .upstream import Upstream
 
 CONNECTIONS = 1000
 HEALTH_WITHIN = 1.0

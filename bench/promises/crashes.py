@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from . import plans, wire
 from .gateway import Gateway
+from .planned import Upstream
 from .plans import OPENAI
 from .table import Row, Run, say
-from .upstream import Upstream
 
 TALKERS = 8
 TURNS = 3

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from . import plans, wire
 from .gateway import Gateway, free_port
+from .planned import Upstream
 from .plans import OPENAI, WEB_CHAT
 from .table import Row, Run, percentile, say
-from .upstream import Upstream
 
 FACES = ["tool", "json", "sse"]
 AT_ONCE = 48

@@ -12,7 +12,9 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from upstream import End, Endless
 
 OPENAI, WEB_CHAT = "openai", "web-chat"
 MODEL = "mirror-large"
@@ -20,7 +22,15 @@ POISON = "these words belong to nobody's question"
 # Seconds; the gateway under faults is given these.
 TIMEOUTS = {"CONNECT": 2.0, "FIRST_BYTE": 3.0, "IDLE": 2.0, "REQUEST": 6.0}
 
-Step = tuple
+
+class Together(NamedTuple):
+    """Waits until so many streams of a batch are open at once."""
+
+    batch: str
+    count: int
+
+
+Step = bytes | float | End | Endless | Together
 # What the caller may be told: that all is well and nothing else, either, or only a failure.
 Verdict = Literal["must", "may", "never"]
 
@@ -32,8 +42,6 @@ class Script:
     steps: list[Step]
     verdict: Verdict
     text: str
-    # Whether the connection can carry another request.
-    reusable: bool = False
     # What is left of the text without an event that is no JSON: `/api/chat` skips and counts such.
     rest: str | None = None
 
@@ -213,11 +221,11 @@ def fault(weight: int) -> Callable:
 
 
 def answered(answer: Good, raw: bytes, verdict: Verdict, *then: Step) -> Script:
-    return Script([("send", raw), *then], verdict, answer.text, reusable=not then)
+    return Script([raw, *then], verdict, answer.text)
 
 
 def leave(answer: Good) -> Step:
-    return (answer.rng.choice(["close", "reset"]),)
+    return answer.rng.choice([End.CLOSE, End.RESET])
 
 
 @fault(12)
@@ -234,17 +242,17 @@ def cut(answer: Good) -> Script:
 @fault(10)
 def hang(answer: Good) -> Script:
     raw, verdict = part_of(answer, either(answer))
-    return answered(answer, raw, verdict, ("hang",))
+    return answered(answer, raw, verdict, End.HANG)
 
 
 @fault(2)
 def silence(answer: Good) -> Script:
-    return Script([("hang",)], "never", answer.text)
+    return Script([End.HANG], "never", answer.text)
 
 
 @fault(6)
 def close_before_head(answer: Good) -> Script:
-    return Script([("wait", answer.rng.choice([0, 0.05])), leave(answer)], "never", answer.text)
+    return Script([answer.rng.choice([0, 0.05]), leave(answer)], "never", answer.text)
 
 
 @fault(5)
@@ -260,7 +268,7 @@ def garbage(answer: Good) -> Script:
     noise = answer.rng.randbytes(answer.rng.randrange(1, 5000))
     kind = answer.rng.randrange(3)
     if kind == 0:
-        return answered(answer, noise, "never", ("close",))
+        return answered(answer, noise, "never", End.CLOSE)
     if kind == 1:
         frame = framed(answer, None, body=noise)
     else:
@@ -277,15 +285,15 @@ def endless(answer: Good) -> Script:
     pause = answer.rng.choice([0.0, 0.3, 0.3, 0.3])
     many = chunk(repeated * (1 if pause else 64))
     if answer.rng.random() < 0.15:
-        return Script([("send", b"HTTP/1.1 200 OK\r\n"), ("repeat", b"X-More: 1\r\n", 0.1)], "never", answer.text)
-    return Script([("send", opened), ("repeat", many, pause)], "never", answer.text)
+        return Script([b"HTTP/1.1 200 OK\r\n", Endless(b"X-More: 1\r\n", 0.1)], "never", answer.text)
+    return Script([opened, Endless(many, pause)], "never", answer.text)
 
 
 @fault(3)
 def endless_after_its_end(answer: Good) -> Script:
     opened = head("200 OK", f"Content-Type: {answer.media}", "Transfer-Encoding: chunked")
     begun = opened + chunk(answer.body)
-    return Script([("send", begun), ("repeat", chunk(b" \n"), 0.2)], "may", answer.text)
+    return Script([begun, Endless(chunk(b" \n"), 0.2)], "may", answer.text)
 
 
 @fault(8)
@@ -296,20 +304,20 @@ def wrong_length(answer: Good) -> Script:
     media = f"Content-Type: {answer.media}"
     kind = rng.randrange(5)
     if kind == 0:
-        return answered(answer, framed(answer, len(body) + rng.randrange(1, 500)).raw, "may", ("close",))
+        return answered(answer, framed(answer, len(body) + rng.randrange(1, 500)).raw, "may", End.CLOSE)
     if kind == 1:
         short = rng.randrange(1, len(body))
         cut_short = framed(answer, None, body=body[:short])
         announced = cut_short.raw.replace(b"Content-Length: %d" % short, b"Content-Length: %d" % len(body))
-        return answered(answer, announced, "may" if short >= answer.complete else "never", ("close",))
+        return answered(answer, announced, "may" if short >= answer.complete else "never", End.CLOSE)
     if kind == 2:
         short = rng.randrange(1, len(body))
-        return answered(answer, framed(answer, short).raw, "may" if short >= answer.complete else "never", ("close",))
+        return answered(answer, framed(answer, short).raw, "may" if short >= answer.complete else "never", End.CLOSE)
     if kind == 3:
         odd = rng.choice(["-5", "abc", "1e3", "0x10", "99999999999999999999999"])
-        return answered(answer, head("200 OK", media, f"Content-Length: {odd}") + body, "may", ("close",))
+        return answered(answer, head("200 OK", media, f"Content-Length: {odd}") + body, "may", End.CLOSE)
     two = head("200 OK", media, f"Content-Length: {len(body)}", f"Content-Length: {len(body) - 1}")
-    return answered(answer, two + body, "may", ("close",))
+    return answered(answer, two + body, "may", End.CLOSE)
 
 
 @fault(4)
@@ -333,9 +341,9 @@ def wrong_encoding(answer: Good) -> Script:
 def interim(answer: Good) -> Script:
     status = answer.rng.choice(["100 Continue", "102 Processing", "103 Early Hints", "101 Switching Protocols"])
     hints = ["Link: </x>; rel=preload"] if status.startswith("103") else []
-    steps: list[Step] = [("send", head(status, *hints)), ("wait", answer.rng.choice([0, 0.1]))]
+    steps: list[Step] = [head(status, *hints), answer.rng.choice([0, 0.1])]
     verdict: Verdict = "never" if status.startswith("101") else "may"
-    return Script([*steps, ("send", either(answer).raw), ("close",)], verdict, answer.text)
+    return Script([*steps, either(answer).raw, End.CLOSE], verdict, answer.text)
 
 
 @fault(5)
@@ -367,7 +375,7 @@ def status(answer: Good) -> Script:
         headers.append(rng.choice(["Retry-After: 7", "Retry-After: Wed, 21 Oct 2099 07:28:00 GMT", "Retry-After: soon"]))
     raw = head(f"{code} Trouble", *headers) + body
     if rng.random() < 0.2 and body:
-        return answered(answer, raw[: len(raw) - rng.randrange(1, len(body) + 1)], "never", rng.choice([("close",), ("hang",)]))
+        return answered(answer, raw[: len(raw) - rng.randrange(1, len(body) + 1)], "never", rng.choice([End.CLOSE, End.HANG]))
     return answered(answer, raw, "never")
 
 
@@ -392,7 +400,7 @@ def bad_chunk(answer: Good) -> Script:
             (b"\r\n\r\n" + rest, at),
         ]
     )
-    return answered(answer, begun + wrong, "may" if readable >= answer.complete else "never", ("close",))
+    return answered(answer, begun + wrong, "may" if readable >= answer.complete else "never", End.CLOSE)
 
 
 @fault(8)
@@ -451,13 +459,13 @@ def trickle(answer: Good) -> Script:
     size = max(len(raw) // 40, 1)
     steps: list[Step] = []
     for at in range(0, len(raw), size):
-        steps += [("send", raw[at : at + size]), ("wait", 0.02)]
-    return Script(steps, "must", answer.text, reusable=True)
+        steps += [raw[at : at + size], 0.02]
+    return Script(steps, "must", answer.text)
 
 
 @fault(2)
 def late(answer: Good) -> Script:
-    return Script([("wait", 1.0), ("send", either(answer).raw)], "must", answer.text, reusable=True)
+    return Script([1.0, either(answer).raw], "must", answer.text)
 
 
 @fault(6)
@@ -482,7 +490,7 @@ def odd_head(answer: Good) -> Script:
         (f"HTTP/1.1 200 OK\n{media}\n{length}\n\n".encode(), "may"),
     ]
     raw, verdict = rng.choice(heads)
-    return answered(answer, raw + body, verdict, ("close",))
+    return answered(answer, raw + body, verdict, End.CLOSE)
 
 
 @fault(4)
@@ -504,12 +512,12 @@ def paced(answer: Good, spec: dict) -> Script:
     """A good answer, one part a write, with a pause between them."""
     pause = float(spec["pace"])
     opened = head("200 OK", f"Content-Type: {answer.media}", "Transfer-Encoding: chunked")
-    steps: list[Step] = [("send", opened + chunk(answer.parts[0]))]
+    steps: list[Step] = [opened + chunk(answer.parts[0])]
     if "batch" in spec:
-        steps.append(("together", spec["batch"], int(spec["of"])))
+        steps.append(Together(spec["batch"], int(spec["of"])))
     for part in answer.parts[1:]:
-        steps += [("wait", pause), ("send", chunk(part))]
-    return Script([*steps, ("send", b"0\r\n\r\n")], "must", answer.text, reusable=True)
+        steps += [pause, chunk(part)]
+    return Script([*steps, b"0\r\n\r\n"], "must", answer.text)
 
 
 def script(spec: dict, protocol: str, stream: bool, turn: int = 1, new: bool = True, usage: bool = True) -> Script:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from . import plans, wire
 from .gateway import KEYS, Gateway
+from .planned import Upstream
 from .plans import OPENAI
 from .table import MIB, Row, Run, mib, percentile, say
-from .upstream import Upstream
 
 COUNT = 1000
 MAX_RSS = 128 * MIB

@@ -1,11 +1,12 @@
 //! What the upstream and the load generator agree on: how an HTTP message is cut, and which bytes an
-//! answer has.
+//! answer has. The upstream is that of `tests/api` too.
 
 pub mod answer;
 pub mod arguments;
 pub mod check;
 pub mod http;
 pub mod process;
+pub mod upstream;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

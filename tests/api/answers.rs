@@ -5,26 +5,15 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::helpers::{OTHER_KEY, TestApp, spawn_before, temporary_folder};
-use crate::upstream::{Fake, Step, send};
+use crate::upstream::{Fake, Step, chunk, stream_head};
 
 /// An upstream that says one word, pauses, and says the rest or breaks off.
 async fn slow(pause: Duration, breaks: bool) -> Fake {
     Fake::start(move |_| {
-        let event = |delta: Value, finish: Value| {
-            let text = format!(
-                "data: {}\n\n",
-                json!({"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
-            );
-            Step::Send(format!("{:x}\r\n{text}\r\n", text.len()).into_bytes())
-        };
-        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
-        let mut steps = send(head);
-        steps.extend([event(json!({"content": "one"}), Value::Null), Step::Pause(pause)]);
-        if breaks {
-            steps.push(Step::Close);
-        } else {
-            steps.push(event(json!({"content": " two"}), "stop".into()));
-            steps.push(Step::Send(b"0\r\n\r\n".to_vec()));
+        let mut steps = vec![stream_head(), chunk("one", None), Step::Pause(pause)];
+        match breaks {
+            true => steps.push(Step::Close),
+            false => steps.extend([chunk(" two", Some("stop")), Step::Send(b"0\r\n\r\n".to_vec())]),
         }
         steps
     })

@@ -1,43 +1,24 @@
-//! A fake upstream on a raw socket: it records requests and sends what the test says, cut where
-//! the test says.
+//! The fake upstream of these tests: that of the benchmark, which records requests here and sends what the
+//! test says, cut where the test says.
+
+// The benchmark reads answers with it too.
+#[allow(dead_code)]
+#[path = "../../bench/src/http.rs"]
+mod http;
+#[path = "../../bench/src/upstream.rs"]
+mod shared;
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-/// One request as it arrived.
-#[derive(Debug, Clone)]
-pub struct Request {
-    pub line: String,
-    pub headers: Vec<(String, String)>,
-    pub body: String,
-    /// How many requests came before on the same connection.
-    pub earlier: usize,
-}
+pub use shared::{Request, Step};
 
 impl Request {
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
-    }
-
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).expect("the request's body is JSON")
     }
-}
-
-/// What to do with a connection, step by step.
-#[derive(Debug, Clone)]
-pub enum Step {
-    Send(Vec<u8>),
-    Pause(Duration),
-    /// Keep the connection open and say nothing more.
-    Hang,
-    /// Send this over and over until the peer leaves.
-    Endless(Vec<u8>),
-    Close,
 }
 
 /// A script that sends bytes and keeps the connection.
@@ -93,16 +74,15 @@ impl Fake {
         let requests = Arc::new(Mutex::new(Vec::new()));
         let left = Arc::new(Notify::new());
         let (seen, gone) = (Arc::clone(&requests), Arc::clone(&left));
-        let script = Arc::new(script);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, Arc::clone(&script), Arc::clone(&seen), Arc::clone(&gone)));
-            }
-        });
+        let record = move |request: &Request| {
+            seen.lock().expect("no test panics with the lock").push(request.clone());
+            script(request)
+        };
+        tokio::spawn(shared::serve(listener, None, record, move || gone.notify_one()));
         Fake { url, requests, left }
     }
 
-    /// Waits until the peer of a connection that hangs or never ends has left.
+    /// Waits until a peer has left in the middle of an answer.
     pub async fn left(&self) {
         self.left.notified().await;
     }
@@ -110,68 +90,5 @@ impl Fake {
     /// All requests so far.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().expect("no test panics with the lock").clone()
-    }
-}
-
-async fn serve(
-    mut stream: TcpStream,
-    script: Arc<impl Fn(&Request) -> Vec<Step>>,
-    seen: Arc<Mutex<Vec<Request>>>,
-    gone: Arc<Notify>,
-) {
-    let mut buffer = Vec::new();
-    let mut earlier = 0;
-    while let Some(mut request) = read(&mut stream, &mut buffer).await {
-        request.earlier = earlier;
-        earlier += 1;
-        seen.lock().expect("no test panics with the lock").push(request.clone());
-        let steps = script(&request);
-        for step in steps {
-            match step {
-                Step::Send(bytes) => {
-                    if stream.write_all(&bytes).await.is_err() {
-                        return;
-                    }
-                }
-                Step::Pause(time) => tokio::time::sleep(time).await,
-                Step::Hang => {
-                    let _ = stream.read(&mut [0]).await;
-                    gone.notify_one();
-                    return;
-                }
-                Step::Endless(bytes) => {
-                    while stream.write_all(&bytes).await.is_ok() {}
-                    gone.notify_one();
-                    return;
-                }
-                Step::Close => return,
-            }
-        }
-    }
-}
-
-async fn read(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Request> {
-    loop {
-        if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
-            let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
-            let mut lines = head.split("\r\n");
-            let line = lines.next()?.to_string();
-            let headers: Vec<(String, String)> = lines
-                .filter_map(|line| line.split_once(':'))
-                .map(|(name, value)| (name.trim().to_string(), value.trim().to_string()))
-                .collect();
-            let length = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-            let length: usize = length.map_or(0, |(_, value)| value.parse().expect("a length"));
-            if buffer.len() >= end + 4 + length {
-                let body = String::from_utf8_lossy(&buffer[end + 4..end + 4 + length]).into_owned();
-                buffer.drain(..end + 4 + length);
-                return Some(Request { line, headers, body, earlier: 0 });
-            }
-        }
-        let mut chunk = [0; 4096];
-        match stream.read(&mut chunk).await {
-            Ok(0) | Err(_) => return None,
-            Ok(count) => buffer.extend_from_slice(&chunk[..count]),
-        }
     }
 }

@@ -22,9 +22,8 @@ import dify_client
 import httpx
 import postgres
 import pytest
-from fake_openai import FakeOpenAI
-from fake_upstream import FakeUpstream
 from postgres import free_port, refusing_port
+from upstream import Upstream
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -192,16 +191,17 @@ def cluster(private_cluster: postgres.Cluster) -> postgres.Cluster:
 
 
 @pytest.fixture
-def mirror() -> Iterator[FakeUpstream]:
-    upstream = FakeUpstream()
+def mirror() -> Iterator[Upstream]:
+    """One that writes as small mirrors do."""
+    upstream = Upstream(small=True)
     yield upstream
     upstream.close()
 
 
 @pytest.fixture
-def provider() -> Iterator[FakeOpenAI]:
-    """An OpenAI-style upstream that sends what the test says."""
-    upstream = FakeOpenAI()
+def provider() -> Iterator[Upstream]:
+    """One that writes as OpenAI does."""
+    upstream = Upstream()
     yield upstream
     upstream.close()
 
@@ -216,11 +216,11 @@ def eventually(condition: Callable[[], object], seconds: float, what: str) -> fl
     return time.monotonic() - start
 
 
-def provider_settings(provider: FakeOpenAI, **more: str) -> dict[str, str]:
+def provider_settings(provider: Upstream, **more: str) -> dict[str, str]:
     return {"UPSTREAM_URL": f"{provider.url}/v1", "UPSTREAM_API_KEY": provider.api_key, **more}
 
 
-def upstream_settings(mirror: FakeUpstream, protocol: str) -> dict[str, str]:
+def upstream_settings(mirror: Upstream, protocol: str) -> dict[str, str]:
     """The settings that a user of this mirror would write."""
     settings = {"UPSTREAM_URL": mirror.url, "UPSTREAM_PROTOCOL": protocol}
     if protocol == "openai":

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from dify_client import Auth, Caller, DifyToolError
+from bodies import DONE, answer, completion, event, text_chunks
 from conftest import NO_TLS, Service, eventually, new_key, provider_settings, upstream_settings
-from fake_openai import DONE, FakeOpenAI, Gate, Reply, completion, event, text_chunks
-from fake_upstream import FakeUpstream, answer
+from dify_client import Auth, Caller, DifyToolError
 from postgres import Cluster
+from upstream import Gate, Reply, Upstream
 
 Make = Callable[..., Service]
 
@@ -67,7 +67,7 @@ def place(request: pytest.FixtureRequest) -> dict[str, str]:
 
 @pytest.mark.parametrize("wait", ["1", 1, "1.0"])
 def test_an_answer_that_takes_long_is_fetched_later(
-    service: Make, provider: FakeOpenAI, wait: object
+    service: Make, provider: Upstream, wait: object
 ):
     gateway = service(**provider_settings(provider, DEFAULT_MODEL=MODEL))
     gate = provider.gate()
@@ -99,7 +99,7 @@ def test_an_answer_that_takes_long_is_fetched_later(
     assert contents == ["?", TEXT, "more"]
 
 
-def test_dify_fetches_the_answer_with_a_tool(service: Make, provider: FakeOpenAI):
+def test_dify_fetches_the_answer_with_a_tool(service: Make, provider: Upstream):
     assert "get_answer" not in service().tools(), "not every agent needs one tool more"
     settings = provider_settings(provider, DEFAULT_MODEL=MODEL, LONG_ANSWERS="true")
     gateway = service(**settings)
@@ -127,7 +127,7 @@ def test_dify_fetches_the_answer_with_a_tool(service: Make, provider: FakeOpenAI
             caller.invoke(tools["get_answer"], response_id="resp_" + "0" * 32)
 
 
-def test_an_answer_in_time_is_just_an_answer(service: Make, provider: FakeOpenAI):
+def test_an_answer_in_time_is_just_an_answer(service: Make, provider: Upstream):
     gateway = service(**provider_settings(provider, DEFAULT_MODEL=MODEL))
     with gateway.client() as client:
         for wait in ("30", "", None):
@@ -136,7 +136,7 @@ def test_an_answer_in_time_is_just_an_answer(service: Make, provider: FakeOpenAI
 
 
 def test_an_answer_goes_on_when_its_caller_was_told_to_come_back_before_a_word(
-    service: Make, provider: FakeOpenAI
+    service: Make, provider: Upstream
 ):
     gateway = service(**provider_settings(provider, DEFAULT_MODEL=MODEL))
     gate = provider.gate()
@@ -148,17 +148,17 @@ def test_an_answer_goes_on_when_its_caller_was_told_to_come_back_before_a_word(
         assert finished(client, first["response_id"])["answer"] == TEXT
 
 
-def test_a_web_chat_takes_its_time_too(service: Make, mirror: FakeUpstream):
+def test_a_web_chat_takes_its_time_too(service: Make, mirror: Upstream):
     gateway = service(**upstream_settings(mirror, "web-chat"))
-    mirror.halfway = threading.Event()
+    mirror.halfway = mirror.gate()
     with gateway.client() as client:
         first = begin(client)
-        mirror.halfway.set()
+        mirror.halfway.open()
         whole = finished(client, first["response_id"])
         assert whole["success"] is True and whole["answer"] == answer(1, "?")
 
 
-def test_an_answer_that_fails_later_is_told_with_its_error(service: Make, provider: FakeOpenAI):
+def test_an_answer_that_fails_later_is_told_with_its_error(service: Make, provider: Upstream):
     gateway = service(**provider_settings(provider, DEFAULT_MODEL=MODEL))
     gate = provider.gate()
     events = [event(part) for part in text_chunks(MODEL, TEXT)[:4]]
@@ -173,7 +173,7 @@ def test_an_answer_that_fails_later_is_told_with_its_error(service: Make, provid
         assert TEXT.startswith(told["answer"]) and told["answer"]
 
 
-def test_nobody_else_can_fetch_an_answer(service: Make, provider: FakeOpenAI):
+def test_nobody_else_can_fetch_an_answer(service: Make, provider: Upstream):
     mine, theirs = new_key(), new_key()
     gateway = service(key=mine, start=False, **provider_settings(provider, DEFAULT_MODEL=MODEL))
     gateway.env["GATEWAY_API_KEYS"] = TWO_KEYS.format(mine, theirs)
@@ -202,7 +202,7 @@ def test_nobody_else_can_fetch_an_answer(service: Make, provider: FakeOpenAI):
 
 
 def test_an_answer_that_a_crash_interrupts_says_so(
-    service: Make, provider: FakeOpenAI, place: dict[str, str]
+    service: Make, provider: Upstream, place: dict[str, str]
 ):
     gateway = service(**provider_settings(provider, DEFAULT_MODEL=MODEL), **place)
     gate = provider.gate()
@@ -221,7 +221,7 @@ def test_an_answer_that_a_crash_interrupts_says_so(
         assert client.post("/api/chat", json={"message": "?"}).json()["success"] is True
 
 
-def test_an_answer_outlives_an_orderly_end(service: Make, provider: FakeOpenAI):
+def test_an_answer_outlives_an_orderly_end(service: Make, provider: Upstream):
     gateway = service(**provider_settings(provider, DEFAULT_MODEL=MODEL))
     gate = provider.gate()
     provider.replies.append(two_halves(gate))
@@ -236,7 +236,7 @@ def test_an_answer_outlives_an_orderly_end(service: Make, provider: FakeOpenAI):
         assert finished(client, first)["answer"] == TEXT
 
 
-def test_another_replica_tells_the_answer(service: Make, provider: FakeOpenAI, cluster: Cluster):
+def test_another_replica_tells_the_answer(service: Make, provider: Upstream, cluster: Cluster):
     key, place = new_key(), {"DATABASE_URL": cluster.new_database()}
     settings = provider_settings(provider, DEFAULT_MODEL=MODEL, **place)
     one, other = service(key=key, **settings), service(key=key, **settings)
@@ -274,7 +274,7 @@ def used(client: httpx.Client) -> dict[str, int]:
     }
 
 
-def test_each_key_sees_what_it_has_used(service: Make, provider: FakeOpenAI, place: dict[str, str]):
+def test_each_key_sees_what_it_has_used(service: Make, provider: Upstream, place: dict[str, str]):
     mine, theirs = new_key(), new_key()
     gateway = service(
         key=mine, start=False, **provider_settings(provider, DEFAULT_MODEL=MODEL), **place

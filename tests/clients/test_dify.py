@@ -8,9 +8,10 @@ from collections.abc import Callable
 import dify_client
 import httpx
 import pytest
+from bodies import answer
 from conftest import Service, new_key, refusing_port, upstream_settings
 from dify_client import Auth, Caller, DifyToolError, Tool
-from fake_upstream import FAULTS, FakeUpstream, answer
+from upstream import FAULTS, Upstream
 
 TOOLS = {"chat", "list_models", "health"}
 PROTOCOLS = ["openai", "web-chat"]
@@ -176,7 +177,7 @@ def test_several_keys_are_accepted_with_and_without_a_name(service: Callable[...
 )
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_any_text_goes_there_and_back(
-    service: Callable[..., Service], mirror: FakeUpstream, protocol: str, message: str
+    service: Callable[..., Service], mirror: Upstream, protocol: str, message: str
 ):
     gateway = service(**upstream_settings(mirror, protocol))
     with Caller(bearer(gateway.key)) as caller:
@@ -208,7 +209,7 @@ def test_any_text_goes_there_and_back(
     ],
 )
 def test_parameters_are_understood_as_text(
-    service: Callable[..., Service], mirror: FakeUpstream, arguments: dict, sent: dict
+    service: Callable[..., Service], mirror: Upstream, arguments: dict, sent: dict
 ):
     gateway = service(**upstream_settings(mirror, "openai"))
     with Caller(bearer(gateway.key)) as caller:
@@ -230,7 +231,7 @@ def test_parameters_are_understood_as_text(
     ],
 )
 def test_numbers_are_understood_as_text_or_number(
-    service: Callable[..., Service], mirror: FakeUpstream, body: dict
+    service: Callable[..., Service], mirror: Upstream, body: dict
 ):
     # Dify sends strings for our document; other callers send what JSON has.
     gateway = service(**upstream_settings(mirror, "openai"))
@@ -241,9 +242,7 @@ def test_numbers_are_understood_as_text_or_number(
     assert mirror.asked()[-1].body["max_tokens"] == 9
 
 
-def test_a_system_text_goes_before_the_message(
-    service: Callable[..., Service], mirror: FakeUpstream
-):
+def test_a_system_text_goes_before_the_message(service: Callable[..., Service], mirror: Upstream):
     gateway = service(**upstream_settings(mirror, "openai"))
     with Caller(bearer(gateway.key)) as caller:
         caller.invoke(gateway.tools()["chat"], message="hello", system="be brief")
@@ -255,7 +254,7 @@ def test_a_system_text_goes_before_the_message(
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_conversation_goes_on_over_calls(
-    service: Callable[..., Service], mirror: FakeUpstream, protocol: str
+    service: Callable[..., Service], mirror: Upstream, protocol: str
 ):
     gateway = service(**upstream_settings(mirror, protocol))
     chat = gateway.tools()["chat"]
@@ -298,7 +297,7 @@ def test_another_keys_conversation_reads_as_a_missing_one(service: Callable[...,
 
 
 def test_models_are_listed_as_the_mirror_lists_them(
-    service: Callable[..., Service], mirror: FakeUpstream
+    service: Callable[..., Service], mirror: Upstream
 ):
     gateway = service(**upstream_settings(mirror, "openai"))
     with Caller(bearer(gateway.key)) as caller:
@@ -312,7 +311,7 @@ def test_models_are_listed_as_the_mirror_lists_them(
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_health_asks_the_mirror_without_spending_a_question(
-    service: Callable[..., Service], mirror: FakeUpstream, protocol: str
+    service: Callable[..., Service], mirror: Upstream, protocol: str
 ):
     gateway = service(**upstream_settings(mirror, protocol))
     with Caller(bearer(gateway.key)) as caller:
@@ -324,7 +323,7 @@ def test_health_asks_the_mirror_without_spending_a_question(
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_mirror_never_sees_the_callers_credentials(
-    service: Callable[..., Service], mirror: FakeUpstream, protocol: str
+    service: Callable[..., Service], mirror: Upstream, protocol: str
 ):
     gateway = service(**upstream_settings(mirror, protocol))
     with gateway.client() as client:
@@ -378,7 +377,7 @@ def test_a_parameter_that_cannot_be_read_is_named(demo: Service, name: str, valu
 
 
 def test_a_model_that_the_mirror_does_not_know_is_the_callers_mistake(
-    service: Callable[..., Service], mirror: FakeUpstream
+    service: Callable[..., Service], mirror: Upstream
 ):
     gateway = service(**upstream_settings(mirror, "openai"))
     with Caller(bearer(gateway.key)) as caller:
@@ -448,12 +447,12 @@ def test_a_mirror_that_is_down_is_explained(service: Callable[..., Service], pro
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_mirror_that_misbehaves_is_explained(
-    service: Callable[..., Service], mirror: FakeUpstream, protocol: str, fault: str
+    service: Callable[..., Service], mirror: Upstream, protocol: str, fault: str
 ):
     settings = upstream_settings(mirror, protocol)
     settings |= {"MODELS": "mirror-large", "FIRST_BYTE_TIMEOUT_SECONDS": "1"}
     gateway = service(**settings)
-    mirror.fault = fault
+    mirror.fault = FAULTS[fault]
     with Caller(bearer(gateway.key)) as caller:
         chat = gateway.tools()["chat"]
         error = fails(caller, chat, 424, message="hello")

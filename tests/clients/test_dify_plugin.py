@@ -1,7 +1,7 @@
 """The service as a model provider of Dify: the class of its plugin for OpenAI-compatible models.
 
 The class takes streams apart more simply than the SDKs do, so whatever it stumbles over is mended
-on the way: see the comments in fake_openai.py.
+on the way: see the comments in bodies.py.
 """
 
 from __future__ import annotations
@@ -14,18 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from bodies import LEFT_OUT, answer, careless_chunks, chunk, completion, event, text_chunks
 from conftest import HERE, Service, new_key, provider_settings, upstream_settings
-from fake_openai import (
-    LEFT_OUT,
-    FakeOpenAI,
-    Reply,
-    careless_chunks,
-    chunk,
-    completion,
-    event,
-    text_chunks,
-)
-from fake_upstream import FakeUpstream, answer
+from upstream import Reply, Upstream
 
 Make = Callable[..., Service]
 
@@ -81,12 +72,12 @@ def dify() -> Iterator[Dify]:
 
 
 @pytest.fixture
-def gateway(service: Make, provider: FakeOpenAI) -> Service:
+def gateway(service: Make, provider: Upstream) -> Service:
     return service(**provider_settings(provider))
 
 
 @pytest.mark.parametrize("base", ["/v1", "/v1/", "", "/v1/v1"])
-def test_credentials_are_accepted(dify: Dify, gateway: Service, provider: FakeOpenAI, base: str):
+def test_credentials_are_accepted(dify: Dify, gateway: Service, provider: Upstream, base: str):
     for by_stream in (False, True):
         url = gateway.url + base
         assert dify.do("validate", gateway, url=url, validate_by_stream=by_stream) == {}
@@ -105,7 +96,7 @@ def test_credentials_that_are_wrong_are_explained(dify: Dify, gateway: Service):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_arrives(dify: Dify, gateway: Service, provider: FakeOpenAI, stream: bool):
+def test_an_answer_arrives(dify: Dify, gateway: Service, provider: Upstream, stream: bool):
     parameters = {"temperature": 0.5, "max_tokens": 100}
     told = dify.invoke(gateway, stream=stream, parameters=parameters)
     assert told.get("text") == answer(1, "你好"), told
@@ -118,7 +109,7 @@ def test_an_answer_arrives(dify: Dify, gateway: Service, provider: FakeOpenAI, s
         assert told["tokens"] == [3, 5]
 
 
-def test_a_broken_stream_is_mended(dify: Dify, gateway: Service, provider: FakeOpenAI):
+def test_a_broken_stream_is_mended(dify: Dify, gateway: Service, provider: Upstream):
     provider.messy = True
     told = dify.invoke(gateway)
     assert told.get("text") == answer(1, "你好"), told
@@ -127,7 +118,7 @@ def test_a_broken_stream_is_mended(dify: Dify, gateway: Service, provider: FakeO
 
 @pytest.mark.parametrize("left_out", LEFT_OUT)
 def test_what_small_mirrors_leave_out_is_filled_in(
-    dify: Dify, gateway: Service, provider: FakeOpenAI, left_out: str
+    dify: Dify, gateway: Service, provider: Upstream, left_out: str
 ):
     provider.replies.append(Reply.events(careless_chunks(MODEL, "a short answer", left_out)))
     told = dify.invoke(gateway)
@@ -135,7 +126,7 @@ def test_what_small_mirrors_leave_out_is_filled_in(
     assert told["finish"] == "stop"
 
 
-def test_usage_in_a_stream_is_believed(dify: Dify, gateway: Service, provider: FakeOpenAI):
+def test_usage_in_a_stream_is_believed(dify: Dify, gateway: Service, provider: Upstream):
     # Mirrors that were not asked for it send it all the same.
     used = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
     chunks = text_chunks(MODEL, "text")
@@ -145,7 +136,7 @@ def test_usage_in_a_stream_is_believed(dify: Dify, gateway: Service, provider: F
     assert told["tokens"] == [11, 7] or min(told["tokens"]) >= COUNTED_BY_DIFY
 
 
-def test_a_usage_without_its_parts_does_no_harm(dify: Dify, gateway: Service, provider: FakeOpenAI):
+def test_a_usage_without_its_parts_does_no_harm(dify: Dify, gateway: Service, provider: Upstream):
     whole = {**completion(MODEL, "text"), "usage": {"total_tokens": 8}}
     provider.replies.append(Reply.json(whole))
     told = dify.invoke(gateway, stream=False)
@@ -158,7 +149,7 @@ def test_a_usage_without_its_parts_does_no_harm(dify: Dify, gateway: Service, pr
 def test_tool_calls_add_up(
     dify: Dify,
     gateway: Service,
-    provider: FakeOpenAI,
+    provider: Upstream,
     stream: bool,
     interleaved: bool,
     calls: int,
@@ -188,7 +179,7 @@ def test_tool_calls_add_up(
 
 
 def test_a_silence_is_bridged_by_comments_that_disturb_nobody(
-    dify: Dify, service: Make, provider: FakeOpenAI
+    dify: Dify, service: Make, provider: Upstream
 ):
     gateway = service(**provider_settings(provider, HEARTBEAT_SECONDS="1"))
     reply = Reply.events(text_chunks(MODEL, "after a long while"))
@@ -200,7 +191,7 @@ def test_a_silence_is_bridged_by_comments_that_disturb_nobody(
 
 
 def test_a_late_answer_that_is_not_streamed_arrives_too(
-    dify: Dify, service: Make, provider: FakeOpenAI
+    dify: Dify, service: Make, provider: Upstream
 ):
     beats = {"HEARTBEAT_AFTER_SECONDS": "1", "HEARTBEAT_SECONDS": "1"}
     gateway = service(**provider_settings(provider, **beats))
@@ -220,7 +211,7 @@ def test_a_late_answer_that_is_not_streamed_arrives_too(
     ],
 )
 def test_failures_are_shown_with_what_to_do(
-    dify: Dify, gateway: Service, provider: FakeOpenAI, stream: bool, status: int, code: str
+    dify: Dify, gateway: Service, provider: Upstream, stream: bool, status: int, code: str
 ):
     provider.replies.append(Reply.error(status, "out of order"))
     told = dify.invoke(gateway, stream=stream)
@@ -229,7 +220,7 @@ def test_failures_are_shown_with_what_to_do(
 
 
 def test_a_stream_that_breaks_is_shown_as_a_failure(
-    dify: Dify, gateway: Service, provider: FakeOpenAI
+    dify: Dify, gateway: Service, provider: Upstream
 ):
     parts = [event(part) for part in text_chunks(MODEL, "the beginning of an answer")[:4]]
     provider.replies.append(Reply.stream(*parts, b"data: {").cut_after(len(b"".join(parts)) + 3))
@@ -238,7 +229,7 @@ def test_a_stream_that_breaks_is_shown_as_a_failure(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_web_chat_is_a_model_too(dify: Dify, service: Make, mirror: FakeUpstream, stream: bool):
+def test_a_web_chat_is_a_model_too(dify: Dify, service: Make, mirror: Upstream, stream: bool):
     gateway = service(**upstream_settings(mirror, "web-chat"))
     assert dify.do("validate", gateway) == {}
     first = dify.invoke(gateway, stream=stream)

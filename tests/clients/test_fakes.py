@@ -8,8 +8,8 @@ import dify_client
 import httpx
 import openai
 import pytest
-from fake_openai import USAGE, FakeOpenAI, Reply, completion, read_events, text_chunks
-from fake_upstream import FAULTS, FakeUpstream, answer
+from bodies import USAGE, answer, completion, read_events, text_chunks
+from upstream import FAULTS, Reply, Upstream
 
 SAMPLE = {
     "openapi": "3.0.3",
@@ -93,7 +93,7 @@ def test_the_client_sends_what_dify_sends():
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_mirror_speaks_openai(mirror: FakeUpstream, stream: bool):
+def test_the_mirror_speaks_openai(mirror: Upstream, stream: bool):
     body = {
         "model": "mirror-small",
         "messages": [{"role": "user", "content": "你好"}],
@@ -112,7 +112,7 @@ def test_the_mirror_speaks_openai(mirror: FakeUpstream, stream: bool):
     assert text == answer(1, "你好")
 
 
-def test_the_mirror_speaks_web_chat(mirror: FakeUpstream):
+def test_the_mirror_speaks_web_chat(mirror: Upstream):
     base = f"{mirror.url}/rest/app-chat/conversations"
     assert httpx.post(f"{base}/new", json={"message": "a"}).status_code == 401
     client = httpx.Client(cookies={"session": mirror.session})
@@ -131,9 +131,28 @@ def test_the_mirror_speaks_web_chat(mirror: FakeUpstream):
     assert "".join(token.get("token", "") for token in tokens) == answer(2, "b")
 
 
+@pytest.mark.parametrize("small", [False, True])
+def test_an_upstream_speaks_anthropics_messages(small: bool):
+    upstream = Upstream(small=small)
+    url = f"{upstream.url}/v1/messages"
+    asked = {"model": "claude", "messages": [{"role": "user", "content": "你好"}]}
+    assert httpx.post(url, json=asked).json()["error"]["type"] == "authentication_error"
+    with httpx.Client(headers={"x-api-key": upstream.api_key}) as client:
+        whole = client.post(url, json=asked).json()
+        assert whole["content"] == [{"type": "text", "text": answer(1, "你好")}]
+        stream = client.post(url, json={**asked, "stream": True}).text
+    events = [item.split("\ndata: ") for item in stream.removesuffix("\n\n").split("\n\n")]
+    told = [json.loads(data) for _, data in events]
+    assert [name for name, _ in events] == [f"event: {item['type']}" for item in told]
+    assert (told[0]["type"], told[-1]["type"]) == ("message_start", "message_stop")
+    text = "".join(item["delta"].get("text", "") for item in told if "delta" in item)
+    assert text == answer(1, "你好")
+    upstream.close()
+
+
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "silent"])
-def test_the_mirror_fails_on_demand(mirror: FakeUpstream, fault: str):
-    mirror.fault = fault
+def test_the_mirror_fails_on_demand(mirror: Upstream, fault: str):
+    mirror.fault = FAULTS[fault]
     try:
         response = httpx.post(f"{mirror.url}/v1/chat/completions", json={})
     except httpx.RemoteProtocolError:
@@ -148,12 +167,12 @@ def test_the_mirror_fails_on_demand(mirror: FakeUpstream, fault: str):
 # --- the OpenAI-style upstream ---
 
 
-def sdk_of(provider: FakeOpenAI) -> openai.OpenAI:
+def sdk_of(provider: Upstream) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{provider.url}/v1", api_key=provider.api_key, max_retries=0)
 
 
 @pytest.mark.parametrize("messy", [False, True])
-def test_the_provider_speaks_to_openais_sdk(provider: FakeOpenAI, messy: bool):
+def test_the_provider_speaks_to_openais_sdk(provider: Upstream, messy: bool):
     provider.calls = 2
     question = {"model": "mirror-small", "messages": [{"role": "user", "content": "你好"}]}
     with sdk_of(provider) as client:
@@ -187,7 +206,7 @@ def test_the_provider_speaks_to_openais_sdk(provider: FakeOpenAI, messy: bool):
             )
 
 
-def test_the_provider_pauses_and_breaks_where_it_is_told_to(provider: FakeOpenAI):
+def test_the_provider_pauses_and_breaks_where_it_is_told_to(provider: Upstream):
     url = f"{provider.url}/v1/chat/completions"
     reply = Reply.json(completion("mirror-small", "text"))
     gate = provider.gate()

@@ -11,9 +11,9 @@ import httpx
 import httpx2
 import pytest
 from conftest import NO_TLS, Service, provider_settings
-from fake_openai import FakeOpenAI, Reply
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
+from upstream import Reply, Upstream
 
 TOOLS = ["chat", "list_models", "health"]
 
@@ -59,7 +59,7 @@ def test_the_sdk_lists_and_calls_the_tools(demo: Service, mode: str) -> None:
 
 
 def test_the_hint_of_a_failing_mirror_reaches_the_sdk(
-    service: Callable[..., Service], provider: FakeOpenAI
+    service: Callable[..., Service], provider: Upstream
 ) -> None:
     provider.replies.append(Reply.error(401, "no"))
     gateway = service(**provider_settings(provider, DEFAULT_MODEL="m"))

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from bodies import LEFT_OUT, answer, careless_chunks, event, text_chunks
 from conftest import HERE, Service, new_key, provider_settings, refusing_port, upstream_settings
-from fake_openai import LEFT_OUT, FakeOpenAI, Reply, careless_chunks, event, text_chunks
-from fake_upstream import FakeUpstream, answer
+from upstream import Reply, Upstream
 
 Make = Callable[..., Service]
 
@@ -54,7 +54,7 @@ def run() -> Iterator[Node]:
 
 
 @pytest.fixture
-def gateway(service: Make, provider: FakeOpenAI) -> Service:
+def gateway(service: Make, provider: Upstream) -> Service:
     return service(**provider_settings(provider))
 
 
@@ -69,7 +69,7 @@ def test_openai_asks_and_is_answered(run: Node, gateway: Service):
 
 
 @pytest.mark.parametrize("messy", [False, True])
-def test_openai_reads_a_stream(run: Node, gateway: Service, provider: FakeOpenAI, messy: bool):
+def test_openai_reads_a_stream(run: Node, gateway: Service, provider: Upstream, messy: bool):
     provider.messy = messy
     told = run("openai_stream", gateway)
     assert told["text"] == answer(1, "你好")
@@ -79,7 +79,7 @@ def test_openai_reads_a_stream(run: Node, gateway: Service, provider: FakeOpenAI
 
 @pytest.mark.parametrize("left_out", LEFT_OUT)
 def test_what_small_mirrors_leave_out_is_filled_in(
-    run: Node, gateway: Service, provider: FakeOpenAI, left_out: str
+    run: Node, gateway: Service, provider: Upstream, left_out: str
 ):
     reply = Reply.events(careless_chunks(MODEL, "a short answer", left_out))
     provider.replies.extend([reply, reply, reply])
@@ -94,7 +94,7 @@ def test_what_small_mirrors_leave_out_is_filled_in(
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("calls", [1, 2])
 def test_openai_is_asked_to_call_tools(
-    run: Node, gateway: Service, provider: FakeOpenAI, calls: int, interleaved: bool
+    run: Node, gateway: Service, provider: Upstream, calls: int, interleaved: bool
 ):
     provider.calls, provider.interleaved = calls, interleaved
     told = run("openai_tools", gateway, tools=TOOLS)
@@ -108,7 +108,7 @@ def test_openai_is_asked_to_call_tools(
 
 
 def test_openai_throws_the_right_errors(
-    run: Node, service: Make, gateway: Service, provider: FakeOpenAI
+    run: Node, service: Make, gateway: Service, provider: Upstream
 ):
     told = run("openai_error", gateway, key=new_key())
     for error in told.values():
@@ -135,7 +135,7 @@ def broken() -> Reply:
     return Reply.stream(*parts, b"data: {").cut_after(len(b"".join(parts)) + 3)
 
 
-def test_openai_throws_when_a_stream_breaks(run: Node, gateway: Service, provider: FakeOpenAI):
+def test_openai_throws_when_a_stream_breaks(run: Node, gateway: Service, provider: Upstream):
     provider.replies.append(broken())
     told = run("openai_broken_stream", gateway)
     assert told["text"] == "the beginning o"
@@ -151,7 +151,7 @@ def test_the_ai_sdk_asks_and_is_answered(run: Node, gateway: Service):
 
 
 @pytest.mark.parametrize("messy", [False, True])
-def test_the_ai_sdk_reads_a_stream(run: Node, gateway: Service, provider: FakeOpenAI, messy: bool):
+def test_the_ai_sdk_reads_a_stream(run: Node, gateway: Service, provider: Upstream, messy: bool):
     provider.messy = messy
     told = run("ai_stream", gateway)
     assert told.get("errors") is None, told
@@ -163,7 +163,7 @@ def test_the_ai_sdk_reads_a_stream(run: Node, gateway: Service, provider: FakeOp
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("calls", [1, 2])
 def test_the_ai_sdk_calls_tools_and_goes_on(
-    run: Node, gateway: Service, provider: FakeOpenAI, calls: int, interleaved: bool
+    run: Node, gateway: Service, provider: Upstream, calls: int, interleaved: bool
 ):
     provider.calls, provider.interleaved = calls, interleaved
     told = run("ai_tools", gateway, tools=TOOLS)
@@ -177,7 +177,7 @@ def test_the_ai_sdk_calls_tools_and_goes_on(
 
 
 def test_the_ai_sdk_is_told_what_to_do_about_an_error(
-    run: Node, gateway: Service, provider: FakeOpenAI
+    run: Node, gateway: Service, provider: Upstream
 ):
     provider.replies.append(Reply.error(500, "out of order"))
     told = run("ai_error", gateway)
@@ -200,7 +200,7 @@ def test_the_demo_is_a_model_too(run: Node, demo: Service):
     assert "UPSTREAM_URL" in run("ai_stream", demo, model=model)["text"]
 
 
-def test_a_web_chat_is_a_model_that_thinks(run: Node, service: Make, mirror: FakeUpstream):
+def test_a_web_chat_is_a_model_that_thinks(run: Node, service: Make, mirror: Upstream):
     gateway = service(**upstream_settings(mirror, "web-chat"))
     for scenario in ("ai_text", "ai_stream"):
         told = run(scenario, gateway)

@@ -16,24 +16,23 @@ from urllib.parse import unquote
 import httpx
 import openai
 import pytest
-from conftest import NO_TLS, Service, new_key, provider_settings, refusing_port
-from fake_openai import (
+from bodies import (
     DONE,
     EXTRA,
     LEFT_OUT,
     USAGE,
-    FakeOpenAI,
-    Reply,
+    answer,
+    called,
     careless_chunks,
     chunk,
-    called,
     completion,
     event,
     read_events,
     text_chunks,
     tool_chunks,
 )
-from fake_upstream import answer
+from conftest import NO_TLS, Service, new_key, provider_settings, refusing_port
+from upstream import Reply, Upstream
 
 Make = Callable[..., Service]
 
@@ -61,7 +60,7 @@ def sdk(gateway: Service, base: str = "/v1", **options: Any) -> openai.OpenAI:
 
 
 @pytest.fixture
-def gateway(service: Make, provider: FakeOpenAI) -> Service:
+def gateway(service: Make, provider: Upstream) -> Service:
     return service(**provider_settings(provider))
 
 
@@ -96,7 +95,7 @@ def error_of(response: httpx.Response, status: int) -> dict:
 # --- chat ---
 
 
-def test_a_completion_arrives_as_the_upstream_wrote_it(client: openai.OpenAI, provider: FakeOpenAI):
+def test_a_completion_arrives_as_the_upstream_wrote_it(client: openai.OpenAI, provider: Upstream):
     whole = completion(MODEL, "答案 \N{ROBOT FACE}")
     provider.replies.append(Reply.json(whole))
     got = client.chat.completions.create(model=MODEL, messages=ASKED)
@@ -106,7 +105,7 @@ def test_a_completion_arrives_as_the_upstream_wrote_it(client: openai.OpenAI, pr
     assert got.to_dict() == whole, "a field was lost, added or changed"
 
 
-def test_fields_that_nobody_knows_pass_both_ways(client: openai.OpenAI, provider: FakeOpenAI):
+def test_fields_that_nobody_knows_pass_both_ways(client: openai.OpenAI, provider: Upstream):
     sent = {
         "x_private": EXTRA,
         "seed": 12345678901234567890,
@@ -130,7 +129,7 @@ def test_fields_that_nobody_knows_pass_both_ways(client: openai.OpenAI, provider
 
 
 def test_pictures_and_structured_output_reach_the_upstream_untouched(
-    client: openai.OpenAI, provider: FakeOpenAI
+    client: openai.OpenAI, provider: Upstream
 ):
     # Larger than a body of the tools may be: pictures come as text.
     large = "data:image/png;base64," + "QUJD" * (1 << 20)
@@ -157,7 +156,7 @@ def test_pictures_and_structured_output_reach_the_upstream_untouched(
 
 
 @pytest.mark.parametrize("usage", [False, True])
-def test_a_stream_arrives_chunk_by_chunk(client: openai.OpenAI, provider: FakeOpenAI, usage: bool):
+def test_a_stream_arrives_chunk_by_chunk(client: openai.OpenAI, provider: Upstream, usage: bool):
     options: dict[str, Any] = {"stream_options": {"include_usage": True}} if usage else {}
     chunks = list(
         client.chat.completions.create(model=MODEL, messages=ASKED, stream=True, **options)
@@ -171,7 +170,7 @@ def test_a_stream_arrives_chunk_by_chunk(client: openai.OpenAI, provider: FakeOp
 
 
 def test_the_first_word_arrives_while_the_upstream_still_thinks(
-    client: openai.OpenAI, provider: FakeOpenAI
+    client: openai.OpenAI, provider: Upstream
 ):
     gate = provider.gate()
     chunks = text_chunks(MODEL, "first and last")
@@ -199,7 +198,7 @@ def test_the_streaming_helper_reads_the_stream(client: openai.OpenAI):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_several_choices_stay_apart(client: openai.OpenAI, provider: FakeOpenAI, stream: bool):
+def test_several_choices_stay_apart(client: openai.OpenAI, provider: Upstream, stream: bool):
     if stream:
         chunks = []
         for text in ("a", "b", None):
@@ -224,7 +223,7 @@ def test_several_choices_stay_apart(client: openai.OpenAI, provider: FakeOpenAI,
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_broken_stream_is_mended_for_weaker_clients(
-    gateway: Service, provider: FakeOpenAI, stream: bool
+    gateway: Service, provider: Upstream, stream: bool
 ):
     provider.messy = True
     if not stream:
@@ -253,7 +252,7 @@ def test_a_broken_stream_is_mended_for_weaker_clients(
 
 @pytest.mark.parametrize("left_out", LEFT_OUT)
 def test_what_small_mirrors_leave_out_is_filled_in(
-    client: openai.OpenAI, provider: FakeOpenAI, left_out: str
+    client: openai.OpenAI, provider: Upstream, left_out: str
 ):
     reply = Reply.events(careless_chunks(MODEL, "a short answer", left_out))
     provider.replies.extend([reply, reply])
@@ -270,7 +269,7 @@ def test_what_small_mirrors_leave_out_is_filled_in(
 @pytest.mark.parametrize("tools", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_of_the_other_kind_is_made_what_was_asked_for(
-    client: openai.OpenAI, provider: FakeOpenAI, stream: bool, tools: bool
+    client: openai.OpenAI, provider: Upstream, stream: bool, tools: bool
 ):
     # Some mirrors always stream, and some never do.
     calls = called(TOOLS, 2) if tools else None
@@ -295,7 +294,7 @@ def test_an_answer_of_the_other_kind_is_made_what_was_asked_for(
     assert made == (calls or [])
 
 
-def test_a_stream_that_is_cut_anywhere_reads_the_same(gateway: Service, provider: FakeOpenAI):
+def test_a_stream_that_is_cut_anywhere_reads_the_same(gateway: Service, provider: Upstream):
     # What is decoded does not depend on how the bytes came.
     reply = Reply.events(text_chunks(MODEL, "多位元組 \N{ROBOT FACE} done"))
     for size in (1, 3, len(reply.body)):
@@ -310,7 +309,7 @@ def test_a_stream_that_is_cut_anywhere_reads_the_same(gateway: Service, provider
 
 
 @pytest.mark.parametrize("calls", [1, 2, 3])
-def test_tool_calls_come_whole(client: openai.OpenAI, provider: FakeOpenAI, calls: int):
+def test_tool_calls_come_whole(client: openai.OpenAI, provider: Upstream, calls: int):
     provider.calls = calls
     got = client.chat.completions.create(
         model=MODEL, messages=ASKED, tools=TOOLS, tool_choice="auto", parallel_tool_calls=True
@@ -333,7 +332,7 @@ def test_tool_calls_come_whole(client: openai.OpenAI, provider: FakeOpenAI, call
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("calls", [1, 2, 3])
 def test_streamed_tool_calls_add_up(
-    client: openai.OpenAI, provider: FakeOpenAI, calls: int, interleaved: bool
+    client: openai.OpenAI, provider: Upstream, calls: int, interleaved: bool
 ):
     provider.calls, provider.interleaved = calls, interleaved
     # By hand, as the documentation shows it: by index.
@@ -367,7 +366,7 @@ def test_streamed_tool_calls_add_up(
     assert sorted(item.name for item in done) == sorted(names(calls))
 
 
-def test_a_tool_call_without_an_id_gets_one(client: openai.OpenAI, provider: FakeOpenAI):
+def test_a_tool_call_without_an_id_gets_one(client: openai.OpenAI, provider: Upstream):
     # Small mirrors leave it out, or send it empty with every piece.
     for identifier in (None, ""):
         opening = {"index": 0, "type": "function", "function": {"name": "weather", "arguments": ""}}
@@ -415,7 +414,7 @@ def test_embeddings_pass(client: openai.OpenAI):
         assert got.usage.total_tokens == 4
 
 
-def test_a_recording_passes_as_it_is(client: openai.OpenAI, provider: FakeOpenAI):
+def test_a_recording_passes_as_it_is(client: openai.OpenAI, provider: Upstream):
     sound = bytes(range(256)) * 400
     got = client.audio.transcriptions.create(model="whisper-1", file=("聲音.wav", sound))
     assert got.text.endswith(f"{len(sound)} bytes, {hashlib.sha256(sound).hexdigest()}")
@@ -424,7 +423,7 @@ def test_a_recording_passes_as_it_is(client: openai.OpenAI, provider: FakeOpenAI
     assert request.headers["content-type"].startswith("multipart/form-data; boundary=")
 
 
-def test_sound_passes_as_it_is(client: openai.OpenAI, provider: FakeOpenAI):
+def test_sound_passes_as_it_is(client: openai.OpenAI, provider: Upstream):
     sound = bytes(range(256)) * 400
     provider.replies.append(Reply((sound,), media_type="audio/mpeg"))
     got = client.audio.speech.create(model="tts-1", voice="alloy", input="你好")
@@ -433,7 +432,7 @@ def test_sound_passes_as_it_is(client: openai.OpenAI, provider: FakeOpenAI):
 
 
 def test_other_streams_pass_as_they_are(
-    client: openai.OpenAI, gateway: Service, provider: FakeOpenAI
+    client: openai.OpenAI, gateway: Service, provider: Upstream
 ):
     # These have events with names, which would hurt in a stream of chat.
     told: list[dict] = [
@@ -454,7 +453,7 @@ def test_other_streams_pass_as_they_are(
     assert raised.value.code and raised.value.code.startswith("upstream_")
 
 
-def test_other_methods_and_queries_pass_but_no_key(gateway: Service, provider: FakeOpenAI):
+def test_other_methods_and_queries_pass_but_no_key(gateway: Service, provider: Upstream):
     with sdk(gateway) as client:
         with pytest.raises(openai.NotFoundError):
             client.files.list(purpose="assistants")
@@ -478,7 +477,7 @@ def test_other_methods_and_queries_pass_but_no_key(gateway: Service, provider: F
         "/v1/files%0d%0aX-Evil:%201",
     ],
 )
-def test_no_path_leads_out_of_the_upstreams_api(gateway: Service, provider: FakeOpenAI, path: str):
+def test_no_path_leads_out_of_the_upstreams_api(gateway: Service, provider: Upstream, path: str):
     with gateway.client() as http:
         response = http.get(path)
     assert response.status_code in (400, 404), response.text
@@ -525,7 +524,7 @@ def test_headers_tell_the_request(client: openai.OpenAI, stream: bool):
         list(parsed)
 
 
-def test_the_upstream_never_sees_the_callers_credentials(gateway: Service, provider: FakeOpenAI):
+def test_the_upstream_never_sees_the_callers_credentials(gateway: Service, provider: Upstream):
     with sdk(gateway, default_headers={"Cookie": "caller=secret"}, organization="org-1") as client:
         client.chat.completions.create(model=MODEL, messages=ASKED)
         client.embeddings.create(model=MODEL, input="a")
@@ -541,7 +540,7 @@ def test_the_upstream_never_sees_the_callers_credentials(gateway: Service, provi
 # --- what can go wrong ---
 
 
-def test_a_wrong_key_is_an_authentication_error(gateway: Service, provider: FakeOpenAI):
+def test_a_wrong_key_is_an_authentication_error(gateway: Service, provider: Upstream):
     wrong = new_key()
     with sdk(gateway, api_key=wrong) as client:
         with pytest.raises(openai.AuthenticationError) as raised:
@@ -570,16 +569,14 @@ def test_messages_that_are_none_are_a_bad_request(client: openai.OpenAI, message
     assert "messages" in raised.value.message
 
 
-def test_what_the_upstream_says_of_a_bad_request_is_told(
-    client: openai.OpenAI, provider: FakeOpenAI
-):
+def test_what_the_upstream_says_of_a_bad_request_is_told(client: openai.OpenAI, provider: Upstream):
     provider.replies.append(Reply.error(400, "max_tokens is too large: 9999999", "too_large"))
     with pytest.raises(openai.BadRequestError) as raised:
         client.chat.completions.create(model=MODEL, messages=ASKED, max_tokens=9999999)
     assert "max_tokens is too large" in raised.value.message
 
 
-def test_too_many_requests_keep_their_retry_after(client: openai.OpenAI, provider: FakeOpenAI):
+def test_too_many_requests_keep_their_retry_after(client: openai.OpenAI, provider: Upstream):
     for stream in (False, True):
         provider.replies.append(Reply.error(429, "slow down", "rate_limit", Retry_After="7"))
         with pytest.raises(openai.RateLimitError) as raised:
@@ -588,7 +585,7 @@ def test_too_many_requests_keep_their_retry_after(client: openai.OpenAI, provide
         assert raised.value.code == "upstream_rate_limited"
 
 
-def test_the_sdk_repeats_what_is_worth_repeating(gateway: Service, provider: FakeOpenAI):
+def test_the_sdk_repeats_what_is_worth_repeating(gateway: Service, provider: Upstream):
     with sdk(gateway, max_retries=2) as client:
         provider.replies.append(Reply.error(429, "slow down", Retry_After="0"))
         got = client.chat.completions.create(model=MODEL, messages=ASKED)
@@ -607,7 +604,7 @@ def test_the_sdk_repeats_what_is_worth_repeating(gateway: Service, provider: Fak
 
 @pytest.mark.parametrize("status", [401, 403, 500, 502, 503])
 def test_an_upstream_that_fails_is_a_server_error(
-    client: openai.OpenAI, provider: FakeOpenAI, status: int
+    client: openai.OpenAI, provider: Upstream, status: int
 ):
     for stream in (False, True):
         provider.replies.append(Reply.error(status, "out of order"))
@@ -627,7 +624,7 @@ def test_an_upstream_that_is_down_is_a_server_error(service: Make):
     assert raised.value.request_id
 
 
-def test_an_upstream_that_is_silent_too_long_is_a_timeout(service: Make, provider: FakeOpenAI):
+def test_an_upstream_that_is_silent_too_long_is_a_timeout(service: Make, provider: Upstream):
     gateway = service(**provider_settings(provider, FIRST_BYTE_TIMEOUT_SECONDS="1"))
     with sdk(gateway) as client:
         for stream in (False, True):
@@ -643,7 +640,7 @@ def test_an_upstream_that_is_silent_too_long_is_a_timeout(service: Make, provide
 
 @pytest.mark.parametrize("how", ["cut", "ended", "reported"])
 def test_a_stream_that_breaks_ends_with_an_error_and_never_as_a_success(
-    gateway: Service, provider: FakeOpenAI, how: str
+    gateway: Service, provider: Upstream, how: str
 ):
     chunks = text_chunks(MODEL, "the beginning of an answer")[:4]
     parts = [event(part) for part in chunks]
@@ -675,7 +672,7 @@ def test_a_stream_that_breaks_ends_with_an_error_and_never_as_a_success(
     assert not any("error" in json.loads(item) for item in events[:-1])
 
 
-def test_an_answer_that_is_cut_is_no_success(client: openai.OpenAI, provider: FakeOpenAI):
+def test_an_answer_that_is_cut_is_no_success(client: openai.OpenAI, provider: Upstream):
     whole = Reply.json(completion(MODEL, "a long answer"))
     for count in (0, 1, len(whole.body) // 2, len(whole.body) - 1):
         provider.replies.append(whole.cut_after(count))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import openai
 import pytest
+from bodies import answer, read_events
 from conftest import Service, new_key, upstream_settings
-from fake_openai import read_events
-from fake_upstream import FakeUpstream, answer
+from upstream import FAULTS, Upstream
+
 from test_openai_python import error_of, sdk
 
 Make = Callable[..., Service]
@@ -29,7 +29,7 @@ def reply(text: str) -> Any:
 
 
 @pytest.fixture
-def gateway(service: Make, mirror: FakeUpstream) -> Service:
+def gateway(service: Make, mirror: Upstream) -> Service:
     return service(**upstream_settings(mirror, "web-chat"))
 
 
@@ -48,7 +48,7 @@ def ask(client: openai.OpenAI, messages: list[Any], stream: bool = False) -> str
     return "".join(part.choices[0].delta.content or "" for part in chunks if part.choices)
 
 
-def test_an_answer_has_everything_that_the_sdk_expects(client: openai.OpenAI, mirror: FakeUpstream):
+def test_an_answer_has_everything_that_the_sdk_expects(client: openai.OpenAI, mirror: Upstream):
     got = client.chat.completions.create(model=MODEL, messages=[user("你好")])
     assert got.object == "chat.completion" and got.id and got.created
     assert got.model == MODEL
@@ -76,23 +76,24 @@ def test_tokens_are_estimated_and_the_answer_says_so(client: openai.OpenAI):
 
 
 def test_a_stream_begins_with_the_first_token(
-    client: openai.OpenAI, gateway: Service, mirror: FakeUpstream
+    client: openai.OpenAI, gateway: Service, mirror: Upstream
 ):
-    mirror.halfway = threading.Event()
+    mirror.halfway = gate = mirror.gate()
     stream = client.chat.completions.create(
         model=MODEL,
         messages=[user("你好")],
         stream=True,
     )
-    thought, text, finish = "", "", None
+    thought, text, finish, begun = "", "", None, False
     for part in stream:
         delta = part.choices[0].delta
         thought += delta.to_dict().get("reasoning_content") or ""
         text += delta.content or ""
         finish = part.choices[0].finish_reason or finish
-        if text and not mirror.halfway.is_set():
+        if text and not begun:
             assert len(text) < len(answer(1, "你好"))
-            mirror.halfway.set()
+            begun = True
+            gate.open()
     assert (thought, text, finish) == (THOUGHT, answer(1, "你好"), "stop")
 
     question = {"model": MODEL, "messages": [user("你好")], "stream": True}
@@ -103,7 +104,7 @@ def test_a_stream_begins_with_the_first_token(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_grown_history_goes_on_with_the_same_conversation(
-    client: openai.OpenAI, mirror: FakeUpstream, stream: bool
+    client: openai.OpenAI, mirror: Upstream, stream: bool
 ):
     history: list[Any] = [{"role": "system", "content": "Be brief."}]
     for turn, question in enumerate(("one", "二", "three"), 1):
@@ -124,7 +125,7 @@ def test_a_grown_history_goes_on_with_the_same_conversation(
     assert bodies[1]["parentResponseId"] != bodies[2]["parentResponseId"]
 
 
-def test_a_conversation_outlives_the_service(service: Make, mirror: FakeUpstream):
+def test_a_conversation_outlives_the_service(service: Make, mirror: Upstream):
     gateway = service(**upstream_settings(mirror, "web-chat"))
     with sdk(gateway) as client:
         text = ask(client, [user("one")])
@@ -135,7 +136,7 @@ def test_a_conversation_outlives_the_service(service: Make, mirror: FakeUpstream
 
 
 def test_a_history_that_the_mirror_never_saw_begins_anew_with_all_of_it(
-    client: openai.OpenAI, mirror: FakeUpstream
+    client: openai.OpenAI, mirror: Upstream
 ):
     text = ask(client, [user("one")])
     edited = [user("one"), reply(text + " (edited)"), user("two")]
@@ -149,7 +150,7 @@ def test_a_history_that_the_mirror_never_saw_begins_anew_with_all_of_it(
     assert (mirror.asked()[-1].body or {})["message"].endswith("another")
 
 
-def test_one_keys_conversation_is_not_gone_on_with_by_another(service: Make, mirror: FakeUpstream):
+def test_one_keys_conversation_is_not_gone_on_with_by_another(service: Make, mirror: Upstream):
     ann, bob = new_key(), new_key()
     gateway = service(key=ann, start=False, **upstream_settings(mirror, "web-chat"))
     gateway.env["GATEWAY_API_KEYS"] = f"ann:{ann},bob:{bob}"
@@ -161,7 +162,7 @@ def test_one_keys_conversation_is_not_gone_on_with_by_another(service: Make, mir
     assert [request.path for request in mirror.asked()] == [NEW, NEW]
 
 
-def test_pieces_of_text_are_understood_as_a_message(client: openai.OpenAI, mirror: FakeUpstream):
+def test_pieces_of_text_are_understood_as_a_message(client: openai.OpenAI, mirror: Upstream):
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     ask(client, [{"role": "user", "content": parts}])
     message = (mirror.asked()[-1].body or {})["message"]
@@ -184,14 +185,14 @@ def test_pieces_of_text_are_understood_as_a_message(client: openai.OpenAI, mirro
     ],
 )
 def test_messages_that_are_none_are_a_bad_request(
-    client: openai.OpenAI, mirror: FakeUpstream, messages: Any
+    client: openai.OpenAI, mirror: Upstream, messages: Any
 ):
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model=MODEL, messages=messages)
     assert mirror.asked() == []
 
 
-def test_an_unknown_model_is_not_found(client: openai.OpenAI, mirror: FakeUpstream):
+def test_an_unknown_model_is_not_found(client: openai.OpenAI, mirror: Upstream):
     with pytest.raises(openai.NotFoundError) as raised:
         client.chat.completions.create(model="no-such-model", messages=[user("a")])
     assert raised.value.code == "model_not_found"
@@ -220,9 +221,9 @@ def test_what_a_web_chat_cannot_do_is_not_found(gateway: Service):
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_mirror_that_misbehaves_is_explained(
-    client: openai.OpenAI, mirror: FakeUpstream, fault: str, code: str | None, stream: bool
+    client: openai.OpenAI, mirror: Upstream, fault: str, code: str | None, stream: bool
 ):
-    mirror.fault = fault
+    mirror.fault = FAULTS[fault]
     expected = openai.RateLimitError if fault == "rate-limited" else openai.InternalServerError
     with pytest.raises(openai.APIError) as raised:
         ask(client, [user("one")], stream)

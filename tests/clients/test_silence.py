@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from bodies import answer, completion, read_events, text_chunks
 from conftest import NO_TLS, Service, provider_settings, upstream_settings
-from fake_openai import FakeOpenAI, Reply, completion, read_events, text_chunks
-from fake_upstream import FakeUpstream, answer
+from upstream import Reply, Upstream
 
 Make = Callable[..., Service]
 
@@ -61,7 +61,7 @@ def question(stream: bool) -> dict:
     return {"model": MODEL, "messages": [{"role": "user", "content": "?"}], "stream": stream}
 
 
-def test_a_tool_call_outlasts_the_silence(service: Make, provider: FakeOpenAI):
+def test_a_tool_call_outlasts_the_silence(service: Make, provider: Upstream):
     gateway = service(**provider_settings(provider, **BEATS))
     provider.replies.extend(replies := silent(STREAM))
     asked = {"message": "?", "model": MODEL}
@@ -70,7 +70,7 @@ def test_a_tool_call_outlasts_the_silence(service: Make, provider: FakeOpenAI):
         assert response.text.startswith(" ")
 
 
-def test_a_completion_outlasts_the_silence(service: Make, provider: FakeOpenAI):
+def test_a_completion_outlasts_the_silence(service: Make, provider: Upstream):
     gateway = service(**provider_settings(provider, **BEATS))
     provider.replies.extend(replies := silent(ANSWER))
     asked = question(stream=False)
@@ -79,7 +79,7 @@ def test_a_completion_outlasts_the_silence(service: Make, provider: FakeOpenAI):
         assert response.headers["content-type"] == "application/json"
 
 
-def test_a_stream_outlasts_the_silence(service: Make, provider: FakeOpenAI):
+def test_a_stream_outlasts_the_silence(service: Make, provider: Upstream):
     gateway = service(**provider_settings(provider, **BEATS))
     provider.replies.extend(replies := silent(STREAM))
     asked = question(stream=True)
@@ -90,7 +90,7 @@ def test_a_stream_outlasts_the_silence(service: Make, provider: FakeOpenAI):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_web_chat_outlasts_the_silence(service: Make, mirror: FakeUpstream, stream: bool):
+def test_a_web_chat_outlasts_the_silence(service: Make, mirror: Upstream, stream: bool):
     gateway = service(**upstream_settings(mirror, "web-chat"), **BEATS)
     mirror.delay = SILENCE
     response = post(gateway, "/v1/chat/completions", question(stream))

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from bodies import answer
 from conftest import ROOT, Service, new_key, refusing_port, upstream_settings
-from fake_upstream import FakeUpstream, answer
+from upstream import FAULTS, Upstream
 
 # The settings of this issue, as `--help` must list them; later ones add theirs.
 SETTINGS = """
@@ -208,7 +209,7 @@ def test_healthcheck_tells_whether_the_service_is_live(service: Callable[..., Se
 
 
 def test_healthcheck_is_not_fooled_by_another_server(
-    service: Callable[..., Service], mirror: FakeUpstream
+    service: Callable[..., Service], mirror: Upstream
 ):
     gateway = service(start=False, PORT=mirror.url.rsplit(":", 1)[1])
     assert gateway.run("healthcheck").returncode == 1
@@ -223,7 +224,7 @@ def test_chat_streams_an_answer_of_the_demo(service: Callable[..., Service]):
 
 @pytest.mark.parametrize("protocol", ["openai", "web-chat"])
 def test_chat_prints_the_answer_of_the_configured_mirror(
-    service: Callable[..., Service], mirror: FakeUpstream, protocol: str
+    service: Callable[..., Service], mirror: Upstream, protocol: str
 ):
     gateway = service(key=None, start=False, **upstream_settings(mirror, protocol))
     result = gateway.run("chat", "你好", "--model", "mirror-small")
@@ -249,9 +250,7 @@ def test_sigterm_ends_it_with_0(service: Callable[..., Service]):
     assert time.monotonic() - start < 5, "nothing was running, so there was nothing to wait for"
 
 
-def test_sigterm_lets_a_running_answer_finish(
-    service: Callable[..., Service], mirror: FakeUpstream
-):
+def test_sigterm_lets_a_running_answer_finish(service: Callable[..., Service], mirror: Upstream):
     gateway = service(**upstream_settings(mirror, "openai"), MODELS="mirror-large")
     mirror.delay = 2
     caller = subprocess.Popen(
@@ -284,7 +283,7 @@ def test_live_and_ready_need_no_key(demo: Service):
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_the_log_holds_no_secret_and_no_prompt(
-    service: Callable[..., Service], mirror: FakeUpstream, log_format: str
+    service: Callable[..., Service], mirror: Upstream, log_format: str
 ):
     settings = upstream_settings(mirror, "web-chat")
     gateway = service(**settings, LOG_FORMAT=log_format, RUST_LOG="trace")
@@ -296,7 +295,7 @@ def test_the_log_holds_no_secret_and_no_prompt(
         client.get("/api/health", headers={"Authorization": ""}, params={"key": gateway.key})
         client.get("/api/health", headers={"Authorization": f"Bearer {wrong}"})
         client.get("/no/such\r\npath".replace("\r\n", "%0d%0aforged"))
-        mirror.fault = "html"
+        mirror.fault = FAULTS["html"]
         client.post("/api/chat", json={"message": "my private question"})
     assert gateway.stop() == 0
     log = gateway.output

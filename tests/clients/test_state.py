@@ -23,9 +23,10 @@ from pathlib import Path
 import dify_client
 import httpx
 import pytest
+from bodies import answer
 from conftest import NO_TLS, Service, eventually, new_key, upstream_settings
-from fake_upstream import FakeUpstream, answer
 from postgres import Cluster, refusing_port
+from upstream import FAULTS, Upstream
 
 KILL_ROUNDS = int(os.environ.get("KILL_ROUNDS", "20"))
 TALKERS = 4
@@ -35,7 +36,7 @@ Make = Callable[..., Service]
 Pair = tuple[str, str]
 
 
-def settings(mirror: FakeUpstream, **more: str) -> dict[str, str]:
+def settings(mirror: Upstream, **more: str) -> dict[str, str]:
     # With the model named, every request to the upstream is a turn.
     return upstream_settings(mirror, "openai") | {"DEFAULT_MODEL": "mirror-large"} | more
 
@@ -86,7 +87,7 @@ def assert_unavailable(response: httpx.Response) -> None:
 
 
 def assert_store_is_down(
-    service: Service, mirror: FakeUpstream, conversation: str, *, readable: bool = False
+    service: Service, mirror: Upstream, conversation: str, *, readable: bool = False
 ) -> None:
     """What callers see of a service whose store cannot be used, with a key of the environment.
 
@@ -216,7 +217,7 @@ def crash_under_load(
 
 
 @pytest.mark.timeout(60 + 6 * KILL_ROUNDS)
-def test_no_acknowledged_turn_is_lost_when_the_service_is_killed(service: Make, mirror: FakeUpstream):
+def test_no_acknowledged_turn_is_lost_when_the_service_is_killed(service: Make, mirror: Upstream):
     gateway = service(**settings(mirror))
     ledgers = [Ledger() for _ in range(TALKERS)]
     starts = []
@@ -248,7 +249,7 @@ def test_no_acknowledged_turn_is_lost_when_the_service_is_killed(service: Make, 
 
 
 def test_no_acknowledged_turn_is_lost_when_postgresql_crashes(
-    service: Make, mirror: FakeUpstream, cluster: Cluster
+    service: Make, mirror: Upstream, cluster: Cluster
 ):
     gateway = service(**settings(mirror, DATABASE_URL=cluster.new_database()))
     ledgers = [Ledger() for _ in range(TALKERS)]
@@ -296,7 +297,7 @@ def fill(disk: Path, leave: int = 0) -> Path:
 
 
 def test_a_full_disk_is_told_before_the_upstream_is_asked_and_heals(
-    service: Make, mirror: FakeUpstream, small_disk: Path
+    service: Make, mirror: Upstream, small_disk: Path
 ):
     gateway = service(**settings(mirror, DATA_DIR=str(small_disk)))
     with gateway.client() as client:
@@ -311,7 +312,7 @@ def test_a_full_disk_is_told_before_the_upstream_is_asked_and_heals(
 
 
 def test_a_disk_that_fills_up_turn_by_turn_loses_nothing_that_was_acknowledged(
-    service: Make, mirror: FakeUpstream, small_disk: Path
+    service: Make, mirror: Upstream, small_disk: Path
 ):
     gateway = service(**settings(mirror, DATA_DIR=str(small_disk), HISTORY_MAX_MESSAGES="2"))
     fill(small_disk, leave=900 << 10)
@@ -339,7 +340,7 @@ def test_a_disk_that_fills_up_turn_by_turn_loses_nothing_that_was_acknowledged(
 
 
 def test_an_answer_that_was_paid_for_is_kept_in_the_reserve_of_a_disk_that_fills_meanwhile(
-    service: Make, mirror: FakeUpstream, small_disk: Path
+    service: Make, mirror: Upstream, small_disk: Path
 ):
     gateway = service(**settings(mirror, DATA_DIR=str(small_disk)))
     with gateway.client() as client, ThreadPoolExecutor(1) as pool:
@@ -356,7 +357,7 @@ def test_an_answer_that_was_paid_for_is_kept_in_the_reserve_of_a_disk_that_fills
 
 
 def test_an_answer_that_could_not_be_kept_is_returned_as_a_failure_with_its_text(
-    service: Make, mirror: FakeUpstream, small_disk: Path
+    service: Make, mirror: Upstream, small_disk: Path
 ):
     gateway = service(**settings(mirror, DATA_DIR=str(small_disk)))
     with gateway.client() as client, ThreadPoolExecutor(1) as pool:
@@ -380,7 +381,7 @@ def test_an_answer_that_could_not_be_kept_is_returned_as_a_failure_with_its_text
 
 
 def test_a_database_file_that_is_taken_away_and_put_back_is_used_again(
-    service: Make, mirror: FakeUpstream
+    service: Make, mirror: Upstream
 ):
     gateway = service(**settings(mirror))
     with gateway.client() as client:
@@ -402,7 +403,7 @@ def test_a_database_file_that_is_taken_away_and_put_back_is_used_again(
 
 
 def test_the_service_outlives_postgresql_and_heals(
-    service: Make, mirror: FakeUpstream, cluster: Cluster
+    service: Make, mirror: Upstream, cluster: Cluster
 ):
     gateway = service(**settings(mirror, DATABASE_URL=cluster.new_database()))
     with gateway.client() as client:
@@ -417,7 +418,7 @@ def test_the_service_outlives_postgresql_and_heals(
 
 
 def test_a_postgresql_that_does_not_answer_fails_calls_in_time(
-    service: Make, mirror: FakeUpstream, cluster: Cluster
+    service: Make, mirror: Upstream, cluster: Cluster
 ):
     gateway = service(**settings(mirror, DATABASE_URL=cluster.new_database()))
     with gateway.client() as client:
@@ -442,7 +443,7 @@ def test_a_postgresql_that_does_not_answer_fails_calls_in_time(
 
 
 def test_the_service_starts_while_postgresql_is_down(
-    service: Make, mirror: FakeUpstream, cluster: Cluster
+    service: Make, mirror: Upstream, cluster: Cluster
 ):
     url = cluster.new_database()
     cluster.stop()
@@ -478,7 +479,7 @@ def test_without_a_key_and_a_database_the_start_ends_with_the_line_to_paste(
 
 
 @pytest.fixture
-def replicas(service: Make, mirror: FakeUpstream, cluster: Cluster) -> tuple[Service, Service]:
+def replicas(service: Make, mirror: Upstream, cluster: Cluster) -> tuple[Service, Service]:
     key, url = new_key(), cluster.new_database()
     more = settings(mirror, DATABASE_URL=url, HISTORY_MAX_MESSAGES="1000")
     return service(key=key, **more), service(key=key, **more)
@@ -499,7 +500,7 @@ def test_a_conversation_goes_on_at_the_other_replica(replicas: tuple[Service, Se
 
 
 def test_parallel_turns_at_both_replicas_are_ordered(
-    replicas: tuple[Service, Service], mirror: FakeUpstream
+    replicas: tuple[Service, Service], mirror: Upstream
 ):
     with replicas[0].client() as client:
         conversation, _ = asked(client, "the first")
@@ -524,7 +525,7 @@ def test_parallel_turns_at_both_replicas_are_ordered(
 
 
 def test_the_other_replica_goes_on_when_one_dies_in_mid_turn(
-    replicas: tuple[Service, Service], mirror: FakeUpstream
+    replicas: tuple[Service, Service], mirror: Upstream
 ):
     doomed, other = replicas
     with doomed.client() as client:
@@ -535,7 +536,7 @@ def test_the_other_replica_goes_on_when_one_dies_in_mid_turn(
             ask(client, "two", conversation)
 
     before = len(mirror.asked())
-    mirror.fault = "silent"
+    mirror.fault = FAULTS["silent"]
     with ThreadPoolExecutor(1) as pool:
         turn = pool.submit(never_answered)
         eventually(lambda: len(mirror.asked()) > before, 10, "the turn at the upstream")
@@ -555,7 +556,7 @@ def test_the_other_replica_goes_on_when_one_dies_in_mid_turn(
 
 
 def test_replicas_that_start_together_make_one_key(
-    service: Make, mirror: FakeUpstream, cluster: Cluster
+    service: Make, mirror: Upstream, cluster: Cluster
 ):
     for _ in range(3):
         url = cluster.new_database()
@@ -663,7 +664,7 @@ def test_the_commands_say_when_the_store_is_down(service: Make):
 
 
 def test_a_stored_key_is_good_while_postgresql_is_down(
-    service: Make, mirror: FakeUpstream, cluster: Cluster
+    service: Make, mirror: Upstream, cluster: Cluster
 ):
     gateway = service(key=None, **settings(mirror, DATABASE_URL=cluster.new_database()))
     key = generated_key(gateway)
@@ -683,7 +684,7 @@ def test_a_stored_key_is_good_while_postgresql_is_down(
 # --- tenants ---
 
 
-def test_tenants_cannot_see_each_other(service: Make, mirror: FakeUpstream, place: dict[str, str]):
+def test_tenants_cannot_see_each_other(service: Make, mirror: Upstream, place: dict[str, str]):
     ann, bob = new_key(), new_key()
     gateway = service(key=ann, start=False, **settings(mirror), **place)
     gateway.env["GATEWAY_API_KEYS"] = f"ann:{ann},bob:{bob}"
@@ -729,7 +730,7 @@ def test_tenants_cannot_see_each_other(service: Make, mirror: FakeUpstream, plac
     assert ways <= {"post /api/chat", "get /api/conversations/{id}", "delete /api/conversations/{id}"}
 
 
-def test_a_new_key_under_an_old_name_inherits_nothing(service: Make, mirror: FakeUpstream):
+def test_a_new_key_under_an_old_name_inherits_nothing(service: Make, mirror: Upstream):
     gateway = service(start=False, **settings(mirror))
     gateway.key = gateway.run("key", "new", "shared").stdout.strip()
     gateway.start()
@@ -747,7 +748,7 @@ def test_a_new_key_under_an_old_name_inherits_nothing(service: Make, mirror: Fak
 # --- what lies on the disk ---
 
 
-def test_the_files_are_the_owners_alone_and_hold_no_key(service: Make, mirror: FakeUpstream):
+def test_the_files_are_the_owners_alone_and_hold_no_key(service: Make, mirror: Upstream):
     gateway = service(key=None, **settings(mirror))
     key = generated_key(gateway)
     assert key

@@ -15,8 +15,9 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from bodies import DONE, chunk, event, text_chunks
 from conftest import Service, eventually, provider_settings
-from fake_openai import DONE, FakeOpenAI, Reply, chunk, event, text_chunks
+from upstream import Reply, Upstream
 
 Make = Callable[..., Service]
 
@@ -85,7 +86,7 @@ def without_heartbeats(body: bytes) -> bytes:
     return re.sub(rb"(?m)^:[^\n]*\n\n", b"", body)
 
 
-def test_many_streams_at_once_are_exact_to_the_byte(service: Make, provider: FakeOpenAI):
+def test_many_streams_at_once_are_exact_to_the_byte(service: Make, provider: Upstream):
     # The service inherits this.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = min(4 * STREAMS + 200, hard)
@@ -128,7 +129,7 @@ def test_many_streams_at_once_are_exact_to_the_byte(service: Make, provider: Fak
     )
 
 
-def test_a_caller_that_leaves_frees_the_upstream(service: Make, provider: FakeOpenAI):
+def test_a_caller_that_leaves_frees_the_upstream(service: Make, provider: Upstream):
     gateway = service(**provider_settings(provider))
     ticking = [
         part for tick in range(1000) for part in (event(chunk(MODEL, {"content": "."})), 0.02)
@@ -152,7 +153,7 @@ def long_stream(size: int) -> Reply:
     return Reply.stream(opening, *[filler] * count, event(chunk(MODEL, {}, "stop")), DONE)
 
 
-def test_a_long_answer_flows_through_and_is_not_kept(service: Make, provider: FakeOpenAI):
+def test_a_long_answer_flows_through_and_is_not_kept(service: Make, provider: Upstream):
     gateway = service(**provider_settings(provider))
 
     async def flow(reply: Reply) -> int:
@@ -178,7 +179,7 @@ def test_a_long_answer_flows_through_and_is_not_kept(service: Make, provider: Fa
     assert highest - start <= GROWTH, f"{(highest - start) / MIB:.1f} MiB of the answer are kept"
 
 
-def test_callers_that_do_not_read_hold_the_upstream_back(service: Make, provider: FakeOpenAI):
+def test_callers_that_do_not_read_hold_the_upstream_back(service: Make, provider: Upstream):
     gateway = service(**provider_settings(provider))
     callers, reply = 4, long_stream(6 * MIB)
 

@@ -1,7 +1,7 @@
 """The program behind a real Caddy with deploy/vps/Caddyfile, on loopback, as on a server.
 
 Caddy makes its certificate itself, for a name under .localhost; it is verified here. The mirror is
-played by a small server that sends one piece of an answer each half second.
+the upstream of tests/clients, which sends one piece of an answer each half second.
 
 Usage: test_caddy.py PROGRAM
 """
@@ -17,16 +17,19 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.append(str(ROOT / "tests/clients"))
+
+from bodies import DONE, chunk, event, listed  # noqa: E402
+from upstream import Reply, Request, Upstream  # noqa: E402
 
 PROGRAM = Path(sys.argv[1]).resolve()
-CADDYFILE = Path(__file__).resolve().parent.parent.parent / "deploy/vps/Caddyfile"
+CADDYFILE = ROOT / "deploy/vps/Caddyfile"
 HOST = "gateway.localhost"
 PIECES, PAUSE = 5, 0.5
 KEY = secrets.token_hex(16)
@@ -46,46 +49,17 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-class Mirror(BaseHTTPRequestHandler):
+def slowly(request: Request) -> Reply:
     """Answers every question with pieces, slowly."""
-
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        body = json.dumps({"object": "list", "data": [{"id": "slow", "object": "model"}]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.send_response(200)
-        # Caddy passes event streams on at once by itself; the blanks before a late JSON answer only if told.
-        self.send_header("Content-Type", "application/json" if self.path == "/late" else "text/event-stream")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        for number in range(PIECES):
-            time.sleep(PAUSE if number else 0)
-            last = number == PIECES - 1
-            choice = {
-                "index": 0,
-                "delta": {"content": f"piece {number} "},
-                "finish_reason": "stop" if last else None,
-            }
-            event = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "slow", "choices": [choice]}
-            self.send(f"data: {json.dumps(event)}\n\n")
-        self.send("data: [DONE]\n\n")
-        self.wfile.write(b"0\r\n\r\n")
-
-    def send(self, text: str) -> None:
-        data = text.encode()
-        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
-        self.wfile.flush()
+    if request.method == "GET":
+        return Reply.json({"object": "list", "data": [listed("slow")]}).sized()
+    parts: list[bytes | float] = []
+    for number in range(PIECES):
+        finish = "stop" if number == PIECES - 1 else None
+        parts += [event(chunk("slow", {"content": f"piece {number} "}, finish)), PAUSE]
+    # Caddy passes event streams on at once by itself; the blanks before a late JSON answer only if told.
+    late = request.path == "/late"
+    return Reply((*parts[:-1], DONE), media_type="application/json" if late else "text/event-stream")
 
 
 @contextmanager
@@ -180,8 +154,7 @@ def main() -> int:
     run = Run()
     with tempfile.TemporaryDirectory(prefix="mirrorgate-caddy-") as name:
         folder = Path(name)
-        mirror = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
-        threading.Thread(target=mirror.serve_forever, daemon=True).start()
+        mirror = Upstream(slowly)
         http_port, https_port, own, other = (free_port() for _ in range(4))
 
         def caddy(number: int, to: int) -> tuple[list[str], dict[str, str]]:
@@ -199,7 +172,7 @@ def main() -> int:
                 "PORT": str(port),
                 "DATABASE_URL": "memory:",
                 "GATEWAY_API_KEYS": f"tester:{KEY}",
-                "UPSTREAM_URL": f"http://127.0.0.1:{mirror.server_port}",
+                "UPSTREAM_URL": mirror.url,
                 **more,
             }
 
@@ -218,7 +191,7 @@ def main() -> int:
             return json.loads(body)["servers"][0]["url"] if status == 200 else f"status {status}"
 
         # The Caddyfile's own part: what the mirror itself sends is passed on as it comes.
-        with running(*caddy(1, mirror.server_port), folder, https_port):
+        with running(*caddy(1, mirror.port), folder, https_port):
             for path in ("/late", "/chat/completions"):
                 status, arrived = stream(connect(), path)
                 run.check(status == 200 and is_live(arrived), f"Caddy holds {path} back: {status}, {arrived}")
