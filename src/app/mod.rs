@@ -6,6 +6,7 @@ pub mod shutdown;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -288,7 +289,7 @@ impl Application {
 
 /// One upstream, with connections of its own.
 pub fn member(base: &Url, settings: &config::Upstream, session: &Arc<Session>) -> Member {
-    let upstream = Upstream::new(base.clone(), settings, Arc::clone(session));
+    let upstream = Rc::new(Upstream::new(base.clone(), settings, Arc::clone(session)));
     Member { upstream, settings: settings.clone() }
 }
 

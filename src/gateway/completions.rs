@@ -139,7 +139,7 @@ impl Service {
             Ok((model, member.upstream.complete(body, request.stream, request.choices).await?))
         });
         let (member, (model, completion)) = asked.await?;
-        let upstream = self.told(member).unwrap_or_default();
+        let upstream = self.upstream_label(member).unwrap_or_default();
         let asked = Asked::Request(request.body);
         let mut meter = Meter::new(Arc::clone(&self.shared.usage), request.owner, asked);
         let (upstream_status, content) = match completion {
@@ -172,7 +172,7 @@ impl Service {
         let candidates = self.passing(head.and_then(|head| head.model).as_deref()).await;
         let relayed = self.ask_in_turn(candidates, async |member| member.upstream.relay(&request).await);
         let (member, Relayed { status, headers, content }) = relayed.await?;
-        let upstream = self.told(member).unwrap_or_default();
+        let upstream = self.upstream_label(member).unwrap_or_default();
         let mut meter = Meter::new(Arc::clone(&self.shared.usage), owner, Asked::Request(request.body));
         let content = match content {
             Content::Whole(chunk) => {

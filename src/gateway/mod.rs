@@ -1,6 +1,7 @@
 //! The use cases: ask, list the models, tell the health. Every face calls these and nothing below.
 
 mod jobs;
+mod catalog;
 mod completions;
 mod health;
 mod metering;
@@ -12,13 +13,11 @@ mod talks;
 mod usage;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Semaphore};
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
 
 use crate::config;
 use crate::domain::chat::{Answer, ConversationId, Event, Owner, Prompt, Tally, Thread, Usage};
@@ -29,10 +28,10 @@ pub use crate::provider::relay::Request as RelayRequest;
 pub use crate::provider::session::Credentials;
 use crate::store::{Exchange, Store, Transcript, Turn};
 use admission::{Room, Seat};
+use catalog::Catalog;
 pub use completions::{Completing, CompletionContent, CompletionRequest, Passing, RelayContent, Relaying};
 pub use health::{Health, Status};
 pub use models::Models;
-use router::Lists;
 pub use router::Member;
 pub use talks::{Talk, Talking};
 use usage::{Asked, Meter, UsageBook};
@@ -93,11 +92,7 @@ pub struct Shared {
     long: Arc<Semaphore>,
     most_long: usize,
     usage: Arc<UsageBook>,
-    health: Mutex<Option<(Instant, Health)>>,
-    /// Whether each upstream answers, for the metrics.
-    up: Mutex<Option<(Instant, Vec<bool>)>>,
-    first_models: Mutex<HashMap<String, (Instant, Option<String>)>>,
-    lists: Mutex<Lists>,
+    catalog: Arc<Catalog>,
 }
 
 impl Shared {
@@ -111,10 +106,7 @@ impl Shared {
             most_long: limits.long_answers,
             usage: Arc::new(UsageBook::new(Arc::clone(&metrics))),
             metrics,
-            health: Mutex::default(),
-            up: Mutex::default(),
-            first_models: Mutex::default(),
-            lists: Mutex::default(),
+            catalog: Arc::default(),
         }
     }
 
@@ -242,7 +234,7 @@ impl Service {
         {
             let mut answer = answer.borrow_mut();
             answer.upstream_status = Some(events.status);
-            answer.upstream = self.told(member);
+            answer.upstream = self.upstream_label(member);
         }
         let upstream = (member.settings.name.clone(), member.upstream.keeps_conversations());
         let asked = Asked::Tokens(Usage::estimate(&prompt.messages, "").prompt_tokens);

@@ -84,8 +84,11 @@ impl Service {
         let upstream = member.settings.name.clone();
         let asked = Asked::Tokens(Usage::estimate(&prompted.messages, "").prompt_tokens);
         let meter = Meter::new(Arc::clone(&self.shared.usage), owner.clone(), asked);
-        let answer =
-            Answer { upstream_status: Some(events.status), upstream: self.told(member), ..Answer::default() };
+        let answer = Answer {
+            upstream_status: Some(events.status),
+            upstream: self.upstream_label(member),
+            ..Answer::default()
+        };
         let Prompt { model, thread, .. } = prompted;
         Ok(Talking { events, upstream, answer, messages, model, thread, owner, meter, seat })
     }
