@@ -20,6 +20,9 @@ use crate::vault::Vault;
 /// How often the kept session is looked at.
 const SESSION_RENEWAL: Duration = Duration::from_secs(2);
 
+/// What the session of a single upstream was called in the store up to version 0.1.
+pub const SINGLE: &str = "default";
+
 /// How often the store's keys are read again.
 const KEY_RENEWAL: Duration = Duration::from_secs(2);
 
@@ -48,12 +51,20 @@ pub struct Keeper {
     name: String,
     /// The version in the store that the session was last equal to.
     version: i64,
+    /// Whether a session under the name [`SINGLE`] is still to be looked for.
+    looks_for_single: bool,
 }
 
 impl Keeper {
     /// A keeper of a session that has not been read yet.
     pub fn new(store: Arc<Store>, session: Arc<Session>, vault: Vault, name: String) -> Self {
-        Keeper { store, session, vault, name, version: 0 }
+        Keeper { store, session, vault, name, version: 0, looks_for_single: false }
+    }
+
+    /// The same, which also takes over what an earlier version kept under the name [`SINGLE`], if that
+    /// is this upstream's.
+    pub fn taking_over_single(self) -> Self {
+        Keeper { looks_for_single: true, ..self }
     }
 
     /// Takes the kept session over, and follows it from then on; a store that is not `available` now
@@ -93,6 +104,10 @@ impl Keeper {
     /// # Errors
     /// When the store cannot be used.
     pub async fn follow(&mut self) -> Result<(), Error> {
+        if self.looks_for_single {
+            self.take_over_single().await?;
+            self.looks_for_single = false;
+        }
         let Some((version, sealed)) =
             self.store.session(&self.name).await?.filter(|(version, _)| *version != self.version)
         else {
@@ -104,9 +119,30 @@ impl Keeper {
                 log::info!("the upstream's session was taken over from the store")
             }
             Some(_) => log::info!("the upstream's settings have changed: the kept session is not used"),
-            None => log::warn!("the kept session does not open under this SECRET_KEY: the settings hold"),
+            None => self.warn_sealed(),
         }
         Ok(())
+    }
+
+    /// Gives a session under the name [`SINGLE`] this upstream's name, if it fits this upstream.
+    async fn take_over_single(&self) -> Result<(), Error> {
+        let Some((version, sealed)) = self.store.session(SINGLE).await? else { return Ok(()) };
+        match self.vault.open(&sealed) {
+            Some(text) if self.session.restore(&text) => {
+                // It is in use already: a store that cannot write now gives it at the next start.
+                if let Err(error) = self.store.rename_session(SINGLE, version, &self.name).await {
+                    log::warn!(error = error.kind.code(); "the upstream's session keeps its old name: {}", error.message);
+                }
+            }
+            // That of another upstream, or of other settings.
+            Some(_) => {}
+            None => self.warn_sealed(),
+        }
+        Ok(())
+    }
+
+    fn warn_sealed(&self) {
+        log::warn!(upstream = self.name; "the kept session does not open under this SECRET_KEY: the settings hold");
     }
 }
 

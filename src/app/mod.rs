@@ -6,6 +6,7 @@ pub mod shutdown;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -293,11 +294,11 @@ impl Application {
 
 /// One upstream, with connections of its own.
 pub fn member(base: &Url, settings: &config::Upstream, session: &Arc<Session>) -> Member {
-    let upstream = Upstream::new(base.clone(), settings, Arc::clone(session));
+    let upstream = Rc::new(Upstream::new(base.clone(), settings, Arc::clone(session)));
     Member { upstream, settings: settings.clone() }
 }
 
-/// What keeps an upstream's session in the store.
+/// What keeps an upstream's session in the store, under the upstream's name.
 pub fn keeper(
     config: &Config,
     settings: &config::Upstream,
@@ -305,7 +306,11 @@ pub fn keeper(
     session: &Arc<Session>,
 ) -> background::Keeper {
     let vault = Vault::new(config.store.secret_key.as_ref());
-    background::Keeper::new(Arc::clone(store), Arc::clone(session), vault, config.session_name(settings))
+    let keeper =
+        background::Keeper::new(Arc::clone(store), Arc::clone(session), vault, settings.name.clone());
+    // An upstream of that name has its own session under it.
+    let is_taken = config.upstreams().any(|upstream| upstream.name == background::SINGLE);
+    if is_taken { keeper } else { keeper.taking_over_single() }
 }
 
 /// Where the upstream is: as configured, else the demo, which is started here.

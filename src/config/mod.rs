@@ -250,11 +250,6 @@ pub fn is_true(text: &str) -> bool {
 }
 
 impl Config {
-    /// What a mirror's session is called in the store.
-    pub fn session_name(&self, upstream: &Upstream) -> String {
-        if self.others.is_empty() { "default".into() } else { upstream.name.clone() }
-    }
-
     /// All mirrors.
     pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
         std::iter::once(&self.upstream).chain(&self.others)

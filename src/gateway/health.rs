@@ -6,15 +6,16 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
-use super::{CACHE_TIME, Member, Service};
+use super::catalog::{Need, Probe};
+use super::{Member, Service};
 use crate::domain::error::{self, Error, Kind};
-use crate::provider::session::{Credentials, State};
+use crate::provider::session::{Credentials, Session, State};
 
 /// How long the upstream's health is waited for.
-pub(super) const PROBE_TIME: Duration = Duration::from_secs(10);
+const PROBE_TIME: Duration = Duration::from_secs(10);
 
 /// How long the public page waits for a health that is not at hand.
-pub(super) const PAGE_TIME: Duration = Duration::from_secs(2);
+const PAGE_TIME: Duration = Duration::from_secs(2);
 
 /// How well the upstream does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,16 +59,49 @@ impl Service {
     ///
     /// Of several upstreams all are asked: as long as one is well, so is the service, if degraded.
     pub async fn health(&self) -> Health {
-        let all = join_all(self.members.iter().map(health_of)).await;
+        let all = join_all(self.members.iter().map(|member| async move {
+            let probe = probed(member).await;
+            let entry = self.shared.catalog.entry(member);
+            let health = health_of(member, entry.session(), &probe);
+            entry.learn_probe(probe);
+            health
+        }));
+        self.together(all.await)
+    }
+
+    /// The upstream's health for the public page: asked at most twice a minute however often the
+    /// page is opened, and `None` when it is not known soon enough.
+    pub async fn recent_health(&self) -> Option<Health> {
+        let known = self.known_health().await.into_iter().collect::<Option<Vec<_>>>()?;
+        Some(self.together(known))
+    }
+
+    /// The health of each upstream as it is known. One that is not known at all is waited for a little.
+    pub(super) async fn known_health(&self) -> Vec<Option<Health>> {
+        let catalog = &self.shared.catalog;
+        let known = || {
+            let probes = self.members.iter().map(|member| {
+                let entry = catalog.renewed(member, Need::Health);
+                let probe = entry.probe()?;
+                Some(health_of(member, entry.session(), &probe))
+            });
+            probes.collect::<Vec<_>>()
+        };
+        let all_known = || Some(known()).filter(|all| all.iter().all(Option::is_some));
+        catalog.until(PAGE_TIME, all_known).await.unwrap_or_else(known)
+    }
+
+    /// The health of the service, from that of each upstream.
+    fn together(&self, all: Vec<Health>) -> Health {
         let well = all.iter().filter(|health| health.status == Status::Ok).count();
         let latency = all.iter().map(|health| health.latency).max().unwrap_or_default();
         let failing = all.iter().find(|health| health.status != Status::Ok).or(all.first()).cloned();
         let mut health = failing.expect("there is an upstream, at least the demo");
         health.latency = latency;
         if all.len() > 1 {
-            let told = self.members.iter().zip(&all).map(|(member, health)| {
+            let told = all.iter().map(|health| {
                 let trouble = health.error.as_ref().map(|error| format!(", {}", error.kind.code()));
-                format!("{} ({}{})", member.settings.name, health.status.name(), trouble.unwrap_or_default())
+                format!("{} ({}{})", health.upstream, health.status.name(), trouble.unwrap_or_default())
             });
             health.upstream = told.collect::<Vec<_>>().join(", ");
         }
@@ -75,19 +109,7 @@ impl Service {
             // The others answer in its place.
             health = Health { status: Status::Degraded, error: None, ..health };
         }
-        *self.shared.health.lock().await = Some((Instant::now(), health.clone()));
         health
-    }
-
-    /// The upstream's health for the public page: asked at most twice a minute however often the
-    /// page is opened, and `None` when it is not known soon enough.
-    pub async fn recent_health(&self) -> Option<Health> {
-        if let Some((when, health)) = &*self.shared.health.lock().await
-            && when.elapsed() < CACHE_TIME
-        {
-            return Some(health.clone());
-        }
-        timeout(PAGE_TIME, self.health()).await.ok()
     }
 
     /// Replaces an upstream's credentials by others, once it accepts those. Of several upstreams
@@ -100,48 +122,49 @@ impl Service {
             Some(name) => self.member(name),
             None => self.members.first().filter(|_| self.members.len() == 1),
         };
-        let upstream = &found
-            .ok_or_else(|| {
-                Error::new(Kind::InvalidRequest, "it is not clear which upstream is meant")
-                    .hinted(format!("name one in `upstream`: {}", self.upstream_name()))
-            })?
-            .upstream;
+        let member = found.ok_or_else(|| {
+            Error::new(Kind::InvalidRequest, "it is not clear which upstream is meant")
+                .hinted(format!("name one in `upstream`: {}", self.upstream_name()))
+        })?;
+        let upstream = &member.upstream;
         let trial = Arc::new(upstream.session().with(credentials));
         match timeout(PROBE_TIME, upstream.with_session(Arc::clone(&trial)).probe()).await {
             Ok(outcome) => outcome?,
             Err(_) => return Err(no_answer()),
         }
         upstream.session().replace(&trial);
-        *self.shared.health.lock().await = None;
+        self.shared.catalog.entry(member).forget();
         Ok(upstream.session().state())
     }
 }
 
-/// The health of one upstream.
-pub(super) async fn health_of(member: &Member) -> Health {
+/// Looks at the health of one upstream now.
+async fn probed(member: &Member) -> Probe {
     let start = Instant::now();
-    let outcome = match timeout(PROBE_TIME, member.upstream.probe()).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(no_answer()),
-    };
-    let session = member.upstream.session().state();
+    let outcome = timeout(PROBE_TIME, member.upstream.probe()).await.unwrap_or_else(|_| Err(no_answer()));
+    Probe { latency: start.elapsed(), failure: outcome.err() }
+}
+
+/// The health of one upstream, from the latest look at it and from what questions met since.
+fn health_of(member: &Member, session: &Session, probe: &Probe) -> Health {
+    let session = session.state();
     // A probe can succeed where the login is not needed: what a question met says more.
-    let outcome = outcome.and_then(|()| match session {
-        State::Expired => Err(Error::new(
+    let error = probe.failure.clone().or_else(|| match session {
+        State::Expired => Some(Error::new(
             Kind::UpstreamAuthExpired,
             "the upstream did not accept the credentials when it was last asked",
         )),
         State::Refused => {
-            Err(Error::new(Kind::UpstreamRefused, "the upstream refused when it was last asked"))
+            Some(Error::new(Kind::UpstreamRefused, "the upstream refused when it was last asked"))
         }
-        State::Ok | State::Unknown | State::Expiring => Ok(()),
+        State::Ok | State::Unknown | State::Expiring => None,
     });
     Health {
         upstream: member.settings.name.clone(),
-        status: outcome.as_ref().map_or_else(|error| status_after(error.kind), |()| Status::Ok),
-        latency: start.elapsed(),
+        status: error.as_ref().map_or(Status::Ok, |error| status_after(error.kind)),
+        latency: probe.latency,
         session,
-        error: outcome.err(),
+        error,
     }
 }
 

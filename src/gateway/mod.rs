@@ -1,5 +1,6 @@
 //! The use cases: ask, list the models, tell the health. Every face calls these and nothing below.
 
+mod catalog;
 mod inference;
 mod jobs;
 mod memory;
@@ -11,12 +12,10 @@ mod admission;
 mod relay;
 mod usage;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Semaphore};
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
 
 use crate::config;
 use crate::domain::chat::{ConversationId, Owner, Tally};
@@ -26,12 +25,12 @@ pub use crate::provider::relay::{Form as RelayForm, Request as RelayRequest};
 pub use crate::provider::session::Credentials;
 use crate::store::{Store, Transcript as KeptTranscript};
 use admission::Admission;
+use catalog::Catalog;
 pub use health::{Health, Status};
 pub use inference::{Asked, Failed, InFlight, InferenceRequest, Reply, Transcript};
 pub use memory::Turn;
 pub use models::Models;
 pub use relay::Relaying;
-use router::Lists;
 pub use router::Member;
 use usage::UsageBook;
 
@@ -48,11 +47,7 @@ pub struct Shared {
     long: Arc<Semaphore>,
     most_long: usize,
     usage: Arc<UsageBook>,
-    health: Mutex<Option<(Instant, Health)>>,
-    /// Whether each upstream answers, for the metrics.
-    up: Mutex<Option<(Instant, Vec<bool>)>>,
-    first_models: Mutex<HashMap<String, (Instant, Option<String>)>>,
-    lists: Mutex<Lists>,
+    catalog: Arc<Catalog>,
 }
 
 impl Shared {
@@ -66,10 +61,7 @@ impl Shared {
             most_long: limits.long_answers,
             usage: Arc::new(UsageBook::new(Arc::clone(&metrics))),
             metrics,
-            health: Mutex::default(),
-            up: Mutex::default(),
-            first_models: Mutex::default(),
-            lists: Mutex::default(),
+            catalog: Arc::default(),
         }
     }
 

@@ -1,9 +1,9 @@
 //! The models that callers can name, and the one that is asked when they name none.
 
-use futures_util::future::join_all;
-use tokio::time::Instant;
+use std::collections::HashSet;
 
-use super::{CACHE_TIME, Member, Service};
+use super::catalog::{Known, Need, REFRESH_TIME, named, not_listed};
+use super::{Member, Service};
 use crate::domain::chat::Model;
 use crate::domain::error::{Error, Kind};
 
@@ -17,23 +17,30 @@ pub struct Models {
 }
 
 impl Service {
-    /// The models that a caller can name: those of all upstreams, each once.
+    /// The models that a caller can name: those of all upstreams, each once, as they were told at most
+    /// `CACHE_TIME` ago. An upstream that is silent is waited for in a bound.
     ///
     /// # Errors
     /// When no upstream can tell its models: why the first cannot.
     pub async fn models(&self) -> Result<Models, Error> {
+        let catalog = &self.shared.catalog;
+        let recent = || {
+            // All are looked at, so that all refreshes begin at once.
+            let all = self.members.iter().map(|member| catalog.renewed(member, Need::Models).recent_models());
+            all.collect::<Vec<_>>().into_iter().all(|known| known.is_some()).then_some(())
+        };
+        self.shared.admission.until_over(catalog.until(REFRESH_TIME, recent)).await?;
         let mut models: Vec<Model> = Vec::new();
+        let mut names = HashSet::new();
         let mut default_model = None;
         let mut failure = None;
-        for asked in self.shared.admission.until_over(join_all(self.members.iter().map(models_of))).await? {
-            match asked {
-                Ok((list, default)) => {
-                    default_model = default_model.or(default);
-                    let news: Vec<Model> = list
-                        .into_iter()
-                        .filter(|one| models.iter().all(|known| known.id != one.id))
-                        .collect();
-                    models.extend(news);
+        for member in &self.members {
+            let known = catalog.entry(member).models();
+            match known.as_deref().map_or_else(|| Err(not_listed()), |known| models_of(member, known)) {
+                Ok(list) => {
+                    let first = list.first().map(|model| model.id.clone());
+                    default_model = default_model.or(member.settings.default_model.clone()).or(first);
+                    models.extend(list.into_iter().filter(|model| names.insert(model.id.clone())));
                 }
                 Err(error) => failure = failure.or(Some(error)),
             }
@@ -56,7 +63,7 @@ impl Service {
         if settings.models.is_empty() || member.names(model) {
             Ok(Some(model.to_string()))
         } else {
-            Err(Error::new(Kind::ModelNotFound, "the model is not one of `MODELS`"))
+            Err(Error::new(Kind::ModelNotFound, "the model is not one of `MODELS`").unworked())
         }
     }
 
@@ -68,38 +75,21 @@ impl Service {
         if configured.is_some() || member.upstream.keeps_conversations() {
             return Ok(configured.cloned());
         }
-        // Held while the upstream is asked: a crowd at the start asks once.
-        let mut first = self.shared.first_models.lock().await;
-        if let Some((when, model)) = first.get(&settings.name)
-            && when.elapsed() < CACHE_TIME
-        {
-            return Ok(model.clone());
-        }
-        let model = match member.upstream.models().await {
-            Ok(models) => models.and_then(|models| models.into_iter().next()).map(|model| model.id),
-            Err(error) if error.kind.lists_no_models() => None,
-            Err(error) => return Err(error),
-        };
-        first.insert(settings.name.clone(), (Instant::now(), model.clone()));
-        Ok(model)
+        let catalog = &self.shared.catalog;
+        let answered = || catalog.renewed(member, Need::Models).answered_models();
+        let known = catalog.until(REFRESH_TIME, answered).await;
+        known.ok_or_else(not_listed)?.first()
     }
 }
 
-/// The models of one upstream, and the one that answers when none is named.
-async fn models_of(member: &Member) -> Result<(Vec<Model>, Option<String>), Error> {
-    let settings = &member.settings;
-    let models = if settings.models.is_empty() {
-        let asked = member.upstream.models().await?;
-        asked.or_else(|| settings.default_model.clone().map(|id| vec![named(id)])).ok_or_else(|| {
+/// The models of one upstream, as it told them.
+fn models_of(member: &Member, known: &Known) -> Result<Vec<Model>, Error> {
+    let default = || member.settings.default_model.clone().map(|id| vec![named(id)]);
+    match (&known.failure, &known.listing) {
+        (Some(error), _) => Err(error.clone()),
+        (None, Some(listing)) => Ok(listing.models.clone()),
+        (None, None) => default().ok_or_else(|| {
             Error::new(Kind::ModelsUnknown, "this upstream cannot list its models, and none is configured")
-        })?
-    } else {
-        settings.models.iter().cloned().map(named).collect()
-    };
-    let first = models.first().map(|model| model.id.clone());
-    Ok((models, settings.default_model.clone().or(first)))
-}
-
-fn named(id: String) -> Model {
-    Model { id, owned_by: "upstream".into() }
+        }),
+    }
 }

@@ -1,39 +1,66 @@
 //! Which upstream is asked, where there are several.
 //!
 //! Those that offer the model come first, in a random order by their weights; one that keeps
-//! failing comes last. When an upstream surely did no work on a question, the next one gets it; each
-//! gets it once.
+//! failing comes after the others, and one whose models are not known comes last. When an upstream
+//! surely did no work on a question, the next one gets it; each gets it once.
 
-use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
 
-use futures_util::future::join_all;
-use tokio::time::{Instant, timeout};
-
-use super::{CACHE_TIME, Service};
+use super::Service;
+use super::catalog::{Known, Need, REFRESH_TIME};
 use crate::config;
 use crate::domain::error::{Error, Kind};
 use crate::provider::Upstream;
 
 /// One of the upstreams, with what is set about it.
 pub struct Member {
-    /// The upstream.
-    pub upstream: Upstream,
+    /// The upstream, which a refresh of what is known of it holds as well.
+    pub upstream: Rc<Upstream>,
     /// Its settings.
     pub settings: config::Upstream,
 }
 
-/// The names of an upstream's models, as far as they are known, and when they were asked for.
-pub type Lists = HashMap<String, (Instant, Option<Vec<String>>)>;
+/// How long the first lists are waited for when those that came do not offer the model: an upstream
+/// that is well has given its list by then.
+const FIRST_LISTS_TIME: Duration = Duration::from_millis(300);
+
+/// What an upstream is for a question, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// It offers the model, or needs none.
+    Offers,
+    /// It should, by its settings or by a list that it did not give again.
+    Should,
+    /// Its list is not known.
+    Unknown,
+    /// It cannot list its models.
+    Unlisted,
+    /// Its list lacks the model.
+    Lacks,
+}
 
 impl Member {
-    /// The models that its settings name.
-    fn named(&self) -> impl Iterator<Item = &String> {
-        self.settings.models.iter().chain(&self.settings.default_model)
-    }
-
     /// Whether its settings name this model.
     pub(super) fn names(&self, model: &str) -> bool {
-        self.named().any(|known| known == model)
+        self.settings.models.iter().chain(&self.settings.default_model).any(|known| known == model)
+    }
+
+    /// What it is for a question that names this model, or none.
+    fn standing(&self, model: Option<&str>, known: Option<&Known>) -> Standing {
+        let failure = known.and_then(|known| known.failure.as_ref());
+        let failing = failure.is_some_and(|error| !error.kind.lists_no_models());
+        let listing = known.and_then(|known| known.listing.as_ref());
+        match (model, listing) {
+            (Some(model), Some(listing)) if !listing.contains(model) => Standing::Lacks,
+            (_, Some(_)) if !failing => Standing::Offers,
+            (_, Some(_)) => Standing::Should,
+            (None, None) if known.is_some() && !failing => Standing::Offers,
+            (None, None) if self.settings.default_model.is_some() => Standing::Should,
+            (Some(model), None) if self.names(model) => Standing::Should,
+            (_, None) if known.is_some() && !failing => Standing::Unlisted,
+            (_, None) => Standing::Unknown,
+        }
     }
 }
 
@@ -53,33 +80,54 @@ impl Service {
         if let [only] = self.members.as_slice() {
             return vec![only];
         }
-        let lists = self.lists().await;
-        let offers = |member: &Member| {
-            let name = &member.settings.name;
-            model.is_none_or(|model| {
-                let list = lists.get(name).and_then(|(_, list)| list.as_ref());
-                list.is_some_and(|list| list.iter().any(|known| known == model))
-            })
-        };
-        let mut ordered: Vec<(&Member, bool, f64)> = self
-            .members
-            .iter()
-            .map(|member| (member, offers(member), draw(member.settings.weight)))
-            .collect();
+        let mut ordered: Vec<_> = self.standings(model).await.into_iter().zip(&self.members).collect();
+        let best = ordered.iter().map(|(standing, _)| *standing).min().unwrap_or(Standing::Unknown);
         // Where nobody lists the model, each may know it all the same.
-        if ordered.iter().any(|(_, offers, _)| *offers) {
-            ordered.retain(|(_, offers, _)| *offers);
+        if best <= Standing::Should {
+            ordered.retain(|(standing, _)| *standing <= Standing::Unknown);
         }
-        ordered.sort_by(|(_, _, one), (_, _, other)| one.total_cmp(other));
-        let (mut good, failing): (Vec<_>, Vec<_>) = ordered
+        let mut drawn: Vec<_> = ordered
             .into_iter()
-            .map(|(member, ..)| member)
-            .partition(|member| member.upstream.session().breaker().admits());
-        good.extend(failing);
-        if let Some(place) = good.iter().position(|member| Some(member.settings.name.as_str()) == preferred) {
-            good[..=place].rotate_right(1);
+            .map(|(standing, member)| {
+                let passed_over = !self.shared.catalog.entry(member).session().breaker().admits();
+                (standing, passed_over, draw(member.settings.weight), member)
+            })
+            .collect();
+        drawn.sort_by(|(standing, passed_over, draw, _), other| {
+            let by_draw = draw.total_cmp(&other.2);
+            (standing, passed_over).cmp(&(&other.0, &other.1)).then(by_draw)
+        });
+        let mut candidates: Vec<&Member> = drawn.into_iter().map(|(.., member)| member).collect();
+        let place = candidates.iter().position(|member| Some(member.settings.name.as_str()) == preferred);
+        if let Some(place) = place {
+            candidates[..=place].rotate_right(1);
         }
-        good
+        candidates
+    }
+
+    /// What each upstream is for a question. It is waited for only while none is known to do.
+    async fn standings(&self, model: Option<&str>) -> Vec<Standing> {
+        let catalog = &self.shared.catalog;
+        let look = || {
+            let looks = self.members.iter().map(|member| {
+                let entry = catalog.renewed(member, Need::Models);
+                let standing = member.standing(model, entry.models().as_deref());
+                (standing, standing == Standing::Unknown && entry.answered_models().is_none())
+            });
+            looks.unzip::<_, _, Vec<_>, Vec<_>>()
+        };
+        // Whether the question can go on, and whether it would be better to see the lists to come.
+        let enough = |patient: bool| {
+            let (standings, coming) = look();
+            let some_will_do = standings.iter().any(|standing| *standing <= Standing::Should);
+            let some_may_do = !patient && standings.iter().any(|standing| *standing != Standing::Unknown);
+            (some_will_do || some_may_do || !coming.contains(&true)).then_some(standings)
+        };
+        if let Some(standings) = catalog.until(FIRST_LISTS_TIME, || enough(true)).await {
+            return standings;
+        }
+        let rest = REFRESH_TIME - FIRST_LISTS_TIME;
+        catalog.until(rest, || enough(false)).await.unwrap_or_else(|| look().0)
     }
 
     /// Asks the candidates in turn until one answers, or fails in a way that forbids another try.
@@ -93,38 +141,21 @@ impl Service {
         for (place, member) in candidates.into_iter().enumerate() {
             let outcome = ask(member).await;
             self.count(member, outcome.as_ref().err());
+            if let Err(error) = &outcome {
+                self.shared.catalog.entry(member).doubt(error);
+            }
             match outcome {
                 Ok(answer) => return Ok((member, answer)),
                 Err(error) if place < last && error.unworked => {
                     log::warn!(error = error.kind.code(), upstream = member.settings.name; "another upstream is asked: {}", error.message);
-                    failure = Some(error);
+                    failure = failure.or(Some(error));
                 }
+                // The best one's failure says most, unless another may have worked on the question.
+                Err(error) if error.unworked => return Err(failure.unwrap_or(error)),
                 Err(error) => return Err(error),
             }
         }
         Err(failure.unwrap_or_else(|| Error::new(Kind::ModelNotFound, "no upstream offers this")))
-    }
-
-    /// The models of each upstream: as they are set, else as it says, asked for now and then.
-    async fn lists(&self) -> Lists {
-        let mut lists = self.shared.lists.lock().await;
-        let is_known = |member: &&Member| {
-            lists.get(&member.settings.name).is_some_and(|(when, _)| when.elapsed() < CACHE_TIME)
-        };
-        let unknown: Vec<&Member> = self.members.iter().filter(|member| !is_known(member)).collect();
-        let asked = unknown.into_iter().map(|member| async move {
-            let name = member.settings.name.clone();
-            let list = if member.settings.models.is_empty() {
-                let models = timeout(super::health::PROBE_TIME, member.upstream.models()).await;
-                let models = models.ok().and_then(Result::ok).flatten();
-                models.map(|models| models.into_iter().map(|model| model.id).collect())
-            } else {
-                Some(member.named().cloned().collect())
-            };
-            (name, (Instant::now(), list))
-        });
-        lists.extend(join_all(asked).await);
-        lists.clone()
     }
 }
 

@@ -1,4 +1,4 @@
-//! The upstream's session in the store: one sealed text, with a version that rises.
+//! The upstreams' sessions in the store: for each one sealed text, with a version that rises.
 
 use sqlx::Row;
 
@@ -48,6 +48,31 @@ impl Store {
                 .map_err(failed)?;
             row.try_get(0).map_err(failed)
         }))
+        .await
+    }
+
+    /// Gives a kept session of this version another name. A later session under that name stays.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn rename_session(&self, from: &str, version: i64, to: &str) -> Result<(), Error> {
+        let (from, to) = (from.to_string(), to.to_string());
+        self.transact(move |connection| {
+            Box::pin(async move {
+                let copy = "INSERT INTO upstream_sessions (name, version, sealed, changed_at) \
+                     SELECT $1, version + 1, sealed, changed_at FROM upstream_sessions \
+                     WHERE name = $2 AND version = $3 \
+                     ON CONFLICT (name) DO UPDATE SET version = upstream_sessions.version + 1, \
+                     sealed = excluded.sealed, changed_at = excluded.changed_at \
+                     WHERE excluded.changed_at > upstream_sessions.changed_at";
+                let delete = "DELETE FROM upstream_sessions WHERE name = $1 AND version = $2";
+                let copy = sqlx::query(copy).bind(to).bind(from.clone()).bind(version);
+                copy.execute(&mut *connection).await.map_err(failed)?;
+                let delete = sqlx::query(delete).bind(from).bind(version);
+                delete.execute(connection).await.map_err(failed)?;
+                Ok(())
+            })
+        })
         .await
     }
 }

@@ -277,3 +277,31 @@ async fn usage_adds_up_for_each_owner() {
         assert_eq!(store.usage(&owner()).await.expect("asked"), (Tally::default(), None));
     }
 }
+
+#[tokio::test]
+async fn a_renamed_session_gives_way_to_a_later_one() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for store in stores() {
+        let (old, new) = (owner().0, owner().0);
+        let first = store.keep_session(&old, "first".into()).await.expect("kept");
+        store.rename_session(&old, first + 1, &new).await.expect("nothing to do");
+        assert_eq!(store.session(&new).await.expect("read"), None, "it has changed since it was read");
+        store.rename_session(&old, first, &new).await.expect("renamed");
+        assert_eq!(store.session(&old).await.expect("read"), None);
+        let (_, text) = store.session(&new).await.expect("read").expect("a session");
+        assert_eq!(text, "first");
+
+        let stale = store.keep_session(&old, "stale".into()).await.expect("kept");
+        sleep(Duration::from_millis(5)).await;
+        let version = store.keep_session(&new, "later".into()).await.expect("kept");
+        store.rename_session(&old, stale, &new).await.expect("gone");
+        assert_eq!(store.session(&new).await.expect("read"), Some((version, "later".into())));
+        assert_eq!(store.session(&old).await.expect("read"), None);
+
+        sleep(Duration::from_millis(5)).await;
+        let newest = store.keep_session(&old, "newest".into()).await.expect("kept");
+        store.rename_session(&old, newest, &new).await.expect("renamed");
+        let (after, text) = store.session(&new).await.expect("read").expect("a session");
+        assert_eq!((after > version, text.as_str()), (true, "newest"));
+    }
+}

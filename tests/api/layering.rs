@@ -133,6 +133,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
 const REACTS_TO_KINDS: &[(&str, &str)] = &[
     ("app/mod.rs", "a store of a newer program ends the start, another failing store does not"),
     ("doctor/upstream.rs", "a step of its own for redirects; a limit and a missing list are warnings"),
+    ("gateway/catalog.rs", "which failures throw doubt on what is known of an upstream"),
     ("gateway/inference.rs", "a lost conversation begins anew"),
     ("http/body.rs", "another setting bounds the bodies of /v1"),
     ("provider/openai/mod.rs", "an upstream that refuses to stream is asked without"),

@@ -8,6 +8,7 @@ mod upstream;
 mod answers;
 mod auth;
 mod canaries;
+mod catalog;
 mod certificate;
 mod completions;
 mod conversations;

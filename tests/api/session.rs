@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use sqlx::{Connection, Row, SqliteConnection};
 
 use crate::helpers::{KEY, TestApp, spawn, spawn_before, temporary_folder};
 use crate::upstream::{Fake, Request, Step, chunked, response, send};
@@ -190,4 +191,131 @@ async fn a_probe_that_needs_no_login_does_not_hide_an_expired_session() {
     let health = app.get("/api/health").await.json();
     assert_eq!((&health["session"], &health["status"]), (&json!("expired"), &json!("degraded")), "{health}");
     assert_eq!(health["error"]["code"], "upstream_auth_expired");
+}
+
+/// A web chat that knows logins by their cookie, and renews `sso=X` to `sso=X-renewed`.
+fn renewing(request: &Request) -> Vec<Step> {
+    let cookie = request.header("cookie").unwrap_or_default();
+    let login = cookie.trim_end_matches("-renewed");
+    if !["sso=one", "sso=two"].contains(&login) {
+        return send(response("401 Unauthorized", "application/json", "{}"));
+    }
+    let renewed = format!("\r\nSet-Cookie: {login}-renewed; Path=/\r\n");
+    send(chunked("application/x-ndjson", LINES).replacen("\r\n", &renewed, 1))
+}
+
+/// A file of upstreams, each with its name, address and cookie; the name is that of its model as well,
+/// and one without a name has the model `unnamed`.
+fn upstreams_file(blocks: &[(Option<&str>, &str, &str)]) -> String {
+    let folder = temporary_folder();
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let block = |(name, url, cookie): &(Option<&str>, &str, &str)| {
+        let line = name.map(|name| format!("name = \"{name}\"\n")).unwrap_or_default();
+        let model = name.unwrap_or("unnamed");
+        format!(
+            "[[upstream]]\n{line}url = \"{url}\"\nprotocol = \"web-chat\"\ncookie = \"{cookie}\"\nmodels = [\"{model}\"]\n\n"
+        )
+    };
+    let path = format!("{folder}/upstreams.toml");
+    std::fs::write(&path, blocks.iter().map(block).collect::<String>()).expect("a file");
+    path
+}
+
+async fn database(folder: &str) -> SqliteConnection {
+    SqliteConnection::connect(&format!("sqlite://{folder}/mirrorgate.db")).await.expect("the store's file")
+}
+
+/// What the kept sessions are called.
+async fn kept_names(folder: &str) -> Vec<String> {
+    let query = sqlx::query("SELECT name FROM upstream_sessions ORDER BY name");
+    let rows = query.fetch_all(&mut database(folder).await).await.expect("the table");
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// The service behind one upstream with the login `sso=one`.
+async fn spawn_single(fake: &Fake, folder: &str) -> TestApp {
+    spawn_before(&fake.url, "web-chat", &[("DATA_DIR", folder), ("UPSTREAM_COOKIE", "sso=one")]).await
+}
+
+/// A store as version 0.1 left it behind one upstream whose cookie was renewed.
+async fn old_store(fake: &Fake) -> String {
+    let folder = temporary_folder();
+    let app = spawn_single(fake, &folder).await;
+    assert_eq!(ask(&app).await, "");
+    within_five_seconds(async || kept_names(&folder).await == [fake.url.as_str()]).await;
+    drop(app);
+    let renamed = sqlx::query("UPDATE upstream_sessions SET name = 'default'");
+    renamed.execute(&mut database(&folder).await).await.expect("the old name");
+    folder
+}
+
+async fn ask_model(app: &TestApp, model: &str) -> String {
+    app.chat(json!({"message": "Hello", "model": model})).await.code()
+}
+
+fn last_cookie(fake: &Fake) -> Option<String> {
+    fake.requests().last().and_then(|request| request.header("cookie").map(String::from))
+}
+
+#[actix_web::test]
+async fn a_login_kept_under_the_old_name_stays_and_is_not_lost_beside_a_second_upstream() {
+    let (fake, other) = (Fake::start(renewing).await, Fake::start(renewing).await);
+    let folder = old_store(&fake).await;
+    let app = spawn_single(&fake, &folder).await;
+    assert_eq!(ask(&app).await, "");
+    assert_eq!(last_cookie(&fake).as_deref(), Some("sso=one-renewed"));
+    assert_eq!(kept_names(&folder).await, [fake.url.as_str()]);
+    drop(app);
+
+    let old = old_store(&fake).await;
+    let both = upstreams_file(&[(Some("other"), &other.url, "sso=two"), (None, &fake.url, "sso=one")]);
+    for folder in [folder, old] {
+        let app = spawn(&[("UPSTREAMS_FILE", &both), ("DATA_DIR", &folder)]).await;
+        assert_eq!((ask_model(&app, "other").await, ask_model(&app, "unnamed").await), Default::default());
+        assert_eq!(last_cookie(&fake).as_deref(), Some("sso=one-renewed"));
+        assert_eq!(last_cookie(&other).as_deref(), Some("sso=two"));
+        within_five_seconds(async || kept_names(&folder).await == [fake.url.as_str(), "other"]).await;
+    }
+}
+
+#[actix_web::test]
+async fn a_login_of_other_settings_is_not_taken_over() {
+    let (fake, other) = (Fake::start(renewing).await, Fake::start(renewing).await);
+    let folder = old_store(&fake).await;
+    let app = spawn_single(&other, &folder).await;
+    assert_eq!(ask(&app).await, "");
+    assert_eq!(last_cookie(&other).as_deref(), Some("sso=one"), "it is bound to its address");
+    within_five_seconds(async || kept_names(&folder).await == ["default", other.url.as_str()]).await;
+}
+
+#[actix_web::test]
+async fn the_command_line_gives_a_login_under_the_same_name() {
+    let fake = Fake::start(renewing).await;
+    let folder = old_store(&fake).await;
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mirrorgate"));
+    command.env_clear().current_dir(&folder).args(["session", "set", "--cookie", "sso=two"]);
+    command.envs([("DATA_DIR", folder.as_str()), ("UPSTREAM_URL", &fake.url)]);
+    command.envs([("UPSTREAM_PROTOCOL", "web-chat"), ("UPSTREAM_COOKIE", "sso=one")]);
+    let run = actix_web::web::block(move || command.output().expect("the program runs")).await;
+    let output = run.expect("a thread");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(kept_names(&folder).await, [fake.url.as_str()]);
+    let app = spawn_single(&fake, &folder).await;
+    assert_eq!(ask(&app).await, "");
+    assert_eq!(last_cookie(&fake).as_deref(), Some("sso=two-renewed"));
+}
+
+#[actix_web::test]
+async fn two_names_for_one_address_have_a_login_each() {
+    let fake = Fake::start(renewing).await;
+    let folder = temporary_folder();
+    let file = upstreams_file(&[(Some("one"), &fake.url, "sso=one"), (Some("two"), &fake.url, "sso=two")]);
+    for sent in [["sso=one", "sso=two"], ["sso=one-renewed", "sso=two-renewed"]] {
+        let app = spawn(&[("UPSTREAMS_FILE", &file), ("DATA_DIR", &folder)]).await;
+        for (model, cookie) in ["one", "two"].into_iter().zip(sent) {
+            assert_eq!(ask_model(&app, model).await, "");
+            assert_eq!(last_cookie(&fake).as_deref(), Some(cookie));
+        }
+        within_five_seconds(async || kept_names(&folder).await == ["one", "two"]).await;
+    }
 }
