@@ -8,16 +8,16 @@ COPY Cargo.toml Cargo.lock build.rs ./
 RUN mkdir src \
     && touch src/lib.rs \
     && echo 'fn main() {}' > src/main.rs \
-    && cargo build --release --locked
+    && cargo build --profile dist --locked
 
 # The program. Copied files keep their old times, so cargo must be told that they are newer.
 COPY migrations migrations
 COPY src src
 RUN touch src/lib.rs src/main.rs \
-    && cargo build --release --locked
+    && cargo build --profile dist --locked
 
 # What the image adds to its base. Any user may write to /data, and none may remove another's files.
-RUN install -D --mode=0755 target/release/mirrorgate /rootfs/usr/local/bin/mirrorgate \
+RUN install -D --mode=0755 target/dist/mirrorgate /rootfs/usr/local/bin/mirrorgate \
     && install -d --mode=1777 /rootfs/data
 
 FROM gcr.io/distroless/cc-debian12:nonroot

@@ -21,8 +21,8 @@ def build_own() -> None:
 
 
 def build_product() -> Path:
-    _run("cargo", "build", "--release", "--locked")
-    return ROOT / "target" / "release" / "mirrorgate"
+    _run("cargo", "build", "--profile", "dist", "--locked")
+    return ROOT / "target" / "dist" / "mirrorgate"
 
 
 def venv(requirements: str) -> Path:
