@@ -8,7 +8,7 @@ use super::tools::{self, ChatResult};
 use crate::domain::error::{Error, Kind};
 use crate::gateway::{Failed, Service};
 use crate::http::auth::Caller;
-use crate::http::log_fields::Note;
+use crate::http::log_fields::LogFields;
 use crate::http::reply::Prepared;
 
 /// Adds the operation to an application and to its document.
@@ -52,5 +52,5 @@ pub async fn read(
         Ok(id) => service.answer_of(&caller.owner, id).await,
         Err(error) => Err(Failed::from(error)),
     };
-    tools::prepared(outcome, Note::of("get_answer"), &request)
+    tools::prepared(outcome, LogFields::of("get_answer"), &request)
 }

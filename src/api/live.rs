@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::gateway::Service;
-use crate::http::log_fields::Note;
+use crate::http::log_fields::LogFields;
 use crate::http::reply;
 
 /// Adds the operations to an application and to its document.
@@ -65,7 +65,7 @@ pub struct ReadyResult {
 )]
 #[get("/health")]
 async fn live() -> HttpResponse {
-    reply::json(StatusCode::OK, &LiveResult { status: "ok" }, Note::default())
+    reply::json(StatusCode::OK, &LiveResult { status: "ok" }, LogFields::default())
 }
 
 /// Readiness
@@ -91,5 +91,5 @@ async fn ready(draining: Data<Draining>, service: Data<Service>) -> HttpResponse
         true => (StatusCode::OK, "ok"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
     };
-    reply::json(status, &ReadyResult { status: word, reasons }, Note::default())
+    reply::json(status, &ReadyResult { status: word, reasons }, LogFields::default())
 }

@@ -18,7 +18,7 @@ use crate::gateway::{Failed, Health, Models, Question, Reply, Service};
 use crate::http::auth::Caller;
 use crate::http::body::JsonBody;
 use crate::http::keep_alive::{self, Heartbeat};
-use crate::http::log_fields::Note;
+use crate::http::log_fields::LogFields;
 use crate::http::reply::{ErrorBody, Prepared};
 
 /// Adds the operations to an application and to its document.
@@ -253,21 +253,21 @@ pub async fn ask(
         Ok((wait, question)) => service.into_inner().ask(question, wait).await,
         Err(error) => Err(Failed::from(error)),
     };
-    prepared(outcome, Note::of("chat"), &request)
+    prepared(outcome, LogFields::of("chat"), &request)
 }
 
 /// An answer, or why there is none, as the callers of chat and get_answer read it.
-pub fn prepared(outcome: Result<Reply, Failed>, note: Note, request: &HttpRequest) -> Prepared {
+pub fn prepared(outcome: Result<Reply, Failed>, log_fields: LogFields, request: &HttpRequest) -> Prepared {
     match outcome {
         Ok(reply) => {
-            let note = note.answered(&reply.answer);
+            let log_fields = log_fields.answered(&reply.answer);
             let upstream = reply.answer.upstream.clone().unwrap_or_default();
-            Prepared::result(&ChatResult::new(reply, None), note).from_upstream(&upstream)
+            Prepared::result(&ChatResult::new(reply, None), log_fields).from_upstream(&upstream)
         }
         Err(Failed { error, partial }) => {
-            let note = note.answered(&partial.answer);
+            let log_fields = log_fields.answered(&partial.answer);
             let body = ChatResult::new(*partial, Some(ErrorBody::new(&error, request)));
-            Prepared::failure(&error, &body, note)
+            Prepared::failure(&error, &body, log_fields)
         }
     }
 }
@@ -320,12 +320,12 @@ async fn list_models(request: HttpRequest, service: Data<Service>) -> HttpRespon
 
 /// What list_models answers.
 pub async fn models(service: Data<Service>, request: HttpRequest) -> Prepared {
-    let note = Note::of("list_models");
+    let log_fields = LogFields::of("list_models");
     match service.models().await {
         Ok(Models { models, default_model }) => {
             let models = models.into_iter().map(|model| ModelBody { id: model.id, owned_by: model.owned_by });
             let body = ModelsResult { success: true, models: models.collect(), default_model, error: None };
-            Prepared::result(&body, note)
+            Prepared::result(&body, log_fields)
         }
         Err(error) => {
             let body = ModelsResult {
@@ -334,7 +334,7 @@ pub async fn models(service: Data<Service>, request: HttpRequest) -> Prepared {
                 default_model: None,
                 error: Some(ErrorBody::new(&error, &request)),
             };
-            Prepared::failure(&error, &body, note)
+            Prepared::failure(&error, &body, log_fields)
         }
     }
 }
@@ -383,9 +383,9 @@ async fn health(request: HttpRequest, service: Data<Service>) -> HttpResponse {
 /// What health answers.
 pub async fn probe(service: Data<Service>, request: HttpRequest) -> Prepared {
     let Health { status, upstream, latency, session, error } = service.health().await;
-    let note = match &error {
-        Some(error) => Note::of("health").failed(error),
-        None => Note::of("health"),
+    let log_fields = match &error {
+        Some(error) => LogFields::of("health").failed(error),
+        None => LogFields::of("health"),
     };
     let body = HealthResult {
         success: error.is_none(),
@@ -395,7 +395,7 @@ pub async fn probe(service: Data<Service>, request: HttpRequest) -> Prepared {
         session: session.name(),
         error: error.map(|error| ErrorBody::new(&error, &request)),
     };
-    Prepared::result(&body, note)
+    Prepared::result(&body, log_fields)
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub fn gateway_keys(stored: Vec<StoredKey>) -> Vec<GatewayKey> {
 
 /// Keeps the upstream's session in the store, and follows what other replicas and the command line
 /// make of it.
-pub struct Keeper {
+pub struct SessionSync {
     store: Arc<Store>,
     session: Arc<Session>,
     vault: Vault,
@@ -50,10 +50,10 @@ pub struct Keeper {
     version: i64,
 }
 
-impl Keeper {
-    /// A keeper of a session that has not been read yet.
+impl SessionSync {
+    /// For a session that has not been read yet.
     pub fn new(store: Arc<Store>, session: Arc<Session>, vault: Vault, name: String) -> Self {
-        Keeper { store, session, vault, name, version: 0 }
+        SessionSync { store, session, vault, name, version: 0 }
     }
 
     /// Takes the kept session over, and follows it from then on; a store that is not `available` now

@@ -175,7 +175,7 @@ impl Application {
             store.interrupt_answers().await.map_err(StartError::Store)?;
         }
         for (_, settings, session) in upstreams.iter().filter(|(_, settings, _)| settings.url.is_some()) {
-            keeper(&config, settings, &store, session).start(available).await;
+            session_sync(&config, settings, &store, session).start(available).await;
             if let Some(url) = settings.session_webhook.clone() {
                 let name = settings.name.clone();
                 tokio::task::spawn_local(background::tell_expiry(Arc::clone(session), url, name));
@@ -211,7 +211,7 @@ impl Application {
                         request.head_mut().method = Method::GET;
                     }
                     if let Some(path) = openai::paths::canonical(request.path()) {
-                        lead(&mut request, &path);
+                        rewrite_path(&mut request, &path);
                     }
                     next.call(request)
                 })
@@ -293,14 +293,14 @@ pub fn member(base: &Url, settings: &config::Upstream, session: &Arc<Session>) -
 }
 
 /// What keeps an upstream's session in the store.
-pub fn keeper(
+pub fn session_sync(
     config: &Config,
     settings: &config::Upstream,
     store: &Arc<Store>,
     session: &Arc<Session>,
-) -> background::Keeper {
+) -> background::SessionSync {
     let vault = Vault::new(config.store.secret_key.as_ref());
-    background::Keeper::new(Arc::clone(store), Arc::clone(session), vault, config.session_name(settings))
+    background::SessionSync::new(Arc::clone(store), Arc::clone(session), vault, config.session_name(settings))
 }
 
 /// Where the upstream is: as configured, else the demo, which is started here.
@@ -408,8 +408,8 @@ fn doctor(
     Doctor::new(config, upstreams.iter().map(mirror).collect(), Arc::clone(store), local)
 }
 
-/// Leads a request to another path.
-fn lead(request: &mut ServiceRequest, path: &str) {
+/// Serves a request as if it had come to another path.
+fn rewrite_path(request: &mut ServiceRequest, path: &str) {
     let mut parts = request.uri().clone().into_parts();
     let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
     parts.path_and_query = format!("{path}{query}").parse().ok();

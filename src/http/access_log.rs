@@ -23,7 +23,7 @@ use pin_project_lite::pin_project;
 
 use super::auth::Caller;
 use super::failure::failed_at;
-use super::log_fields::{Note, REQUEST_ID, RequestId, SharedNote};
+use super::log_fields::{LogFields, REQUEST_ID, RequestId, SharedLogFields};
 use crate::api::live::Draining;
 use crate::api::openai::failure as openai;
 use crate::domain::error::{Error, Kind};
@@ -74,7 +74,12 @@ pub async fn track<B: MessageBody>(
                 status: response.status(),
                 is_stream: is_event_stream(response.headers()),
                 key: response.request().extensions().get::<Caller>().map(|caller| caller.name.clone()),
-                note: response.response().extensions().get::<SharedNote>().cloned().unwrap_or_default(),
+                log_fields: response
+                    .response()
+                    .extensions()
+                    .get::<SharedLogFields>()
+                    .cloned()
+                    .unwrap_or_default(),
             });
             Ok(response.map_body(|_, body| {
                 // A HEAD is answered without the body.
@@ -86,8 +91,9 @@ pub async fn track<B: MessageBody>(
         Err(_) => {
             let error = defect();
             let response = panicked(&line, &error, id);
-            let note = response.extensions().get::<SharedNote>().cloned().unwrap_or_default();
-            line.answered = Some(Answered { status: response.status(), is_stream: false, key: None, note });
+            let log_fields = response.extensions().get::<SharedLogFields>().cloned().unwrap_or_default();
+            line.answered =
+                Some(Answered { status: response.status(), is_stream: false, key: None, log_fields });
             line.complete = true;
             Err(actix_web::error::InternalError::from_response(error, response).into())
         }
@@ -178,7 +184,7 @@ struct Answered {
     /// Whether the body is a stream of events.
     is_stream: bool,
     key: Option<String>,
-    note: SharedNote,
+    log_fields: SharedLogFields,
 }
 
 impl Line {
@@ -188,7 +194,7 @@ impl Line {
         let error = defect();
         let is_stream = self.answered.as_ref().is_some_and(|answered| answered.is_stream);
         if let Some(answered) = &self.answered {
-            answered.note.set(answered.note.get().failed(&error));
+            answered.log_fields.set(answered.log_fields.get().failed(&error));
         }
         let prepared = failed_at(&self.path, &error, &self.id);
         match size {
@@ -198,11 +204,11 @@ impl Line {
         }
     }
 
-    fn count(&self, status: u16, note: &Note) {
+    fn count(&self, status: u16, log_fields: &LogFields) {
         let Some(metrics) = &self.metrics else { return };
         metrics.requests_in_flight.dec();
-        let code = note.error.as_ref().map(|(kind, _)| kind.code());
-        metrics.request(note.operation, status, code, self.start.elapsed(), self.bytes);
+        let code = log_fields.error.as_ref().map(|(kind, _)| kind.code());
+        metrics.request(log_fields.operation, status, code, self.start.elapsed(), self.bytes);
     }
 }
 
@@ -210,18 +216,18 @@ impl Drop for Line {
     fn drop(&mut self) {
         let milliseconds = self.start.elapsed().as_millis() as u64;
         let (id, method, path) = (self.id.as_str(), self.method.as_str(), self.path.as_str());
-        let Some(Answered { status, key, note, .. }) = &self.answered else {
+        let Some(Answered { status, key, log_fields, .. }) = &self.answered else {
             log::info!(target: "mirrorgate::access", request_id = id, method, path, status = CALLER_LEFT, ms = milliseconds; "the caller left");
-            self.count(CALLER_LEFT, &Note::default());
+            self.count(CALLER_LEFT, &LogFields::default());
             return;
         };
-        let note = note.read();
+        let log_fields = log_fields.read();
         let logged = if self.complete { status.as_u16() } else { CALLER_LEFT };
-        self.count(logged, &note);
+        self.count(logged, &log_fields);
         let quiet = matches!(path, "/health" | "/ready") && status.is_success();
-        let (level, message) = match &note.error {
+        let (level, message) = match &log_fields.error {
             Some((Kind::Internal, message)) => (Level::Error, message.as_str()),
-            Some((_, message)) if note.operation.is_some() => (Level::Warn, message.as_str()),
+            Some((_, message)) if log_fields.operation.is_some() => (Level::Warn, message.as_str()),
             Some((_, message)) => (Level::Info, message.as_str()),
             None if !self.complete => (Level::Info, "the caller left"),
             None if quiet => (Level::Debug, "answered"),
@@ -231,12 +237,12 @@ impl Drop for Line {
             request_id = id,
             method,
             path,
-            operation = note.operation,
+            operation = log_fields.operation,
             key = key.as_deref(),
-            model = note.model.as_deref(),
+            model = log_fields.model.as_deref(),
             status = logged,
-            upstream_status = note.upstream_status,
-            error = note.error.as_ref().map(|(kind, _)| kind.code()),
+            upstream_status = log_fields.upstream_status,
+            error = log_fields.error.as_ref().map(|(kind, _)| kind.code()),
             ms = milliseconds,
             bytes = self.bytes;
             "{message}");

@@ -7,7 +7,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, ResponseError};
 
-use super::log_fields::{Note, RequestId};
+use super::log_fields::{LogFields, RequestId};
 use super::reply::{ErrorBody, FailureBody, Prepared};
 use crate::api::mcp::{failure as mcp, message};
 use crate::api::openai::{failure as openai, paths};
@@ -16,12 +16,12 @@ use crate::domain::error::{Error, Kind};
 /// The answer to a request at `path` that failed with nothing else known about it.
 pub fn failed_at(path: &str, error: &Error, request_id: &str) -> Prepared {
     if paths::is_face(path) {
-        openai::prepared(error, request_id, Note::default())
+        openai::prepared(error, request_id, LogFields::default())
     } else if path == message::PATH {
         mcp::prepared(error, request_id)
     } else {
         let body = FailureBody { success: false, error: ErrorBody::of(error, request_id) };
-        Prepared::failure(error, &body, Note::default())
+        Prepared::failure(error, &body, LogFields::default())
     }
 }
 

@@ -37,7 +37,7 @@ impl RequestId {
 
 /// What a handler tells the access log about a request.
 #[derive(Debug, Clone, Default)]
-pub struct Note {
+pub struct LogFields {
     /// The operation's id.
     pub operation: Option<&'static str>,
     /// The model that answered.
@@ -48,10 +48,10 @@ pub struct Note {
     pub error: Option<(Kind, String)>,
 }
 
-impl Note {
-    /// A note about an operation.
+impl LogFields {
+    /// The fields of an operation.
     pub fn of(operation: &'static str) -> Self {
-        Note { operation: Some(operation), ..Note::default() }
+        LogFields { operation: Some(operation), ..LogFields::default() }
     }
 
     /// Adds the model that answered, and the status with which the upstream did.
@@ -69,30 +69,30 @@ impl Note {
     }
 }
 
-/// The note in a response's extensions. Whoever writes the body keeps a copy, since some of what the
+/// The fields in a response's extensions. Whoever writes the body keeps a copy, since some of what the
 /// log is told shows only at the answer's end.
 #[derive(Clone, Default)]
-pub struct SharedNote(Rc<RefCell<Note>>);
+pub struct SharedLogFields(Rc<RefCell<LogFields>>);
 
-impl SharedNote {
-    /// The note as it is now.
-    pub fn get(&self) -> Note {
+impl SharedLogFields {
+    /// The fields as they are now.
+    pub fn get(&self) -> LogFields {
         self.read().clone()
     }
 
-    /// A look at it.
-    pub fn read(&self) -> Ref<'_, Note> {
+    /// A look at them.
+    pub fn read(&self) -> Ref<'_, LogFields> {
         self.0.borrow()
     }
 
-    /// Replaces it.
-    pub fn set(&self, note: Note) {
-        self.0.replace(note);
+    /// Replaces them.
+    pub fn set(&self, log_fields: LogFields) {
+        self.0.replace(log_fields);
     }
 }
 
-impl From<Note> for SharedNote {
-    fn from(note: Note) -> Self {
-        SharedNote(Rc::new(RefCell::new(note)))
+impl From<LogFields> for SharedLogFields {
+    fn from(log_fields: LogFields) -> Self {
+        SharedLogFields(Rc::new(RefCell::new(log_fields)))
     }
 }

@@ -8,7 +8,7 @@ use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::log_fields::{Note, RequestId, SharedNote};
+use super::log_fields::{LogFields, RequestId, SharedLogFields};
 use super::python_json;
 use crate::api::{retry_after_seconds, tool_status};
 use crate::domain::error::{Error, Kind};
@@ -75,22 +75,22 @@ pub struct Prepared {
     /// The JSON.
     pub body: Bytes,
     /// What the access log is told.
-    pub note: Note,
+    pub log_fields: LogFields,
 }
 
 impl Prepared {
     /// A result, written for Dify.
-    pub fn result(body: &impl Serialize, note: Note) -> Self {
-        Prepared::json(python_json::to_vec(body), note)
+    pub fn result(body: &impl Serialize, log_fields: LogFields) -> Self {
+        Prepared::json(python_json::to_vec(body), log_fields)
     }
 
     /// A good answer in these very words.
-    pub fn json(body: impl Into<Bytes>, note: Note) -> Self {
-        Prepared { status: StatusCode::OK, headers: Vec::new(), body: body.into(), note }
+    pub fn json(body: impl Into<Bytes>, log_fields: LogFields) -> Self {
+        Prepared { status: StatusCode::OK, headers: Vec::new(), body: body.into(), log_fields }
     }
 
     /// A failure, with an envelope that says what is known beside it.
-    pub fn failure(error: &Error, body: &impl Serialize, note: Note) -> Self {
+    pub fn failure(error: &Error, body: &impl Serialize, log_fields: LogFields) -> Self {
         let mut headers = Vec::new();
         if let Some(after) = error.retry_after {
             headers.push((header::RETRY_AFTER, retry_after_seconds(after).into()));
@@ -99,7 +99,7 @@ impl Prepared {
             // RFC 9110, section 11.6.1: a 401 names the scheme.
             headers.push((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
         }
-        let prepared = Prepared::result(body, note.failed(error));
+        let prepared = Prepared::result(body, log_fields.failed(error));
         Prepared { status: tool_status(error.kind), headers, ..prepared }
     }
 
@@ -118,7 +118,7 @@ impl Prepared {
         for (name, value) in self.headers {
             response.headers_mut().insert(name, value);
         }
-        response.extensions_mut().insert(SharedNote::from(self.note));
+        response.extensions_mut().insert(SharedLogFields::from(self.log_fields));
         response
     }
 }
@@ -136,6 +136,6 @@ fn upstream_header(name: &str) -> Option<(HeaderName, HeaderValue)> {
 }
 
 /// A response with a body written for Dify.
-pub fn json(status: StatusCode, body: &impl Serialize, note: Note) -> HttpResponse {
-    Prepared { status, ..Prepared::result(body, note) }.response()
+pub fn json(status: StatusCode, body: &impl Serialize, log_fields: LogFields) -> HttpResponse {
+    Prepared { status, ..Prepared::result(body, log_fields) }.response()
 }

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::message::{Id, JsonRpc};
 use crate::domain::error::{Error, Kind};
-use crate::http::log_fields::Note;
+use crate::http::log_fields::LogFields;
 use crate::http::reply::{ErrorBody, Prepared};
 
 /// There is no such method.
@@ -48,7 +48,7 @@ struct RpcError {
 
 /// The answer to a request that was understood as such and failed: its status is 200.
 pub fn answer(id: Id, code: i32, error: &Error, request_id: &str) -> Prepared {
-    let prepared = Prepared::failure(error, &body(Some(id), code, error, request_id), Note::of("mcp"));
+    let prepared = Prepared::failure(error, &body(Some(id), code, error, request_id), LogFields::of("mcp"));
     Prepared { status: StatusCode::OK, ..prepared }
 }
 
@@ -59,7 +59,7 @@ pub fn prepared(error: &Error, request_id: &str) -> Prepared {
         Kind::InvalidRequest => INVALID_REQUEST,
         _ => SERVER_ERROR,
     };
-    let prepared = Prepared::failure(error, &body(None, code, error, request_id), Note::default());
+    let prepared = Prepared::failure(error, &body(None, code, error, request_id), LogFields::default());
     match prepared.status {
         // What MCP asks for where a message is none.
         StatusCode::UNPROCESSABLE_ENTITY => Prepared { status: StatusCode::BAD_REQUEST, ..prepared },

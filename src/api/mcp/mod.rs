@@ -26,7 +26,7 @@ use crate::http::auth::Caller;
 use crate::http::body::{self, JsonBody};
 use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, Heartbeat};
-use crate::http::log_fields::{Note, RequestId};
+use crate::http::log_fields::{LogFields, RequestId};
 use crate::http::reply::Prepared;
 use failure::{INVALID_PARAMS, METHOD_NOT_FOUND, RpcFailure};
 use message::{Id, JsonRpc, Message};
@@ -61,9 +61,12 @@ struct Response<T> {
 }
 
 impl<T: Serialize> Response<T> {
-    fn prepared(id: Id, result: T, note: Note) -> Prepared {
+    fn prepared(id: Id, result: T, log_fields: LogFields) -> Prepared {
         let response = Response { jsonrpc: JsonRpc::V2, id, result };
-        Prepared::json(serde_json::to_vec(&response).expect("a result is made of texts and numbers"), note)
+        Prepared::json(
+            serde_json::to_vec(&response).expect("a result is made of texts and numbers"),
+            log_fields,
+        )
     }
 }
 
@@ -139,7 +142,7 @@ async fn mcp(
         }
     };
     let prepared = match outcome {
-        Ok(result) => Response::prepared(id, result, Note::of("mcp")),
+        Ok(result) => Response::prepared(id, result, LogFields::of("mcp")),
         Err((code, error)) => {
             let request_id = RequestId::of(request.extensions());
             failure::answer(id, code, &error, &request_id)
@@ -213,7 +216,7 @@ fn called(id: Id, outcome: Prepared) -> Prepared {
     let result = CallResult {
         content: [json!({ "type": "text", "text": text })],
         structured_content: serde_json::from_str(text).expect("an operation answers in JSON"),
-        is_error: outcome.note.error.is_some(),
+        is_error: outcome.log_fields.error.is_some(),
     };
-    Prepared { headers: outcome.headers, ..Response::prepared(id, result, outcome.note) }
+    Prepared { headers: outcome.headers, ..Response::prepared(id, result, outcome.log_fields) }
 }

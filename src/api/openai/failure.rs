@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::super::retry_after_seconds;
 use crate::domain::error::{Error, Kind};
-use crate::http::log_fields::Note;
+use crate::http::log_fields::LogFields;
 use crate::http::reply::Prepared;
 
 /// Tells OpenAI's own libraries whether to try again, whatever the status.
@@ -48,7 +48,7 @@ struct OpenAiError {
 }
 
 /// A failure, ready to be sent.
-pub fn prepared(error: &Error, request_id: &str, note: Note) -> Prepared {
+pub fn prepared(error: &Error, request_id: &str, log_fields: LogFields) -> Prepared {
     let status = status(error.kind);
     let body = OpenAiFailure {
         error: OpenAiError {
@@ -70,7 +70,7 @@ pub fn prepared(error: &Error, request_id: &str, note: Note) -> Prepared {
         headers.push((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
     }
     let body = serde_json::to_vec(&body).expect("a failure is made of texts");
-    Prepared { status, headers, ..Prepared::json(body, note.failed(error)) }
+    Prepared { status, headers, ..Prepared::json(body, log_fields.failed(error)) }
 }
 
 /// The event that ends a stream which failed: no `[DONE]` follows it.

@@ -28,7 +28,7 @@ use crate::http::auth::Caller;
 use crate::http::body::V1Body;
 use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, EventStream, Heartbeat};
-use crate::http::log_fields::{Note, RequestId};
+use crate::http::log_fields::{LogFields, RequestId};
 use crate::http::reply::Prepared;
 use failure::OpenAiFailure;
 use request::Form;
@@ -127,24 +127,25 @@ async fn chat_completions(
     })
 }
 
-fn note(model: Option<&str>) -> Note {
-    Note { model: model.map(String::from), ..Note::of("chat_completions") }
+fn log_fields(model: Option<&str>) -> LogFields {
+    LogFields { model: model.map(String::from), ..LogFields::of("chat_completions") }
 }
 
 async fn pass_whole(service: Arc<Service>, asked: CompletionRequest, request_id: String) -> Prepared {
     let named = asked.model.clone();
     match service.complete(asked).await {
         Ok(Completing { model, upstream, upstream_status, content }) => {
-            let note = Note { upstream_status: Some(upstream_status), ..note(model.as_deref()) };
+            let log_fields =
+                LogFields { upstream_status: Some(upstream_status), ..log_fields(model.as_deref()) };
             match content {
-                CompletionContent::Whole(body) => Prepared::json(body, note).from_upstream(&upstream),
+                CompletionContent::Whole(body) => Prepared::json(body, log_fields).from_upstream(&upstream),
                 CompletionContent::Chunks(_) => {
                     let error = Error::new(Kind::Internal, "a stream came where none was asked for");
-                    failure::prepared(&error, &request_id, note)
+                    failure::prepared(&error, &request_id, log_fields)
                 }
             }
         }
-        Err(error) => failure::prepared(&error, &request_id, note(named.as_deref())),
+        Err(error) => failure::prepared(&error, &request_id, log_fields(named.as_deref())),
     }
 }
 
@@ -154,17 +155,17 @@ async fn pass_stream(
     request_id: String,
 ) -> Result<EventStream, Prepared> {
     let named = asked.model.clone();
-    let fail = |error: &Error| failure::prepared(error, &request_id, note(named.as_deref()));
+    let fail = |error: &Error| failure::prepared(error, &request_id, log_fields(named.as_deref()));
     let Completing { model, upstream, upstream_status, content } =
         service.complete(asked).await.map_err(|error| fail(&error))?;
     let CompletionContent::Chunks(passing) = content else {
         return Err(fail(&Error::new(Kind::Internal, "no stream came where one was asked for")));
     };
-    let note = Note { upstream_status: Some(upstream_status), ..note(model.as_deref()) };
-    let failed = note.clone();
+    let log_fields = LogFields { upstream_status: Some(upstream_status), ..log_fields(model.as_deref()) };
+    let failed = log_fields.clone();
     let events = begun(passing, |data| answer::event(&data), Some(answer::DONE)).await;
     let events = events.map_err(|error| failure::prepared(&error, &request_id, failed))?;
-    Ok(EventStream { events, note, upstream })
+    Ok(EventStream { events, log_fields, upstream })
 }
 
 /// A stream whose first piece is there, so that a failure before it has a status of its own.
@@ -210,18 +211,18 @@ async fn talk_whole(service: Arc<Service>, talk: Talk, request_id: String) -> Pr
     let named = talk.model.clone();
     let mut talking = match service.talk(talk).await {
         Ok(talking) => talking,
-        Err(error) => return failure::prepared(&error, &request_id, note(named.as_deref())),
+        Err(error) => return failure::prepared(&error, &request_id, log_fields(named.as_deref())),
     };
     while let Some(event) = talking.next().await {
         if let Err(error) = event {
-            let note = note(named.as_deref()).answered(talking.answer());
-            return failure::prepared(&error, &request_id, note);
+            let log_fields = log_fields(named.as_deref()).answered(talking.answer());
+            return failure::prepared(&error, &request_id, log_fields);
         }
     }
     let said = talking.answer().text.clone();
     let answer = service.finish_talk(talking, &said).await;
     let upstream = answer.upstream.clone().unwrap_or_default();
-    Prepared::json(answer::whole(&answer), note(None).answered(&answer)).from_upstream(&upstream)
+    Prepared::json(answer::whole(&answer), log_fields(None).answered(&answer)).from_upstream(&upstream)
 }
 
 async fn talk_stream(
@@ -234,9 +235,10 @@ async fn talk_stream(
     let mut talking = service
         .talk(talk)
         .await
-        .map_err(|error| failure::prepared(&error, &request_id, note(named.as_deref())))?;
+        .map_err(|error| failure::prepared(&error, &request_id, log_fields(named.as_deref())))?;
     let mut writer = answer::Writer::new(talking.model());
-    let note = Note { model: talking.model().map(String::from), ..note(None).answered(talking.answer()) };
+    let log_fields =
+        LogFields { model: talking.model().map(String::from), ..log_fields(None).answered(talking.answer()) };
     let upstream = talking.answer().upstream.clone().unwrap_or_default();
     // The first words are waited for, so that a failure before them has a status of its own.
     let first = loop {
@@ -246,7 +248,7 @@ async fn talk_stream(
                     break Some(event);
                 }
             }
-            Some(Err(error)) => return Err(failure::prepared(&error, &request_id, note)),
+            Some(Err(error)) => return Err(failure::prepared(&error, &request_id, log_fields)),
             None => break None,
         }
     };
@@ -270,5 +272,5 @@ async fn talk_stream(
             }
         }
     });
-    Ok(EventStream { events: stream::iter(first.map(Ok)).chain(rest).boxed_local(), note, upstream })
+    Ok(EventStream { events: stream::iter(first.map(Ok)).chain(rest).boxed_local(), log_fields, upstream })
 }

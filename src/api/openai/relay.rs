@@ -14,7 +14,7 @@ use crate::http::auth::Caller;
 use crate::http::body::V1Body;
 use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, EventStream, Heartbeat};
-use crate::http::log_fields::{Note, RequestId, SharedNote};
+use crate::http::log_fields::{LogFields, RequestId, SharedLogFields};
 use crate::http::reply::{self, Prepared};
 
 /// Passes a request through.
@@ -33,24 +33,26 @@ pub async fn relay(
     let fail = |error: Error| Failure::new(&request, error);
     let relayed = asked(&request, body.0).map_err(fail)?;
     let request_id = RequestId::of(request.extensions());
-    let Relaying { status, upstream, headers, content } =
-        match service.relay(caller.owner.clone(), relayed).await {
-            Ok(answer) => answer,
-            Err(error) => return Ok(failure::prepared(&error, &request_id, Note::of("relay")).response()),
-        };
-    let note = Note { upstream_status: Some(status), ..Note::of("relay") };
+    let Relaying { status, upstream, headers, content } = match service
+        .relay(caller.owner.clone(), relayed)
+        .await
+    {
+        Ok(answer) => answer,
+        Err(error) => return Ok(failure::prepared(&error, &request_id, LogFields::of("relay")).response()),
+    };
+    let log_fields = LogFields { upstream_status: Some(status), ..LogFields::of("relay") };
     let mut response = match content {
-        RelayContent::Whole(body) => Prepared::json(body, note).response(),
+        RelayContent::Whole(body) => Prepared::json(body, log_fields).response(),
         RelayContent::Events(passing) => {
             let begin = async move {
-                let failed = note.clone();
+                let failed = log_fields.clone();
                 let events = begun(passing, |block| block, None).await;
                 let events = events.map_err(|error| failure::prepared(&error, &request_id, failed))?;
-                Ok(EventStream { events, note, upstream: String::new() })
+                Ok(EventStream { events, log_fields, upstream: String::new() })
             };
             keep_alive::stream(RequestId::of(request.extensions()), heartbeat.every, Box::pin(begin)).await
         }
-        RelayContent::Bytes(passing) => bytes(passing, note),
+        RelayContent::Bytes(passing) => bytes(passing, log_fields),
     };
     if response.status() == StatusCode::OK {
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
@@ -94,8 +96,8 @@ fn asked(request: &HttpRequest, body: Bytes) -> Result<RelayRequest, Error> {
 }
 
 /// Bytes as they come. A failure can only break the connection off, since the head is gone.
-fn bytes(passing: Passing, note: Note) -> HttpResponse {
-    let shared = SharedNote::from(note);
+fn bytes(passing: Passing, log_fields: LogFields) -> HttpResponse {
+    let shared = SharedLogFields::from(log_fields);
     let told = shared.clone();
     let body = stream::unfold(Some((passing, told)), |state| async move {
         let (mut passing, told) = state?;
