@@ -14,10 +14,10 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::docs::{Document, Documents};
 use crate::gateway::{Health, Service};
 use crate::http::auth::Guard;
 use crate::http::base_url::Peers;
+use crate::http::documents::{Document, Documents};
 use crate::http::log_fields::LogFields;
 use crate::http::reply;
 use crate::reachability::Unreachable;

@@ -13,16 +13,13 @@ pub mod session;
 pub mod tools;
 pub mod usage;
 
-use std::time::Duration;
-
-use actix_web::http::StatusCode;
 use actix_web::web::{self, Data};
 use actix_web::{HttpRequest, HttpResponse};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::domain::error::{Error, Kind};
-use crate::http::failure::Failure;
-use docs::Documents;
+use crate::http::documents::{Documents, LeftOut, Sources};
+use crate::http::failure::{ErrorRenderers, Failure};
 
 /// Every operation, served and documented.
 pub fn routes(config: &mut ServiceConfig) {
@@ -50,17 +47,47 @@ pub fn pages(config: &mut web::ServiceConfig) {
     config.default_service(web::to(not_found));
 }
 
+/// How failures are written on the paths of those APIs that have a shape of their own.
+pub const ERROR_RENDERERS: ErrorRenderers = ErrorRenderers(&[&openai::Renderer, &mcp::Renderer]);
+
+/// Which paths are open to all: what importers, browsers and platforms read before they have a key,
+/// and `metrics` where that is set.
+pub fn public_paths(metrics: bool) -> fn(&str) -> bool {
+    if metrics { |path| is_public(path) || path == "/metrics" } else { is_public }
+}
+
+fn is_public(path: &str) -> bool {
+    matches!(
+        path,
+        "/" | "/health"
+            | "/ready"
+            | "/openapi.json"
+            | "/openapi.yaml"
+            | "/openapi/full.json"
+            | "/.well-known/ai-plugin.json"
+            | "/docs"
+            | "/favicon.ico"
+    ) || path.starts_with("/docs/")
+        || path.starts_with("/assets/")
+}
+
+/// What importers need not know, by path.
+const LEFT_OUT: LeftOut = &[("/api/chat", &["upstream", "wait_seconds"])];
+const LEFT_OUT_WITH_ANSWERS: LeftOut =
+    &[("/api/chat", &["upstream"]), ("/api/answers/{response_id}", &["upstream"])];
+
 /// The documents of [`routes`]; with `long_answers`, importers learn of answers to come back for.
 pub fn documents(long_answers: bool) -> Documents {
-    if long_answers {
-        let tools = |config: &mut ServiceConfig| {
-            tools::routes(config);
-            answers::routes(config);
-        };
-        Documents::new(tools, routes, &["upstream"])
+    let with_answers = |config: &mut ServiceConfig| {
+        tools::routes(config);
+        answers::routes(config);
+    };
+    let (tools, left_out) = if long_answers {
+        (with_answers as fn(&mut ServiceConfig), LEFT_OUT_WITH_ANSWERS)
     } else {
-        Documents::new(tools::routes, routes, &["upstream", "wait_seconds"])
-    }
+        (tools::routes as fn(&mut ServiceConfig), LEFT_OUT)
+    };
+    Documents::new(Sources { base: docs::base, tools, all: routes, left_out })
 }
 
 /// 405 where another method would be answered, else 404.
@@ -73,70 +100,5 @@ async fn not_found(request: HttpRequest, documents: Data<Documents>) -> Result<H
     })
 }
 
-/// The status of a failure on `/api/*` and on every path without a face of its own.
-///
-/// Dify throws the body of 429, 500, 502, 503 and 504 away, and with it the hint. So whatever is
-/// not the caller's fault is 424 Failed Dependency (RFC 4918, section 11.4).
-pub fn tool_status(kind: Kind) -> StatusCode {
-    match kind {
-        // Nothing has failed: the answer goes on.
-        Kind::StillRunning => StatusCode::OK,
-        Kind::InvalidJson => StatusCode::BAD_REQUEST,
-        Kind::KeyMissing | Kind::KeyWrong | Kind::KeyGuessing => StatusCode::UNAUTHORIZED,
-        Kind::OriginNotAllowed => StatusCode::FORBIDDEN,
-        Kind::NotFound | Kind::ConversationNotFound | Kind::AnswerNotFound => StatusCode::NOT_FOUND,
-        Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-        Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-        Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        Kind::InvalidRequest | Kind::ModelNotFound => StatusCode::UNPROCESSABLE_ENTITY,
-        Kind::ModelsUnknown
-        | Kind::UpstreamUnreachable
-        | Kind::UpstreamDisconnected
-        | Kind::UpstreamTimeout
-        | Kind::UpstreamStalled
-        | Kind::UpstreamDeadline
-        | Kind::UpstreamAuthExpired
-        | Kind::UpstreamRefused
-        | Kind::UpstreamChallenge
-        | Kind::UpstreamRateLimited
-        | Kind::UpstreamRejected
-        | Kind::UpstreamNotFound
-        | Kind::UpstreamError
-        | Kind::UpstreamRedirect
-        | Kind::UpstreamHtml
-        | Kind::UpstreamTruncated
-        | Kind::UpstreamEmpty
-        | Kind::UpstreamEncoding
-        | Kind::UpstreamInformational
-        | Kind::UpstreamInvalid
-        | Kind::UpstreamTooLarge
-        | Kind::UpstreamConversationLost
-        | Kind::ConversationBusy
-        | Kind::AnswerInterrupted
-        | Kind::StorageUnavailable
-        | Kind::StorageNewer
-        | Kind::Overloaded
-        | Kind::RateLimited
-        | Kind::ShuttingDown
-        | Kind::Internal => StatusCode::FAILED_DEPENDENCY,
-    }
-}
-
-/// `Retry-After` in whole seconds, rounded up: RFC 9110, section 10.2.3.
-pub fn retry_after_seconds(after: Duration) -> u64 {
-    after.as_secs() + u64::from(after.subsec_nanos() > 0)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_status_is_one_whose_body_dify_throws_away() {
-        for kind in Kind::ALL {
-            let status = tool_status(*kind).as_u16();
-            assert!(![429, 500, 502, 503, 504].contains(&status), "{}", kind.code());
-        }
-    }
-}
+mod tests;

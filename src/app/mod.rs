@@ -22,7 +22,6 @@ use tokio::sync::oneshot;
 use url::Url;
 use utoipa_actix_web::AppExt;
 
-use crate::api::live::Draining;
 use crate::api::{self, openai};
 use crate::app::shutdown::{Shutdown, StopSignals};
 use crate::config::{self, Config, Location};
@@ -35,6 +34,7 @@ use crate::http::access_log;
 use crate::http::auth::{self, Guard};
 use crate::http::base_url::{LocalAddress, Peers};
 use crate::http::budget::Budget;
+use crate::http::draining::Draining;
 use crate::http::keep_alive::Heartbeat;
 use crate::provider::Upstream;
 use crate::provider::session::Session;
@@ -136,7 +136,7 @@ impl Application {
         let store = Arc::new(store);
         let guard = Guard::new(!config.gateway.auth, config.gateway.keys.clone())
             .limited(config.limits.rate_per_minute)
-            .showing_metrics(config.public.metrics);
+            .opening(api::public_paths(config.public.metrics));
         let guard = Data::new(guard);
         // While the store is down, the keys of the environment do.
         let needs_store = config.gateway.auth && (available || config.gateway.keys.is_empty());
@@ -152,6 +152,7 @@ impl Application {
         }
         let shared = Arc::new(Shared::new(Arc::clone(&store), &config.limits));
         let documents = Data::new(api::documents(config.public.long_answers));
+        let renderers = Data::new(api::ERROR_RENDERERS);
         let draining = Data::new(Draining::default());
         let metrics = Data::from(Arc::clone(shared.metrics()));
         let budget = Data::new(Budget::new(config.limits.bodies_bytes));
@@ -200,6 +201,7 @@ impl Application {
                 .app_data(doctor.clone())
                 .app_data(limits.clone())
                 .app_data(heartbeat.clone())
+                .app_data(renderers.clone())
                 .configure(api::routes)
                 .split_for_parts();
             app.configure(api::pages)

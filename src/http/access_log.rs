@@ -22,10 +22,9 @@ use log::Level;
 use pin_project_lite::pin_project;
 
 use super::auth::Caller;
-use super::failure::failed_at;
+use super::draining::Draining;
+use super::failure::{ErrorRenderer, ErrorRenderers};
 use super::log_fields::{LogFields, REQUEST_ID, RequestId, SharedLogFields};
-use crate::api::live::Draining;
-use crate::api::openai::failure as openai;
 use crate::domain::error::{Error, Kind};
 use crate::metrics::Metrics;
 
@@ -51,6 +50,7 @@ pub async fn track<B: MessageBody>(
         id: id.0.clone(),
         method: request.method().clone(),
         path: request.path().to_string(),
+        renderer: ErrorRenderers::of(request.request()),
         start: Instant::now(),
         bytes: 0,
         complete: false,
@@ -109,7 +109,7 @@ fn defect() -> Error {
 }
 
 fn panicked(line: &Line, error: &Error, id: HeaderValue) -> HttpResponse {
-    let mut response = failed_at(&line.path, error, &line.id).response();
+    let mut response = line.renderer.render(error, &line.id, LogFields::default()).response();
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }
@@ -170,6 +170,7 @@ struct Line {
     id: String,
     method: Method,
     path: String,
+    renderer: &'static dyn ErrorRenderer,
     start: Instant,
     bytes: u64,
     /// Whether the answer went out to its end.
@@ -188,7 +189,7 @@ struct Answered {
 }
 
 impl Line {
-    /// How a body of this size ends that panicked: in the form of its face as long as the reader can
+    /// How a body of this size ends that panicked: in the form of its API as long as the reader can
     /// take it for what it is, else by breaking off.
     fn last_words(&self, size: BodySize) -> Result<Bytes, Box<dyn std::error::Error>> {
         let error = defect();
@@ -196,9 +197,9 @@ impl Line {
         if let Some(answered) = &self.answered {
             answered.log_fields.set(answered.log_fields.get().failed(&error));
         }
-        let prepared = failed_at(&self.path, &error, &self.id);
+        let prepared = self.renderer.render(&error, &self.id, LogFields::default());
         match size {
-            BodySize::Stream if is_stream => Ok(openai::last_event(&prepared.body)),
+            BodySize::Stream if is_stream => Ok(self.renderer.last_event(&prepared.body)),
             BodySize::Stream if self.only_blanks => Ok(prepared.body),
             BodySize::Stream | BodySize::Sized(_) | BodySize::None => Err(error.into()),
         }
@@ -224,7 +225,7 @@ impl Drop for Line {
         let log_fields = log_fields.read();
         let logged = if self.complete { status.as_u16() } else { CALLER_LEFT };
         self.count(logged, &log_fields);
-        let quiet = matches!(path, "/health" | "/ready") && status.is_success();
+        let quiet = log_fields.is_probe && status.is_success();
         let (level, message) = match &log_fields.error {
             Some((Kind::Internal, message)) => (Level::Error, message.as_str()),
             Some((_, message)) if log_fields.operation.is_some() => (Level::Warn, message.as_str()),
@@ -246,92 +247,5 @@ impl Drop for Line {
             ms = milliseconds,
             bytes = self.bytes;
             "{message}");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use actix_web::http::header::CONTENT_TYPE;
-    use actix_web::middleware::from_fn;
-    use actix_web::test::{TestRequest, init_service};
-    use actix_web::{App, web};
-    use futures_util::stream;
-    use serde_json::Value;
-
-    use super::*;
-    use crate::metrics::Counter;
-
-    /// A body that yields `first` and panics then.
-    fn breaking(media: &'static str, first: &'static [u8]) -> HttpResponse {
-        let body = stream::unfold(false, move |begun| async move {
-            assert!(!begun, "a canary in a panic");
-            Some((Ok::<_, std::convert::Infallible>(Bytes::from_static(first)), true))
-        });
-        HttpResponse::Ok().insert_header((CONTENT_TYPE, media)).streaming(body)
-    }
-
-    /// What a service that panics at every turn answers at a path, and the metrics after it.
-    async fn answer(path: &str) -> (u16, Result<String, ()>, String) {
-        let metrics = Data::new(Metrics::new(Counter::default()));
-        let panics = || async { panic!("a canary in a panic") as HttpResponse };
-        let app = App::new()
-            .app_data(metrics.clone())
-            .route("/api/chat", web::to(panics))
-            .route("/v1/chat/completions", web::to(panics))
-            .route("/api/late", web::to(|| async { breaking("application/json", b" ") }))
-            .route("/v1/stream", web::to(|| async { breaking("text/event-stream", b": ping\n\n") }))
-            .route("/v1/bytes", web::to(|| async { breaking("audio/mpeg", b"abc") }))
-            .wrap(from_fn(track));
-        let app = init_service(app).await;
-        // The middleware hands the failure on as an error that is a response.
-        let request = TestRequest::with_uri(path).to_request();
-        let outcome = actix_web::dev::Service::call(&app, request).await;
-        let (status, body) = match outcome {
-            Ok(response) => {
-                let status = response.status().as_u16();
-                let body = actix_web::body::to_bytes(response.into_body()).await;
-                (status, body.map(|body| String::from_utf8_lossy(&body).into_owned()).map_err(|_| ()))
-            }
-            Err(error) => {
-                let response = error.error_response();
-                let status = response.status().as_u16();
-                let body = actix_web::body::to_bytes(response.into_body()).await.map_err(|_| ());
-                (status, body.map(|body| String::from_utf8_lossy(&body).into_owned()))
-            }
-        };
-        (status, body, metrics.text())
-    }
-
-    #[actix_web::test]
-    async fn a_panic_is_answered_in_the_form_of_the_face_and_counted() {
-        let error = |text: &str| serde_json::from_str::<Value>(text).expect("JSON")["error"].clone();
-        for (path, status) in [("/api/chat", 424), ("/v1/chat/completions", 500)] {
-            let (got, body, metrics) = answer(path).await;
-            let body = body.expect("a body");
-            assert_eq!((got, &error(&body)["code"]), (status, &Value::from("internal_error")), "{body}");
-            assert_eq!(error(&body)["type"].is_string(), path.starts_with("/v1"));
-            assert!(!body.contains("canary"));
-            let line = format!(
-                r#"mirrorgate_requests_total{{operation="other",code="internal_error",status="{status}"}} 1"#
-            );
-            assert!(metrics.contains(&line), "{metrics}");
-            assert!(metrics.contains("mirrorgate_requests_in_flight 0"), "{metrics}");
-        }
-    }
-
-    #[actix_web::test]
-    async fn a_panic_within_a_body_ends_it_in_the_form_of_the_face() {
-        let (status, body, _) = answer("/api/late").await;
-        let body = body.expect("a body");
-        let envelope: Value = serde_json::from_str(&body).expect("JSON after blanks");
-        assert_eq!((status, &envelope["success"]), (200, &Value::from(false)), "{body}");
-        assert_eq!(envelope["error"]["code"], "internal_error");
-        let (_, body, metrics) = answer("/v1/stream").await;
-        let body = body.expect("a body");
-        let last = body.strip_prefix(": ping\n\ndata: ").expect("an event").trim_end();
-        assert!(last.contains("internal_error") && !body.contains("[DONE]"), "{body}");
-        assert!(metrics.contains(r#"code="internal_error",status="200"} 1"#), "{metrics}");
-        let (_, body, _) = answer("/v1/bytes").await;
-        assert!(body.is_err(), "bytes can only break off");
     }
 }

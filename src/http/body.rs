@@ -37,42 +37,11 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
     }
 }
 
-/// A request body on `/v1`, as it is.
-pub struct V1Body(pub Bytes);
-
-impl V1Body {
-    /// The bytes of a body that is declared as JSON.
-    ///
-    /// # Errors
-    /// When it is not, or nests too deep.
-    pub fn json(self, request: &HttpRequest) -> Result<Bytes, Error> {
-        check_media_type(request)?;
-        check_depth(&self.0)?;
-        Ok(self.0)
-    }
-}
-
-impl FromRequest for V1Body {
-    type Error = Failure;
-    type Future = LocalBoxFuture<'static, Result<Self, Failure>>;
-
-    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let request = request.clone();
-        let payload = payload.take();
-        Box::pin(async move {
-            let body = read(&request, payload, |limits| limits.v1_body_bytes).await;
-            let body = body.map(|(bytes, share)| share.bind(bytes));
-            let hinted = |error: Error| match error.kind {
-                Kind::BodyTooLarge => error.hinted("shorten the request, or raise `MAX_V1_BODY_BYTES`"),
-                _ => error,
-            };
-            body.map(V1Body).map_err(|error| Failure::new(&request, hinted(error)))
-        })
-    }
-}
-
 /// Reads a body within its limits.
-async fn read(
+///
+/// # Errors
+/// When it is too large, too slow, or all bodies together are.
+pub async fn read(
     request: &HttpRequest,
     mut payload: Payload,
     limit: fn(&Limits) -> usize,
@@ -114,7 +83,10 @@ async fn read(
 }
 
 /// JSON must be declared as such, RFC 8259: then no form of a foreign page can send it.
-fn check_media_type(request: &HttpRequest) -> Result<(), Error> {
+///
+/// # Errors
+/// When it is not, or is compressed.
+pub fn check_media_type(request: &HttpRequest) -> Result<(), Error> {
     let declared =
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut parts = declared.split(';').map(str::trim);
@@ -135,7 +107,11 @@ fn check_media_type(request: &HttpRequest) -> Result<(), Error> {
     }
 }
 
-fn check_depth(bytes: &[u8]) -> Result<(), Error> {
+/// Refuses what nests so deep that a parser would run out of stack.
+///
+/// # Errors
+/// When it does.
+pub fn check_depth(bytes: &[u8]) -> Result<(), Error> {
     if depth::is_too_deep(bytes) {
         let what = format!("the request body nests deeper than {} levels", depth::MAX_DEPTH);
         return Err(Error::new(Kind::InvalidJson, what).hinted("send a request without such nesting"));

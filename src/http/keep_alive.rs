@@ -10,16 +10,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use actix_web::HttpResponse;
 use actix_web::http::header;
 use actix_web::web::Bytes;
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{self, LocalBoxStream, Stream, StreamExt};
 use tokio::time::{Instant, timeout};
 
-use super::log_fields::{LogFields, SharedLogFields};
+use super::failure::{ErrorRenderer, ErrorRenderers};
+use super::log_fields::{LogFields, RequestId, SharedLogFields};
 use super::reply::{self, Prepared};
-use crate::api::openai::failure;
 use crate::domain::error::Error;
 use crate::outbound::timer::Timer;
 
@@ -83,7 +83,7 @@ pub struct EventStream {
 /// The response of an event stream: with the status of its failure when that shows before the
 /// first comment is due, else with the failure as its last event.
 pub async fn stream(
-    request_id: String,
+    request: &HttpRequest,
     every: Option<Duration>,
     mut begin: LocalBoxFuture<'static, Result<EventStream, Prepared>>,
 ) -> HttpResponse {
@@ -105,7 +105,8 @@ pub async fn stream(
         every,
         comment_due: None,
         timer: Timer::default(),
-        request_id,
+        request_id: RequestId::of(request.extensions()),
+        renderer: ErrorRenderers::of(request),
         log_fields: log_fields.clone(),
     };
     let mut response = HttpResponse::Ok()
@@ -127,6 +128,7 @@ struct KeepAliveStream {
     comment_due: Option<Instant>,
     timer: Timer,
     request_id: String,
+    renderer: &'static dyn ErrorRenderer,
     log_fields: SharedLogFields,
 }
 
@@ -173,7 +175,7 @@ impl KeepAliveStream {
                     Poll::Pending => return self.poll_comment(context),
                     Poll::Ready(Some(Ok(event))) => return Poll::Ready(Some(event)),
                     Poll::Ready(Some(Err(error))) => {
-                        let prepared = failure::prepared(&error, &self.request_id, self.log_fields.get());
+                        let prepared = self.renderer.render(&error, &self.request_id, self.log_fields.get());
                         return Poll::Ready(Some(self.end(prepared)));
                     }
                     Poll::Ready(None) => self.phase = Phase::Ended,
@@ -193,6 +195,6 @@ impl KeepAliveStream {
     fn end(&mut self, prepared: Prepared) -> Bytes {
         self.phase = Phase::Ended;
         self.log_fields.set(prepared.log_fields);
-        failure::last_event(&prepared.body)
+        self.renderer.last_event(&prepared.body)
     }
 }

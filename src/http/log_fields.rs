@@ -44,6 +44,8 @@ pub struct LogFields {
     pub model: Option<String>,
     /// The status with which the upstream answered.
     pub upstream_status: Option<u16>,
+    /// Whether a good answer is worth a line only to those who look for trouble: probes come often.
+    pub is_probe: bool,
     /// The failure, with its message as the log may have it.
     pub error: Option<(Kind, String)>,
 }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::log_fields::{LogFields, RequestId, SharedLogFields};
 use super::python_json;
-use crate::api::{retry_after_seconds, tool_status};
+use super::status::{retry_after_seconds, tool_status};
 use crate::domain::error::{Error, Kind};
 
 /// The header that names the upstream that answered.

@@ -6,8 +6,9 @@ use actix_web::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::message::{Id, JsonRpc};
+use super::message::{self, Id, JsonRpc};
 use crate::domain::error::{Error, Kind};
+use crate::http::failure::ErrorRenderer;
 use crate::http::log_fields::LogFields;
 use crate::http::reply::{ErrorBody, Prepared};
 
@@ -52,18 +53,26 @@ pub fn answer(id: Id, code: i32, error: &Error, request_id: &str) -> Prepared {
     Prepared { status: StatusCode::OK, ..prepared }
 }
 
-/// The answer to a request that failed before its id was known.
-pub fn prepared(error: &Error, request_id: &str) -> Prepared {
-    let code = match error.kind {
-        Kind::InvalidJson => PARSE_ERROR,
-        Kind::InvalidRequest => INVALID_REQUEST,
-        _ => SERVER_ERROR,
-    };
-    let prepared = Prepared::failure(error, &body(None, code, error, request_id), LogFields::default());
-    match prepared.status {
-        // What MCP asks for where a message is none.
-        StatusCode::UNPROCESSABLE_ENTITY => Prepared { status: StatusCode::BAD_REQUEST, ..prepared },
-        _ => prepared,
+/// Writes failures of requests whose id is not known.
+pub struct Renderer;
+
+impl ErrorRenderer for Renderer {
+    fn covers(&self, path: &str) -> bool {
+        path == message::PATH
+    }
+
+    fn render(&self, error: &Error, request_id: &str, log_fields: LogFields) -> Prepared {
+        let code = match error.kind {
+            Kind::InvalidJson => PARSE_ERROR,
+            Kind::InvalidRequest => INVALID_REQUEST,
+            _ => SERVER_ERROR,
+        };
+        let prepared = Prepared::failure(error, &body(None, code, error, request_id), log_fields);
+        match prepared.status {
+            // What MCP asks for where a message is none.
+            StatusCode::UNPROCESSABLE_ENTITY => Prepared { status: StatusCode::BAD_REQUEST, ..prepared },
+            _ => prepared,
+        }
     }
 }
 

@@ -4,8 +4,8 @@
 //! What a tool is called, takes and returns is read from the importers' document; a call does what
 //! the operation of that name does. Source: <https://modelcontextprotocol.io/specification>.
 
-pub mod failure;
-pub mod message;
+mod failure;
+mod message;
 mod origin;
 mod schema;
 
@@ -18,16 +18,17 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::docs::{Document, Documents};
 use super::{answers, tools};
 use crate::domain::error::{Error, Kind};
 use crate::gateway::Service;
 use crate::http::auth::Caller;
 use crate::http::body::{self, JsonBody};
+use crate::http::documents::{Document, Documents};
 use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, Heartbeat};
 use crate::http::log_fields::{LogFields, RequestId};
 use crate::http::reply::Prepared;
+pub use failure::Renderer;
 use failure::{INVALID_PARAMS, METHOD_NOT_FOUND, RpcFailure};
 use message::{Id, JsonRpc, Message};
 use origin::Admitted;

@@ -4,14 +4,15 @@
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
-use actix_web::web::Bytes;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::super::retry_after_seconds;
+use super::paths;
 use crate::domain::error::{Error, Kind};
+use crate::http::failure::ErrorRenderer;
 use crate::http::log_fields::LogFields;
 use crate::http::reply::Prepared;
+use crate::http::status::retry_after_seconds;
 
 /// Tells OpenAI's own libraries whether to try again, whatever the status.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -73,9 +74,18 @@ pub fn prepared(error: &Error, request_id: &str, log_fields: LogFields) -> Prepa
     Prepared { status, headers, ..Prepared::json(body, log_fields.failed(error)) }
 }
 
-/// The event that ends a stream which failed: no `[DONE]` follows it.
-pub fn last_event(failure: &[u8]) -> Bytes {
-    [b"data: ", failure, b"\n\n"].concat().into()
+/// Writes failures in OpenAI's shape on OpenAI's paths. No `[DONE]` follows the event that ends a
+/// stream which failed.
+pub struct Renderer;
+
+impl ErrorRenderer for Renderer {
+    fn covers(&self, path: &str) -> bool {
+        paths::covers(path)
+    }
+
+    fn render(&self, error: &Error, request_id: &str, log_fields: LogFields) -> Prepared {
+        prepared(error, request_id, log_fields)
+    }
 }
 
 /// The status of a failure on `/v1/*`.

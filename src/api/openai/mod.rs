@@ -4,7 +4,8 @@
 //! a web chat the messages become a talk, and its answer is written in OpenAI's words.
 
 mod answer;
-pub mod failure;
+mod body;
+mod failure;
 mod models;
 pub mod paths;
 mod relay;
@@ -25,12 +26,13 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use crate::domain::error::{Error, Kind};
 use crate::gateway::{Completing, CompletionContent, CompletionRequest, Passing, Service, Talk};
 use crate::http::auth::Caller;
-use crate::http::body::V1Body;
 use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, EventStream, Heartbeat};
 use crate::http::log_fields::{LogFields, RequestId};
 use crate::http::reply::Prepared;
+use body::V1Body;
 use failure::OpenAiFailure;
+pub use failure::Renderer;
 use request::Form;
 
 /// Adds the operations to an application and to its document.
@@ -111,16 +113,16 @@ async fn chat_completions(
     let asked = request::passing(owner.clone(), body.clone()).map_err(fail)?;
     Ok(if service.passes_through(asked.model.as_deref()) {
         if asked.stream {
-            let begin = Box::pin(pass_stream(service, asked, request_id.clone()));
-            keep_alive::stream(request_id, heartbeat.every, begin).await
+            let begin = Box::pin(pass_stream(service, asked, request_id));
+            keep_alive::stream(&request, heartbeat.every, begin).await
         } else {
             keep_alive::respond(**heartbeat, Box::pin(pass_whole(service, asked, request_id))).await
         }
     } else {
         let (talk, form) = request::talk(owner, &body).map_err(fail)?;
         if form.stream {
-            let begin = Box::pin(talk_stream(service, talk, form, request_id.clone()));
-            keep_alive::stream(request_id, heartbeat.every, begin).await
+            let begin = Box::pin(talk_stream(service, talk, form, request_id));
+            keep_alive::stream(&request, heartbeat.every, begin).await
         } else {
             keep_alive::respond(**heartbeat, Box::pin(talk_whole(service, talk, request_id))).await
         }

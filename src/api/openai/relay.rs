@@ -6,12 +6,12 @@ use actix_web::web::{Bytes, Data, ReqData};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use futures_util::stream::{self, StreamExt};
 
-use super::super::docs::Documents;
+use super::body::V1Body;
 use super::{begun, failure};
 use crate::domain::error::{Error, Kind};
 use crate::gateway::{Passing, RelayContent, RelayRequest, Relaying, Service};
 use crate::http::auth::Caller;
-use crate::http::body::V1Body;
+use crate::http::documents::Documents;
 use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, EventStream, Heartbeat};
 use crate::http::log_fields::{LogFields, RequestId, SharedLogFields};
@@ -50,7 +50,7 @@ pub async fn relay(
                 let events = events.map_err(|error| failure::prepared(&error, &request_id, failed))?;
                 Ok(EventStream { events, log_fields, upstream: String::new() })
             };
-            keep_alive::stream(RequestId::of(request.extensions()), heartbeat.every, Box::pin(begin)).await
+            keep_alive::stream(&request, heartbeat.every, Box::pin(begin)).await
         }
         RelayContent::Bytes(passing) => bytes(passing, log_fields),
     };
