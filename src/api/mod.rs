@@ -1,6 +1,5 @@
 //! The faces: each translates between a wire format and the use cases, and decides nothing.
 
-pub mod answers;
 pub mod conversations;
 pub mod docs;
 pub mod doctor;
@@ -23,10 +22,9 @@ use crate::http::failure::{ErrorRenderers, Failure};
 
 /// Every operation, served and documented.
 pub fn routes(config: &mut ServiceConfig) {
+    // The first ones are found first, and most requests come here.
     tools::routes(config);
-    // Before those that are found by a pattern: most requests come here.
     openai::routes(config);
-    answers::routes(config);
     mcp::routes(config);
     conversations::routes(config);
     usage::routes(config);
@@ -78,14 +76,10 @@ const LEFT_OUT_WITH_ANSWERS: LeftOut =
 
 /// The documents of [`routes`]; with `long_answers`, importers learn of answers to come back for.
 pub fn documents(long_answers: bool) -> Documents {
-    let with_answers = |config: &mut ServiceConfig| {
-        tools::routes(config);
-        answers::routes(config);
-    };
-    let (tools, left_out) = if long_answers {
-        (with_answers as fn(&mut ServiceConfig), LEFT_OUT_WITH_ANSWERS)
+    let (tools, left_out): (fn(&mut ServiceConfig), _) = if long_answers {
+        (tools::routes, LEFT_OUT_WITH_ANSWERS)
     } else {
-        (tools::routes as fn(&mut ServiceConfig), LEFT_OUT)
+        (tools::routes_without_long_answers, LEFT_OUT)
     };
     Documents::new(Sources { base: docs::base, tools, all: routes, left_out })
 }

@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::{answers, tools};
+use super::tools::{self, TOOLS};
 use crate::domain::error::{Error, Kind};
 use crate::gateway::Service;
 use crate::http::auth::Caller;
@@ -179,36 +179,19 @@ fn initialized(params: &str) -> Value {
 /// What a call sets going.
 ///
 /// # Errors
-/// When there is no such tool. Arguments that do not fit are the tool's own failure, which a model
-/// reads and can mend.
+/// When there is no such tool.
 fn work(
     call: Call,
     service: &Data<Service>,
     caller: &Caller,
     request: &HttpRequest,
 ) -> Result<LocalBoxFuture<'static, Prepared>, Error> {
-    #[derive(Deserialize)]
-    struct Which {
-        response_id: String,
-    }
+    let Some(tool) = TOOLS.iter().find(|tool| tool.name == call.name) else {
+        let error = Error::new(Kind::InvalidRequest, "there is no such tool");
+        return Err(error.hinted("tools/list names the tools"));
+    };
     let (service, caller, request) = (service.clone(), caller.clone(), request.clone());
-    let arguments = call.arguments.as_ref().map_or("{}", |arguments| arguments.get()).as_bytes();
-    Ok(match call.name.as_str() {
-        "chat" => {
-            let asked = body::parse(arguments);
-            Box::pin(tools::ask(service, caller, asked, request))
-        }
-        "list_models" => Box::pin(tools::models(service, request)),
-        "health" => Box::pin(tools::probe(service, request)),
-        "get_answer" => {
-            let which = body::parse(arguments).map(|Which { response_id }| response_id);
-            Box::pin(answers::read(service, caller, which, request))
-        }
-        _ => {
-            let error = Error::new(Kind::InvalidRequest, "there is no such tool");
-            return Err(error.hinted("tools/list names the tools"));
-        }
-    })
+    Ok((tool.call)(tools::Call { service, caller, request, arguments: call.arguments }))
 }
 
 /// The answer to a call: what the operation would have answered, failures too.
