@@ -27,6 +27,7 @@ use super::failure::{ErrorRenderer, ErrorRenderers};
 use super::log_fields::{LogFields, REQUEST_ID, RequestId, SharedLogFields};
 use crate::domain::error::{Error, Kind};
 use crate::metrics::Metrics;
+use crate::telemetry::request_id;
 
 /// Stands for a status where the caller left before the answer's end, as nginx has it.
 const CALLER_LEFT: u16 = 499;
@@ -39,15 +40,15 @@ pub async fn track<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<Logged<B>>, actix_web::Error> {
-    let id = RequestId::new(&request);
-    request.extensions_mut().insert(id.clone());
+    let RequestId(id) = RequestId::new(&request);
+    request.extensions_mut().insert(RequestId(Arc::clone(&id)));
     let metrics = request.app_data::<Data<Metrics>>().map(|metrics| Arc::clone(&**metrics));
     if let Some(metrics) = &metrics {
         metrics.requests_in_flight.inc();
     }
     let mut line = Line {
         metrics,
-        id: id.0.clone(),
+        id: Arc::clone(&id),
         method: request.method().clone(),
         path: request.path().to_string(),
         renderer: ErrorRenderers::of(request.request()),
@@ -57,8 +58,9 @@ pub async fn track<B: MessageBody>(
         only_blanks: true,
         answered: None,
     };
-    let id = HeaderValue::from_str(&id.0).unwrap_or(HeaderValue::from_static("-"));
-    match AssertUnwindSafe(next.call(request)).catch_unwind().await {
+    let answer = request_id::scope(Arc::clone(&id), async move { next.call(request).await });
+    let id = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("-"));
+    match AssertUnwindSafe(answer).catch_unwind().await {
         Ok(result) => {
             let mut response = result?;
             // Else a caller who keeps its connection would hold up the end.
@@ -85,7 +87,7 @@ pub async fn track<B: MessageBody>(
                 // A HEAD is answered without the body.
                 line.complete =
                     line.method == Method::HEAD || matches!(body.size(), BodySize::None | BodySize::Sized(0));
-                Logged { body, line, broken: false }
+                Logged { body: Some(body), line, broken: false }
             }))
         }
         Err(_) => {
@@ -117,11 +119,20 @@ fn panicked(line: &Line, error: &Error, id: HeaderValue) -> HttpResponse {
 pin_project! {
     /// A body that tells its line of the access log how it ended.
     pub struct Logged<B> {
+        // Nothing only while this is dropped.
         #[pin]
-        body: B,
+        body: Option<B>,
         line: Line,
         // Whether it panicked: then it is not asked again.
         broken: bool,
+    }
+
+    impl<B> PinnedDrop for Logged<B> {
+        // What a body does when its reader leaves is logged for the request too.
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            request_id::sync_scope(Arc::clone(&this.line.id), || this.body.set(None));
+        }
     }
 }
 
@@ -129,7 +140,7 @@ impl<B: MessageBody> MessageBody for Logged<B> {
     type Error = Box<dyn std::error::Error>;
 
     fn size(&self) -> BodySize {
-        self.body.size()
+        self.body.as_ref().map_or(BodySize::None, MessageBody::size)
     }
 
     fn poll_next(
@@ -141,9 +152,11 @@ impl<B: MessageBody> MessageBody for Logged<B> {
             this.line.complete = true;
             return Poll::Ready(None);
         }
-        let size = this.body.size();
-        let body = this.body;
-        let polled = match catch_unwind(AssertUnwindSafe(|| body.poll_next(context))) {
+        let Some(body) = this.body.as_pin_mut() else { return Poll::Ready(None) };
+        let size = body.size();
+        // A stream is asked for its pieces after the handler has returned.
+        let poll = || request_id::sync_scope(Arc::clone(&this.line.id), || body.poll_next(context));
+        let polled = match catch_unwind(AssertUnwindSafe(poll)) {
             Ok(polled) => polled.map_err(Into::into),
             Err(_) => {
                 *this.broken = true;
@@ -167,7 +180,7 @@ impl<B: MessageBody> MessageBody for Logged<B> {
 /// before the answer's end is logged as well.
 struct Line {
     metrics: Option<Arc<Metrics>>,
-    id: String,
+    id: Arc<str>,
     method: Method,
     path: String,
     renderer: &'static dyn ErrorRenderer,
@@ -216,7 +229,7 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         let milliseconds = self.start.elapsed().as_millis() as u64;
-        let (id, method, path) = (self.id.as_str(), self.method.as_str(), self.path.as_str());
+        let (id, method, path) = (&*self.id, self.method.as_str(), self.path.as_str());
         let Some(Answered { status, key, log_fields, .. }) = &self.answered else {
             log::info!(target: "mirrorgate::access", request_id = id, method, path, status = CALLER_LEFT, ms = milliseconds; "the caller left");
             self.count(CALLER_LEFT, &LogFields::default());

@@ -2,6 +2,7 @@
 
 use std::cell::{Ref, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use actix_web::dev::{Extensions, ServiceRequest};
 use actix_web::http::header::HeaderName;
@@ -14,7 +15,7 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The id of a request: the caller's own when it is a plain one, else random.
 #[derive(Clone)]
-pub struct RequestId(pub String);
+pub struct RequestId(pub Arc<str>);
 
 impl RequestId {
     /// The id of a request that came in.
@@ -25,13 +26,15 @@ impl RequestId {
                 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
         };
         RequestId(
-            given.filter(is_plain).map_or_else(|| format!("{:016x}", crate::random::number()), String::from),
+            given
+                .filter(is_plain)
+                .map_or_else(|| format!("{:016x}", crate::random::number()).into(), Arc::from),
         )
     }
 
     /// The id that the middleware gave the request with these extensions.
     pub fn of(extensions: impl std::ops::Deref<Target = Extensions>) -> String {
-        extensions.get::<RequestId>().map_or_else(|| "-".into(), |id| id.0.clone())
+        extensions.get::<RequestId>().map_or_else(|| "-".into(), |id| id.0.to_string())
     }
 }
 
