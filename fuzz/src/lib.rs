@@ -4,7 +4,8 @@
 //! The first bytes of an input choose the cuts, the rest is what arrives.
 
 use mirrorgate::api::openai::{chat, head};
-use mirrorgate::api::{body, tools::ChatRequest};
+use mirrorgate::api::tools::ChatRequest;
+use mirrorgate::http::body;
 use mirrorgate::config::{self, Config};
 use mirrorgate::provider::framing::{LineTooLong, Lines, SseEvents};
 use mirrorgate::provider::{failure, fuzzing};

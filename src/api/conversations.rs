@@ -12,7 +12,7 @@ use crate::domain::error::{Error, Kind};
 use crate::gateway::Service;
 use crate::http::auth::Caller;
 use crate::http::failure::Failure;
-use crate::http::log_fields::Note;
+use crate::http::log_fields::LogFields;
 use crate::http::reply::{self, ErrorBody};
 
 /// Adds the operations to an application and to its document.
@@ -108,7 +108,7 @@ async fn get_conversation(
         used_at: transcript.used_at,
         error: None,
     };
-    Ok(reply::json(StatusCode::OK, &body, Note::of("get_conversation")))
+    Ok(reply::json(StatusCode::OK, &body, LogFields::of("get_conversation")))
 }
 
 /// Delete a conversation
@@ -134,7 +134,7 @@ async fn delete_conversation(
     let id = parse(&id).map_err(fail)?;
     service.forget(&caller.owner, id).await.map_err(fail)?;
     let body = DeletedResult { success: true, conversation_id: id.to_string(), error: None };
-    Ok(reply::json(StatusCode::OK, &body, Note::of("delete_conversation")))
+    Ok(reply::json(StatusCode::OK, &body, LogFields::of("delete_conversation")))
 }
 
 /// The id in a path; one that cannot be any is as missing as one that is not there.

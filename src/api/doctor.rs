@@ -12,7 +12,7 @@ use crate::domain::error::{Error, Kind};
 use crate::http::auth::Guard;
 use crate::http::base_url::Peers;
 use crate::http::failure::Failure;
-use crate::http::log_fields::Note;
+use crate::http::log_fields::LogFields;
 use crate::http::reply::{self, ErrorBody, FailureBody};
 
 /// Adds the operation to an application and to its document.
@@ -83,7 +83,7 @@ async fn run_doctor(
         findings: findings.into_iter().map(FindingBody::from).collect(),
         error: None,
     };
-    Ok(reply::json(StatusCode::OK, &body, Note::of("run_doctor")))
+    Ok(reply::json(StatusCode::OK, &body, LogFields::of("run_doctor")))
 }
 
 impl From<doctor::Finding> for FindingBody {

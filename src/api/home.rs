@@ -14,11 +14,11 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::docs::{Document, Documents};
 use crate::gateway::{Health, Service};
 use crate::http::auth::Guard;
 use crate::http::base_url::Peers;
-use crate::http::log_fields::Note;
+use crate::http::documents::{Document, Documents};
+use crate::http::log_fields::LogFields;
 use crate::http::reply;
 use crate::reachability::Unreachable;
 
@@ -108,7 +108,7 @@ async fn home(
                 ready: format!("{base}/ready"),
             },
         };
-        reply::json(StatusCode::OK, &result, Note::default())
+        reply::json(StatusCode::OK, &result, LogFields::default())
     } else {
         let page = page(language(&request), &base, health, &service, guard.needs_key(), &documents);
         HttpResponse::Ok()

@@ -1,7 +1,5 @@
 //! What platforms and monitors ask: does the process serve, and should it be sent requests.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use actix_web::http::StatusCode;
 use actix_web::web::Data;
 use actix_web::{HttpResponse, get};
@@ -10,28 +8,13 @@ use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::gateway::Service;
-use crate::http::log_fields::Note;
+use crate::http::draining::Draining;
+use crate::http::log_fields::LogFields;
 use crate::http::reply;
 
 /// Adds the operations to an application and to its document.
 pub fn routes(config: &mut ServiceConfig) {
     config.service(live).service(ready);
-}
-
-/// Whether the service has begun to stop.
-#[derive(Default)]
-pub struct Draining(AtomicBool);
-
-impl Draining {
-    /// From now on the service is not ready.
-    pub fn begin(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it has.
-    pub fn has_begun(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 /// The process serves.
@@ -52,6 +35,10 @@ pub struct ReadyResult {
     reasons: Vec<String>,
 }
 
+fn probe() -> LogFields {
+    LogFields { is_probe: true, ..LogFields::default() }
+}
+
 /// Liveness
 ///
 /// Answers 200 while the process serves. It never asks the upstream.
@@ -65,7 +52,7 @@ pub struct ReadyResult {
 )]
 #[get("/health")]
 async fn live() -> HttpResponse {
-    reply::json(StatusCode::OK, &LiveResult { status: "ok" }, Note::default())
+    reply::json(StatusCode::OK, &LiveResult { status: "ok" }, probe())
 }
 
 /// Readiness
@@ -91,5 +78,5 @@ async fn ready(draining: Data<Draining>, service: Data<Service>) -> HttpResponse
         true => (StatusCode::OK, "ok"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
     };
-    reply::json(status, &ReadyResult { status: word, reasons }, Note::default())
+    reply::json(status, &ReadyResult { status: word, reasons }, probe())
 }

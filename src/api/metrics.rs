@@ -6,7 +6,7 @@ use actix_web::{HttpResponse, get};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::gateway::Service;
-use crate::http::log_fields::{Note, SharedNote};
+use crate::http::log_fields::{LogFields, SharedLogFields};
 use crate::http::reply::FailureBody;
 use crate::metrics::{self, Metrics};
 
@@ -34,6 +34,6 @@ async fn get_metrics(service: Data<Service>, metrics: Data<Metrics>) -> HttpResp
         .insert_header((header::CONTENT_TYPE, metrics::MEDIA_TYPE))
         .insert_header((header::CACHE_CONTROL, "no-store"))
         .body(metrics.text());
-    response.extensions_mut().insert(SharedNote::from(Note::of("metrics")));
+    response.extensions_mut().insert(SharedLogFields::from(LogFields::of("metrics")));
     response
 }

@@ -1,6 +1,5 @@
 //! The faces: each translates between a wire format and the use cases, and decides nothing.
 
-pub mod answers;
 pub mod conversations;
 pub mod docs;
 pub mod doctor;
@@ -13,22 +12,19 @@ pub mod session;
 pub mod tools;
 pub mod usage;
 
-use std::time::Duration;
-
 use actix_web::web::{self, Data};
 use actix_web::{HttpRequest, HttpResponse};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::domain::error::{Error, Kind};
-use crate::http::failure::Failure;
-use docs::Documents;
+use crate::http::documents::{Documents, LeftOut, Sources};
+use crate::http::failure::{ErrorRenderers, Failure};
 
 /// Every operation, served and documented.
 pub fn routes(config: &mut ServiceConfig) {
+    // The first ones are found first, and most requests come here.
     tools::routes(config);
-    // Before those that are found by a pattern: most requests come here.
     openai::routes(config);
-    answers::routes(config);
     mcp::routes(config);
     conversations::routes(config);
     usage::routes(config);
@@ -49,17 +45,43 @@ pub fn pages(config: &mut web::ServiceConfig) {
     config.default_service(web::to(not_found));
 }
 
+/// How failures are written on the paths of those APIs that have a shape of their own.
+pub const ERROR_RENDERERS: ErrorRenderers = ErrorRenderers(&[&openai::Renderer, &mcp::Renderer]);
+
+/// Which paths are open to all: what importers, browsers and platforms read before they have a key,
+/// and `metrics` where that is set.
+pub fn public_paths(metrics: bool) -> fn(&str) -> bool {
+    if metrics { |path| is_public(path) || path == "/metrics" } else { is_public }
+}
+
+fn is_public(path: &str) -> bool {
+    matches!(
+        path,
+        "/" | "/health"
+            | "/ready"
+            | "/openapi.json"
+            | "/openapi.yaml"
+            | "/openapi/full.json"
+            | "/.well-known/ai-plugin.json"
+            | "/docs"
+            | "/favicon.ico"
+    ) || path.starts_with("/docs/")
+        || path.starts_with("/assets/")
+}
+
+/// What importers need not know, by path.
+const LEFT_OUT: LeftOut = &[("/api/chat", &["upstream", "wait_seconds"])];
+const LEFT_OUT_WITH_ANSWERS: LeftOut =
+    &[("/api/chat", &["upstream"]), ("/api/answers/{response_id}", &["upstream"])];
+
 /// The documents of [`routes`]; with `long_answers`, importers learn of answers to come back for.
 pub fn documents(long_answers: bool) -> Documents {
-    if long_answers {
-        let tools = |config: &mut ServiceConfig| {
-            tools::routes(config);
-            answers::routes(config);
-        };
-        Documents::new(tools, routes, &["upstream"])
+    let (tools, left_out): (fn(&mut ServiceConfig), _) = if long_answers {
+        (tools::routes, LEFT_OUT_WITH_ANSWERS)
     } else {
-        Documents::new(tools::routes, routes, &["upstream", "wait_seconds"])
-    }
+        (tools::routes_without_long_answers, LEFT_OUT)
+    };
+    Documents::new(Sources { base: docs::base, tools, all: routes, left_out })
 }
 
 /// 405 where another method would be answered, else 404.
@@ -72,7 +94,5 @@ async fn not_found(request: HttpRequest, documents: Data<Documents>) -> Result<H
     })
 }
 
-/// `Retry-After` in whole seconds, rounded up: RFC 9110, section 10.2.3.
-pub fn retry_after_seconds(after: Duration) -> u64 {
-    after.as_secs() + u64::from(after.subsec_nanos() > 0)
-}
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use crate::domain::error::{Error, Kind};
 use crate::gateway::{Credentials, Service};
 use crate::http::body::JsonBody;
 use crate::http::failure::Failure;
-use crate::http::log_fields::Note;
+use crate::http::log_fields::LogFields;
 use crate::http::reply::{self, ErrorBody, FailureBody};
 
 /// Adds the operation to an application and to its document.
@@ -93,5 +93,5 @@ async fn set_session(
     let credentials = body.0.credentials().map_err(fail)?;
     let state = service.swap(upstream.as_deref(), &credentials).await.map_err(fail)?;
     let body = SessionResult { success: true, session: state.name(), error: None };
-    Ok(reply::json(StatusCode::OK, &body, Note::of("set_session")))
+    Ok(reply::json(StatusCode::OK, &body, LogFields::of("set_session")))
 }

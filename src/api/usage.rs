@@ -10,7 +10,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use crate::gateway::Service;
 use crate::http::auth::Caller;
 use crate::http::failure::Failure;
-use crate::http::log_fields::Note;
+use crate::http::log_fields::LogFields;
 use crate::http::reply::{self, ErrorBody};
 
 /// Adds the operation to an application and to its document.
@@ -79,5 +79,5 @@ async fn get_usage(
         since,
         error: None,
     };
-    Ok(reply::json(StatusCode::OK, &body, Note::of("get_usage")))
+    Ok(reply::json(StatusCode::OK, &body, LogFields::of("get_usage")))
 }

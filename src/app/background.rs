@@ -43,7 +43,7 @@ pub fn gateway_keys(stored: Vec<StoredKey>) -> Vec<GatewayKey> {
 
 /// Keeps the upstream's session in the store, and follows what other replicas and the command line
 /// make of it.
-pub struct Keeper {
+pub struct SessionSync {
     store: Arc<Store>,
     session: Arc<Session>,
     vault: Vault,
@@ -55,16 +55,16 @@ pub struct Keeper {
     looks_for_single: bool,
 }
 
-impl Keeper {
-    /// A keeper of a session that has not been read yet.
+impl SessionSync {
+    /// For a session that has not been read yet.
     pub fn new(store: Arc<Store>, session: Arc<Session>, vault: Vault, name: String) -> Self {
-        Keeper { store, session, vault, name, version: 0, looks_for_single: false }
+        SessionSync { store, session, vault, name, version: 0, looks_for_single: false }
     }
 
     /// The same, which also takes over what an earlier version kept under the name [`SINGLE`], if that
     /// is this upstream's.
     pub fn taking_over_single(self) -> Self {
-        Keeper { looks_for_single: true, ..self }
+        SessionSync { looks_for_single: true, ..self }
     }
 
     /// Takes the kept session over, and follows it from then on; a store that is not `available` now

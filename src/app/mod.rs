@@ -23,7 +23,6 @@ use tokio::sync::oneshot;
 use url::Url;
 use utoipa_actix_web::AppExt;
 
-use crate::api::live::Draining;
 use crate::api::{self, openai};
 use crate::app::shutdown::{Shutdown, StopSignals};
 use crate::config::{self, Config, Location};
@@ -36,6 +35,7 @@ use crate::http::access_log;
 use crate::http::auth::{self, Guard};
 use crate::http::base_url::{LocalAddress, Peers};
 use crate::http::budget::Budget;
+use crate::http::draining::Draining;
 use crate::http::keep_alive::Heartbeat;
 use crate::http::origin;
 use crate::provider::Upstream;
@@ -138,7 +138,7 @@ impl Application {
         let store = Arc::new(store);
         let guard = Guard::new(!config.gateway.auth, config.gateway.keys.clone())
             .limited(config.limits.rate_per_minute)
-            .showing_metrics(config.public.metrics);
+            .opening(api::public_paths(config.public.metrics));
         let guard = Data::new(guard);
         // While the store is down, the keys of the environment do.
         let needs_store = config.gateway.auth && (available || config.gateway.keys.is_empty());
@@ -154,6 +154,7 @@ impl Application {
         }
         let shared = Arc::new(Shared::new(Arc::clone(&store), &config.limits));
         let documents = Data::new(api::documents(config.public.long_answers));
+        let renderers = Data::new(api::ERROR_RENDERERS);
         let draining = Data::new(Draining::default());
         let metrics = Data::from(Arc::clone(shared.metrics()));
         let budget = Data::new(Budget::new(config.limits.bodies_bytes));
@@ -177,7 +178,7 @@ impl Application {
             store.interrupt_answers().await.map_err(StartError::Store)?;
         }
         for (_, settings, session) in upstreams.iter().filter(|(_, settings, _)| settings.url.is_some()) {
-            keeper(&config, settings, &store, session).start(available).await;
+            session_sync(&config, settings, &store, session).start(available).await;
             if let Some(url) = settings.session_webhook.clone() {
                 let name = settings.name.clone();
                 tokio::task::spawn_local(background::tell_expiry(Arc::clone(session), url, name));
@@ -205,6 +206,7 @@ impl Application {
                 .app_data(doctor.clone())
                 .app_data(limits.clone())
                 .app_data(heartbeat.clone())
+                .app_data(renderers.clone())
                 .configure(api::routes)
                 .split_for_parts();
             app.configure(api::pages)
@@ -217,7 +219,7 @@ impl Application {
                         request.head_mut().method = Method::GET;
                     }
                     if let Some(path) = openai::paths::canonical(request.path()) {
-                        lead(&mut request, &path);
+                        rewrite_path(&mut request, &path);
                     }
                     next.call(request)
                 })
@@ -299,18 +301,18 @@ pub fn member(base: &Url, settings: &config::Upstream, session: &Arc<Session>) -
 }
 
 /// What keeps an upstream's session in the store, under the upstream's name.
-pub fn keeper(
+pub fn session_sync(
     config: &Config,
     settings: &config::Upstream,
     store: &Arc<Store>,
     session: &Arc<Session>,
-) -> background::Keeper {
+) -> background::SessionSync {
     let vault = Vault::new(config.store.secret_key.as_ref());
-    let keeper =
-        background::Keeper::new(Arc::clone(store), Arc::clone(session), vault, settings.name.clone());
+    let sync =
+        background::SessionSync::new(Arc::clone(store), Arc::clone(session), vault, settings.name.clone());
     // An upstream of that name has its own session under it.
     let is_taken = config.upstreams().any(|upstream| upstream.name == background::SINGLE);
-    if is_taken { keeper } else { keeper.taking_over_single() }
+    if is_taken { sync } else { sync.taking_over_single() }
 }
 
 /// Where the upstream is: as configured, else the demo, which is started here.
@@ -418,8 +420,8 @@ fn doctor(
     Doctor::new(config, upstreams.iter().map(mirror).collect(), Arc::clone(store), local)
 }
 
-/// Leads a request to another path.
-fn lead(request: &mut ServiceRequest, path: &str) {
+/// Serves a request as if it had come to another path.
+fn rewrite_path(request: &mut ServiceRequest, path: &str) {
     let mut parts = request.uri().clone().into_parts();
     let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
     parts.path_and_query = format!("{path}{query}").parse().ok();

@@ -13,8 +13,8 @@ use socket2::SockRef;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use crate::api::live::Draining;
 use crate::gateway::Shared;
+use crate::http::draining::Draining;
 use crate::telemetry;
 
 /// Left of the time when what still runs is told to end, so that it can say so to its caller.

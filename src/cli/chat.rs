@@ -65,17 +65,17 @@ async fn ask(config: Config, question: InferenceRequest) -> ExitCode {
             Err(error) => return fail(error.exit_code(), error),
         };
         let session = Arc::new(Session::new(&base, settings));
-        let mut keeper = app::keeper(&config, settings, &store, &session);
+        let mut sync = app::session_sync(&config, settings, &store, &session);
         // What the store keeps of the session is better than the settings; without it, those do.
-        let _ = keeper.follow().await;
+        let _ = sync.follow().await;
         members.push(app::member(&base, settings, &session));
-        sessions.push((session.snapshot(), session, keeper));
+        sessions.push((session.snapshot(), session, sync));
     }
     let service = Service::new(members, Arc::new(Shared::new(Arc::clone(&store), &config.limits)));
     let code = answer(&service, question).await;
-    for (before, session, mut keeper) in sessions {
+    for (before, session, mut sync) in sessions {
         if session.snapshot() != before
-            && let Err(error) = keeper.keep().await
+            && let Err(error) = sync.keep().await
         {
             log::error!("the session that the upstream renewed is not kept: {}", error.message);
         }

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::task::LocalSet;
 
 use super::{Settings, fail};
-use crate::app::background::Keeper;
+use crate::app::background::SessionSync;
 use crate::app::{self, Application};
 use crate::config::{self, Config};
 use crate::doctor::{self, Finding, Level, Mirror, Outside, Patient, Service, Source};
@@ -104,9 +104,9 @@ async fn examine(config: Option<&Config>, asked: &Asked, findings: &mut Vec<Find
     let mut running = None;
     if let Some(config) = config {
         match mirrors_and_store(config).await {
-            Ok((mirrors, store, keepers)) => {
+            Ok((mirrors, store, syncs)) => {
                 let sessions = mirrors.iter().map(|mirror| Arc::clone(&mirror.session));
-                keeping = sessions.map(|session| (session.snapshot(), session)).zip(keepers).collect();
+                keeping = sessions.map(|session| (session.snapshot(), session)).zip(syncs).collect();
                 patient.mirrors = mirrors;
                 patient.store = Some((store, config.state_concern()));
             }
@@ -122,9 +122,9 @@ async fn examine(config: Option<&Config>, asked: &Asked, findings: &mut Vec<Find
         handle.stop(false).await;
     }
     // What a mirror renewed while it was asked would be lost otherwise.
-    for ((before, session), mut keeper) in keeping {
+    for ((before, session), mut sync) in keeping {
         if config.is_some_and(|config| config.upstream.url.is_some()) && session.snapshot() != before {
-            let _ = keeper.keep().await;
+            let _ = sync.keep().await;
         }
     }
     if let Some((store, _)) = patient.store {
@@ -133,19 +133,19 @@ async fn examine(config: Option<&Config>, asked: &Asked, findings: &mut Vec<Find
 }
 
 /// The mirrors with the sessions that are kept, and the store.
-async fn mirrors_and_store(config: &Config) -> Result<(Vec<Mirror>, Arc<Store>, Vec<Keeper>), String> {
+async fn mirrors_and_store(config: &Config) -> Result<(Vec<Mirror>, Arc<Store>, Vec<SessionSync>), String> {
     let store = Arc::new(Store::new(config.store.location.clone()).map_err(|error| error.message)?);
-    let (mut mirrors, mut keepers) = (Vec::new(), Vec::new());
+    let (mut mirrors, mut syncs) = (Vec::new(), Vec::new());
     for settings in config.upstreams() {
         let (base, _) = app::upstream_base(settings).map_err(|error| error.to_string())?;
         let session = Arc::new(Session::new(&base, settings));
-        let mut keeper = app::keeper(config, settings, &store, &session);
+        let mut sync = app::session_sync(config, settings, &store, &session);
         // A store that cannot be used is a finding of its own.
-        let _ = keeper.follow().await;
+        let _ = sync.follow().await;
         mirrors.push(Mirror { settings: settings.clone(), base, session });
-        keepers.push(keeper);
+        syncs.push(sync);
     }
-    Ok((mirrors, store, keepers))
+    Ok((mirrors, store, syncs))
 }
 
 /// Starts the service on a free loopback port, with the configured settings and a key of its own.

@@ -19,9 +19,9 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
 use crate::api;
-use crate::api::docs::{self, Document};
 use crate::config::{self, Config, SETTINGS};
 use crate::domain::error::Error;
+use crate::http::documents::{self, Document};
 use crate::telemetry;
 
 /// Runs one command and gives the process's exit code.
@@ -216,7 +216,8 @@ fn openapi(matches: &ArgMatches) -> ExitCode {
     let long_answers = long_answers.or_else(|| std::env::var("LONG_ANSWERS").ok());
     let long_answers = long_answers.is_some_and(|text| config::is_true(&text));
     let document = api::documents(long_answers).at(document, value("server"));
-    let text = if value("format") == "yaml" { docs::yaml(&document) } else { docs::pretty(&document) };
+    let text =
+        if value("format") == "yaml" { documents::yaml(&document) } else { documents::pretty(&document) };
     match std::io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(1, format!("error: the document cannot be written: {error}")),

@@ -95,10 +95,10 @@ async fn set_session(
     let (base, _) = app::upstream_base(settings).map_err(trouble)?;
     let session = Arc::new(Session::new(&base, settings));
     let store = Arc::new(Store::new(config.store.location.clone())?);
-    let mut keeper = app::keeper(config, settings, &store, &session);
-    keeper.follow().await?;
+    let mut sync = app::session_sync(config, settings, &store, &session);
+    sync.follow().await?;
     let member = app::member(&base, settings, &session);
     let service = Service::new(vec![member], Arc::new(Shared::new(store, &config.limits)));
     service.swap(None, credentials).await?;
-    keeper.keep().await
+    sync.keep().await
 }

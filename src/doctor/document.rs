@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(check(&good()), []);
         for long_answers in [false, true] {
             let documents = crate::api::documents(long_answers);
-            let ours = documents.at(crate::api::docs::Document::Tools, "https://a.example.com");
+            let ours = documents.at(crate::http::documents::Document::Tools, "https://a.example.com");
             assert_eq!(check(&ours), []);
         }
     }

@@ -19,6 +19,7 @@ use super::{Asked, Failed, InferenceRequest, Reply, Service, Turn};
 use crate::domain::answer::{Answer, Names};
 use crate::domain::chat::{AnswerId, ConversationId, Owner, Usage};
 use crate::domain::error::{Error, Kind};
+use crate::telemetry::request_id;
 
 /// How often what has come is kept, and for how long it then counts as being worked on.
 const RENEWAL: Duration = Duration::from_secs(2);
@@ -138,7 +139,7 @@ impl Service {
         store.keep_answer(&owner, id, Record::partial(progress, asked_in), Some(VOUCHED)).await?;
         log::info!("an answer goes on without its caller");
         let task = carry_on(Arc::clone(store), owner, id, work, Rc::clone(progress), asked_in, permit);
-        tokio::task::spawn_local(task);
+        tokio::task::spawn_local(request_id::carried(task));
         Ok(id)
     }
 }

@@ -1,4 +1,4 @@
-//! Who may call: the middleware that asks for a gateway key, and the paths that need none.
+//! Who may call: the middleware that asks for a gateway key.
 //!
 //! Keys are understood in every form in which Dify and other importers send them. An address that
 //! sends many wrong keys is slowed down; a right key passes from anywhere at any time.
@@ -54,8 +54,8 @@ pub struct Guard {
     wrong: DefaultKeyedRateLimiter<IpAddr>,
     /// How often each key may call.
     rate: Option<DefaultKeyedRateLimiter<Owner>>,
-    /// Whether `/metrics` is open to all.
-    shows_metrics: bool,
+    /// Whether a path is open to all.
+    is_public: fn(&str) -> bool,
 }
 
 impl Guard {
@@ -63,7 +63,7 @@ impl Guard {
     pub fn new(open: bool, configured: Vec<GatewayKey>) -> Self {
         let keys = RwLock::new(Arc::new(KeyRing::new(configured.clone())));
         let wrong = RateLimiter::dashmap(Quota::per_minute(WRONG_KEYS_A_MINUTE));
-        Guard { open, configured, keys, wrong, rate: None, shows_metrics: false }
+        Guard { open, configured, keys, wrong, rate: None, is_public: |_| false }
     }
 
     /// Lets each key send so many requests a minute.
@@ -71,9 +71,14 @@ impl Guard {
         Guard { rate: a_minute.map(|rate| RateLimiter::dashmap(Quota::per_minute(rate))), ..self }
     }
 
-    /// Whether `/metrics` is open to all.
-    pub fn showing_metrics(self, shows_metrics: bool) -> Self {
-        Guard { shows_metrics, ..self }
+    /// Asks for no key on the paths of which `is_public` is true.
+    pub fn opening(self, is_public: fn(&str) -> bool) -> Self {
+        Guard { is_public, ..self }
+    }
+
+    /// Whether a path is open to all.
+    pub fn opens(&self, path: &str) -> bool {
+        (self.is_public)(path)
     }
 
     /// Whether callers must present a key.
@@ -139,22 +144,6 @@ impl Guard {
     }
 }
 
-/// Whether a path is open to all: what importers, browsers and platforms read before they have a key.
-pub fn is_public(path: &str) -> bool {
-    matches!(
-        path,
-        "/" | "/health"
-            | "/ready"
-            | "/openapi.json"
-            | "/openapi.yaml"
-            | "/openapi/full.json"
-            | "/.well-known/ai-plugin.json"
-            | "/docs"
-            | "/favicon.ico"
-    ) || path.starts_with("/docs/")
-        || path.starts_with("/assets/")
-}
-
 /// The middleware.
 ///
 /// # Errors
@@ -164,7 +153,7 @@ pub async fn check<B: MessageBody>(
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
     let guard = request.app_data::<Data<Guard>>().expect("the application holds the guard");
-    if is_public(request.path()) || (guard.shows_metrics && request.path() == "/metrics") {
+    if guard.opens(request.path()) {
         return Ok(next.call(request).await?.map_into_left_body());
     }
     match guard.admit(request.request()) {

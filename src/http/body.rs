@@ -37,58 +37,11 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
     }
 }
 
-/// A request body on `/v1`, as it is.
-pub struct V1Body(pub Bytes);
-
-impl V1Body {
-    /// The bytes of a body that is declared as JSON.
-    ///
-    /// # Errors
-    /// When it is not, or nests too deep.
-    pub fn json(self, request: &HttpRequest) -> Result<Bytes, Error> {
-        check_media_type(request)?;
-        check_depth(&self.0)?;
-        Ok(self.0)
-    }
-
-    /// The bytes of a body that is declared as JSON or as a form with files, or of none.
-    ///
-    /// # Errors
-    /// When it is declared as anything else, or not at all: so could a page of any origin send it.
-    pub fn json_or_form(self, request: &HttpRequest) -> Result<Bytes, Error> {
-        let media = media_type(request).to_ascii_lowercase();
-        if self.0.is_empty() || is_json(&media) || media == "multipart/form-data" {
-            return Ok(self.0);
-        }
-        Err(Error::new(
-            Kind::UnsupportedMediaType,
-            "the request body is declared neither as JSON nor as multipart/form-data",
-        )
-        .hinted("send the header `Content-Type: application/json`, or files as `multipart/form-data`"))
-    }
-}
-
-impl FromRequest for V1Body {
-    type Error = Failure;
-    type Future = LocalBoxFuture<'static, Result<Self, Failure>>;
-
-    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let request = request.clone();
-        let payload = payload.take();
-        Box::pin(async move {
-            let body = read(&request, payload, |limits| limits.v1_body_bytes).await;
-            let body = body.map(|(bytes, share)| share.bind(bytes));
-            let hinted = |error: Error| match error.kind {
-                Kind::BodyTooLarge => error.hinted("shorten the request, or raise `MAX_V1_BODY_BYTES`"),
-                _ => error,
-            };
-            body.map(V1Body).map_err(|error| Failure::new(&request, hinted(error)))
-        })
-    }
-}
-
 /// Reads a body within its limits.
-async fn read(
+///
+/// # Errors
+/// When it is too large, too slow, or all bodies together are.
+pub async fn read(
     request: &HttpRequest,
     mut payload: Payload,
     limit: fn(&Limits) -> usize,
@@ -135,17 +88,20 @@ fn declared(request: &HttpRequest) -> &str {
 }
 
 /// What a body is declared as, without parameters.
-fn media_type(request: &HttpRequest) -> &str {
+pub fn media_type(request: &HttpRequest) -> &str {
     declared(request).split(';').next().unwrap_or_default().trim()
 }
 
 /// Whether a media type in lower case is JSON by its name, RFC 6839, section 3.1.
-fn is_json(media: &str) -> bool {
+pub fn is_json(media: &str) -> bool {
     media == "application/json" || media.contains('/') && media.ends_with("+json")
 }
 
 /// JSON must be declared as such, RFC 8259: then no form of a foreign page can send it.
-fn check_media_type(request: &HttpRequest) -> Result<(), Error> {
+///
+/// # Errors
+/// When it is not, or is compressed.
+pub fn check_media_type(request: &HttpRequest) -> Result<(), Error> {
     let is_json = media_type(request).eq_ignore_ascii_case("application/json");
     let is_utf8 = declared(request).split(';').skip(1).map(str::trim).all(|parameter| {
         let charset = parameter.to_ascii_lowercase();
@@ -163,7 +119,11 @@ fn check_media_type(request: &HttpRequest) -> Result<(), Error> {
     }
 }
 
-fn check_depth(bytes: &[u8]) -> Result<(), Error> {
+/// Refuses what nests so deep that a parser would run out of stack.
+///
+/// # Errors
+/// When it does.
+pub fn check_depth(bytes: &[u8]) -> Result<(), Error> {
     if depth::is_too_deep(bytes) {
         let what = format!("the request body nests deeper than {} levels", depth::MAX_DEPTH);
         return Err(Error::new(Kind::InvalidJson, what).hinted("send a request without such nesting"));

@@ -10,16 +10,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use actix_web::HttpResponse;
 use actix_web::http::header;
 use actix_web::web::Bytes;
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{self, LocalBoxStream, Stream, StreamExt};
 use tokio::time::{Instant, timeout};
 
-use super::log_fields::{Note, SharedNote};
+use super::failure::{ErrorRenderer, ErrorRenderers};
+use super::log_fields::{LogFields, RequestId, SharedLogFields};
 use super::reply::{self, Prepared};
-use crate::api::openai::failure;
 use crate::domain::error::Error;
 use crate::outbound::timer::Timer;
 
@@ -41,12 +41,12 @@ pub async fn respond(heartbeat: Heartbeat, mut work: LocalBoxFuture<'static, Pre
     match timeout(after, &mut work).await {
         Ok(prepared) => prepared.response(),
         Err(_) => {
-            let note = SharedNote::default();
+            let log_fields = SharedLogFields::default();
             let mut response = HttpResponse::Ok()
                 .insert_header((header::CONTENT_TYPE, "application/json"))
                 .insert_header((header::CACHE_CONTROL, "no-store"))
-                .streaming(blanks_before(work, every, note.clone()));
-            response.extensions_mut().insert(note);
+                .streaming(blanks_before(work, every, log_fields.clone()));
+            response.extensions_mut().insert(log_fields);
             response
         }
     }
@@ -56,16 +56,16 @@ pub async fn respond(heartbeat: Heartbeat, mut work: LocalBoxFuture<'static, Pre
 fn blanks_before(
     work: LocalBoxFuture<'static, Prepared>,
     every: Duration,
-    note: SharedNote,
+    log_fields: SharedLogFields,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> {
-    stream::unfold(Some((work, note, Duration::ZERO)), move |state| async move {
-        let (mut work, note, wait) = state?;
+    stream::unfold(Some((work, log_fields, Duration::ZERO)), move |state| async move {
+        let (mut work, log_fields, wait) = state?;
         match timeout(wait, &mut work).await {
             Ok(prepared) => {
-                note.set(prepared.note);
+                log_fields.set(prepared.log_fields);
                 Some((Ok(prepared.body), None))
             }
-            Err(_) => Some((Ok(Bytes::from_static(b" ")), Some((work, note, every)))),
+            Err(_) => Some((Ok(Bytes::from_static(b" ")), Some((work, log_fields, every)))),
         }
     })
 }
@@ -75,7 +75,7 @@ pub struct EventStream {
     /// Whole events, each with the blank line that ends it; the stream ends after an error.
     pub events: LocalBoxStream<'static, Result<Bytes, Error>>,
     /// What the access log is told, unless the stream fails.
-    pub note: Note,
+    pub log_fields: LogFields,
     /// The name of the upstream that answers, or nothing where it is told otherwise.
     pub upstream: String,
 }
@@ -83,7 +83,7 @@ pub struct EventStream {
 /// The response of an event stream: with the status of its failure when that shows before the
 /// first comment is due, else with the failure as its last event.
 pub async fn stream(
-    request_id: String,
+    request: &HttpRequest,
     every: Option<Duration>,
     mut begin: LocalBoxFuture<'static, Result<EventStream, Prepared>>,
 ) -> HttpResponse {
@@ -91,37 +91,45 @@ pub async fn stream(
         Some(every) => timeout(every, &mut begin).await.ok(),
         None => Some((&mut begin).await),
     };
-    let note = SharedNote::default();
+    let log_fields = SharedLogFields::default();
     let (phase, upstream) = match begun {
         Some(Err(prepared)) => return prepared.response(),
-        Some(Ok(EventStream { events, note: told, upstream })) => {
-            note.set(told);
+        Some(Ok(EventStream { events, log_fields: told, upstream })) => {
+            log_fields.set(told);
             (Phase::Running(events), upstream)
         }
         None => (Phase::Late(begin), String::new()),
     };
-    let beats =
-        Beats { phase, every, comment_due: None, timer: Timer::default(), request_id, note: note.clone() };
+    let body = KeepAliveStream {
+        phase,
+        every,
+        comment_due: None,
+        timer: Timer::default(),
+        request_id: RequestId::of(request.extensions()),
+        renderer: ErrorRenderers::of(request),
+        log_fields: log_fields.clone(),
+    };
     let mut response = HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, "text/event-stream"))
         .insert_header((header::CACHE_CONTROL, "no-cache"))
         // nginx would hold small pieces back: https://nginx.org/en/docs/http/ngx_http_proxy_module.html
         .insert_header(("x-accel-buffering", "no"))
-        .streaming(beats);
+        .streaming(body);
     reply::name_upstream(response.headers_mut(), &upstream);
-    response.extensions_mut().insert(note);
+    response.extensions_mut().insert(log_fields);
     response
 }
 
 /// An event stream with comments in its silences.
-struct Beats {
+struct KeepAliveStream {
     phase: Phase,
     every: Option<Duration>,
     /// When the silence that goes on is to be broken.
     comment_due: Option<Instant>,
     timer: Timer,
     request_id: String,
-    note: SharedNote,
+    renderer: &'static dyn ErrorRenderer,
+    log_fields: SharedLogFields,
 }
 
 enum Phase {
@@ -133,7 +141,7 @@ enum Phase {
     Ended,
 }
 
-impl Stream for Beats {
+impl Stream for KeepAliveStream {
     type Item = Result<Bytes, Infallible>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -144,7 +152,7 @@ impl Stream for Beats {
     }
 }
 
-impl Beats {
+impl KeepAliveStream {
     fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
             match &mut self.phase {
@@ -158,7 +166,7 @@ impl Beats {
                 Phase::Waiting(begin) => match begin.as_mut().poll(context) {
                     Poll::Pending => return self.poll_comment(context),
                     Poll::Ready(Ok(begun)) => {
-                        self.note.set(begun.note);
+                        self.log_fields.set(begun.log_fields);
                         self.phase = Phase::Running(begun.events);
                     }
                     Poll::Ready(Err(prepared)) => return Poll::Ready(Some(self.end(prepared))),
@@ -167,7 +175,7 @@ impl Beats {
                     Poll::Pending => return self.poll_comment(context),
                     Poll::Ready(Some(Ok(event))) => return Poll::Ready(Some(event)),
                     Poll::Ready(Some(Err(error))) => {
-                        let prepared = failure::prepared(&error, &self.request_id, self.note.get());
+                        let prepared = self.renderer.render(&error, &self.request_id, self.log_fields.get());
                         return Poll::Ready(Some(self.end(prepared)));
                     }
                     Poll::Ready(None) => self.phase = Phase::Ended,
@@ -186,7 +194,7 @@ impl Beats {
     /// The last event of a stream that fails.
     fn end(&mut self, prepared: Prepared) -> Bytes {
         self.phase = Phase::Ended;
-        self.note.set(prepared.note);
-        failure::last_event(&prepared.body)
+        self.log_fields.set(prepared.log_fields);
+        self.renderer.last_event(&prepared.body)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::{Ref, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use actix_web::dev::{Extensions, ServiceRequest};
 use actix_web::http::header::HeaderName;
@@ -14,7 +15,7 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The id of a request: the caller's own when it is a plain one, else random.
 #[derive(Clone)]
-pub struct RequestId(pub String);
+pub struct RequestId(pub Arc<str>);
 
 impl RequestId {
     /// The id of a request that came in.
@@ -25,33 +26,37 @@ impl RequestId {
                 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
         };
         RequestId(
-            given.filter(is_plain).map_or_else(|| format!("{:016x}", crate::random::number()), String::from),
+            given
+                .filter(is_plain)
+                .map_or_else(|| format!("{:016x}", crate::random::number()).into(), Arc::from),
         )
     }
 
     /// The id that the middleware gave the request with these extensions.
     pub fn of(extensions: impl std::ops::Deref<Target = Extensions>) -> String {
-        extensions.get::<RequestId>().map_or_else(|| "-".into(), |id| id.0.clone())
+        extensions.get::<RequestId>().map_or_else(|| "-".into(), |id| id.0.to_string())
     }
 }
 
 /// What a handler tells the access log about a request.
 #[derive(Debug, Clone, Default)]
-pub struct Note {
+pub struct LogFields {
     /// The operation's id.
     pub operation: Option<&'static str>,
     /// The model that answered.
     pub model: Option<String>,
     /// The status with which the upstream answered.
     pub upstream_status: Option<u16>,
+    /// Whether a good answer is worth a line only to those who look for trouble: probes come often.
+    pub is_probe: bool,
     /// The failure, with its message as the log may have it.
     pub error: Option<(Kind, String)>,
 }
 
-impl Note {
-    /// A note about an operation.
+impl LogFields {
+    /// The fields of an operation.
     pub fn of(operation: &'static str) -> Self {
-        Note { operation: Some(operation), ..Note::default() }
+        LogFields { operation: Some(operation), ..LogFields::default() }
     }
 
     /// Adds the model that answered, and the status with which the upstream did.
@@ -69,30 +74,30 @@ impl Note {
     }
 }
 
-/// The note in a response's extensions. Whoever writes the body keeps a copy, since some of what the
+/// The fields in a response's extensions. Whoever writes the body keeps a copy, since some of what the
 /// log is told shows only at the answer's end.
 #[derive(Clone, Default)]
-pub struct SharedNote(Rc<RefCell<Note>>);
+pub struct SharedLogFields(Rc<RefCell<LogFields>>);
 
-impl SharedNote {
-    /// The note as it is now.
-    pub fn get(&self) -> Note {
+impl SharedLogFields {
+    /// The fields as they are now.
+    pub fn get(&self) -> LogFields {
         self.read().clone()
     }
 
-    /// A look at it.
-    pub fn read(&self) -> Ref<'_, Note> {
+    /// A look at them.
+    pub fn read(&self) -> Ref<'_, LogFields> {
         self.0.borrow()
     }
 
-    /// Replaces it.
-    pub fn set(&self, note: Note) {
-        self.0.replace(note);
+    /// Replaces them.
+    pub fn set(&self, log_fields: LogFields) {
+        self.0.replace(log_fields);
     }
 }
 
-impl From<Note> for SharedNote {
-    fn from(note: Note) -> Self {
-        SharedNote(Rc::new(RefCell::new(note)))
+impl From<LogFields> for SharedLogFields {
+    fn from(log_fields: LogFields) -> Self {
+        SharedLogFields(Rc::new(RefCell::new(log_fields)))
     }
 }

@@ -1,4 +1,5 @@
-//! What all faces share on the way in and out: request ids, keys, body limits, late answers.
+//! What all APIs share on the way in and out, and what knows none of them: request ids, keys, body
+//! limits, late answers, the documents, and the failures in the shape that an API registers.
 
 pub mod access_log;
 pub mod auth;
@@ -6,6 +7,8 @@ pub mod base_url;
 pub mod body;
 pub mod budget;
 mod depth;
+pub mod documents;
+pub mod draining;
 pub mod failure;
 pub mod keep_alive;
 pub mod log_fields;

@@ -17,7 +17,7 @@ use actix_web::web::Data;
 use actix_web::{FromRequest, HttpRequest, ResponseError};
 use url::{Host, Url};
 
-use super::auth::{Guard, is_public};
+use super::auth::Guard;
 use super::base_url::{Peers, url_of};
 use super::failure::Failure;
 use crate::config::Public;
@@ -47,6 +47,10 @@ pub async fn check<B: MessageBody>(
     }
 }
 
+fn guard(request: &HttpRequest) -> &Guard {
+    request.app_data::<Data<Guard>>().expect("the application holds the guard")
+}
+
 fn without_keys(request: &HttpRequest) -> Result<(), Error> {
     let peers = peers(request);
     let public = peers.public();
@@ -71,7 +75,8 @@ fn without_keys(request: &HttpRequest) -> Result<(), Error> {
         Some(_) => !origins.all(|origin| is_own(origin, peers.port()) || is_listed(origin, public)),
         None => {
             let sites = ["cross-site", "same-site"];
-            !is_public(request.path()) && values(request, SEC_FETCH_SITE).any(|site| sites.contains(&site))
+            !guard(request).opens(request.path())
+                && values(request, SEC_FETCH_SITE).any(|site| sites.contains(&site))
         }
     };
     if is_foreign {
@@ -121,7 +126,7 @@ impl FromRequest for Admitted {
 }
 
 fn with_keys(request: &HttpRequest) -> Result<(), Error> {
-    let guard = request.app_data::<Data<Guard>>().expect("the application holds the guard");
+    let guard = guard(request);
     if !guard.needs_key() {
         // More was asked of it already.
         return Ok(());

@@ -1,6 +1,8 @@
 //! How a result or failure becomes a response: the envelope, the status, and what the access log
 //! is told.
 
+use std::time::Duration;
+
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::web::Bytes;
@@ -8,9 +10,8 @@ use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::log_fields::{Note, RequestId, SharedNote};
+use super::log_fields::{LogFields, RequestId, SharedLogFields};
 use super::python_json;
-use crate::api::retry_after_seconds;
 use crate::domain::error::Error;
 
 /// The header that names the upstream that answered.
@@ -75,22 +76,22 @@ pub struct Prepared {
     /// The JSON.
     pub body: Bytes,
     /// What the access log is told.
-    pub note: Note,
+    pub log_fields: LogFields,
 }
 
 impl Prepared {
     /// A result, written for Dify.
-    pub fn result(body: &impl Serialize, note: Note) -> Self {
-        Prepared::json(python_json::to_vec(body), note)
+    pub fn result(body: &impl Serialize, log_fields: LogFields) -> Self {
+        Prepared::json(python_json::to_vec(body), log_fields)
     }
 
     /// A good answer in these very words.
-    pub fn json(body: impl Into<Bytes>, note: Note) -> Self {
-        Prepared { status: StatusCode::OK, headers: Vec::new(), body: body.into(), note }
+    pub fn json(body: impl Into<Bytes>, log_fields: LogFields) -> Self {
+        Prepared { status: StatusCode::OK, headers: Vec::new(), body: body.into(), log_fields }
     }
 
     /// A failure, with an envelope that says what is known beside it.
-    pub fn failure(error: &Error, body: &impl Serialize, note: Note) -> Self {
+    pub fn failure(error: &Error, body: &impl Serialize, log_fields: LogFields) -> Self {
         let mut headers = Vec::new();
         if let Some(after) = error.retry_after {
             headers.push((header::RETRY_AFTER, retry_after_seconds(after).into()));
@@ -100,7 +101,7 @@ impl Prepared {
             // RFC 9110, section 11.6.1: a 401 names the scheme.
             headers.push((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
         }
-        let prepared = Prepared::result(body, note.failed(error));
+        let prepared = Prepared::result(body, log_fields.failed(error));
         Prepared { status, headers, ..prepared }
     }
 
@@ -119,9 +120,14 @@ impl Prepared {
         for (name, value) in self.headers {
             response.headers_mut().insert(name, value);
         }
-        response.extensions_mut().insert(SharedNote::from(self.note));
+        response.extensions_mut().insert(SharedLogFields::from(self.log_fields));
         response
     }
+}
+
+/// `Retry-After` in whole seconds, rounded up: RFC 9110, section 10.2.3.
+pub fn retry_after_seconds(after: Duration) -> u64 {
+    after.as_secs() + u64::from(after.subsec_nanos() > 0)
 }
 
 /// A status of the table of kinds, which holds none that is no status.
@@ -142,6 +148,6 @@ fn upstream_header(name: &str) -> Option<(HeaderName, HeaderValue)> {
 }
 
 /// A response with a body written for Dify.
-pub fn json(status: StatusCode, body: &impl Serialize, note: Note) -> HttpResponse {
-    Prepared { status, ..Prepared::result(body, note) }.response()
+pub fn json(status: StatusCode, body: &impl Serialize, log_fields: LogFields) -> HttpResponse {
+    Prepared { status, ..Prepared::result(body, log_fields) }.response()
 }

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::failure::Place;
 use crate::domain::error::{Error, Kind};
 use crate::outbound::timer::Timer;
+use crate::telemetry::request_id;
 
 /// The most that is read of an error's body, in bytes, and for how long.
 const MAX_ERROR_BYTES: usize = 64 << 10;
@@ -162,9 +163,9 @@ impl Body {
 
     /// Reads what is left in the background, so that the connection can be used again.
     pub fn drain(self) {
-        tokio::task::spawn_local(async move {
+        tokio::task::spawn_local(request_id::carried(async move {
             excerpt(self.response, MAX_DRAIN_BYTES, DRAIN_TIME).await;
-        });
+        }));
     }
 }
 

@@ -15,6 +15,7 @@ use super::operation::failed;
 use super::{Store, not_found};
 use crate::domain::chat::{ConversationId, Owner};
 use crate::domain::error::Error;
+use crate::telemetry::request_id;
 
 /// How long a lease lasts, how often it is renewed, and how often a waiting process looks again.
 const LEASE: Duration = Duration::from_secs(10);
@@ -59,14 +60,14 @@ impl Store {
         }
         let claim = Claim { database: Arc::clone(&self.database), owner: owner.clone(), id, holder };
         let renewing = claim.clone();
-        let renewal = self.runtime().spawn(async move {
+        let renewal = self.runtime().spawn(request_id::carried(async move {
             loop {
                 sleep(RENEWAL).await;
                 if let Err(error) = renewing.extend(LEASE).await {
                     log::warn!(error = error.kind.code(); "a conversation's lease could not be renewed: {}", error.message);
                 }
             }
-        });
+        }));
         Ok(Lease { claim, renewal: renewal.abort_handle(), runtime: self.runtime().handle().clone() })
     }
 }

@@ -33,6 +33,7 @@ use operation::{Operation, Statement};
 use crate::config::Location;
 use crate::domain::error::{Error, Kind};
 use crate::metrics::Counter;
+use crate::telemetry::request_id;
 
 /// How long an operation may take before the store counts as unavailable.
 const OPERATION_TIME: Duration = Duration::from_secs(5);
@@ -103,7 +104,7 @@ impl Store {
     {
         let database = Arc::clone(&self.database);
         let operation = operation(Arc::clone(&database));
-        let task = self.runtime().spawn(async move {
+        let work = async move {
             let work = async {
                 database.ensure().await?;
                 operation.await
@@ -111,7 +112,8 @@ impl Store {
             timeout(OPERATION_TIME, work)
                 .await
                 .unwrap_or_else(|_| Err(unavailable("it does not answer in time")))
-        });
+        };
+        let task = self.runtime().spawn(request_id::carried(work));
         let outcome = task.await.unwrap_or_else(|_| Err(unavailable("its thread has stopped")));
         if outcome.as_ref().is_err_and(|error| error.kind == Kind::StorageUnavailable) {
             self.failures.inc();

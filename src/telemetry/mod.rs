@@ -1,6 +1,8 @@
-//! The logger: lines of text for a person, lines of JSON for a platform, fields in both.
+//! The logger: lines of text for a person, lines of JSON for a platform, fields in both. What is logged
+//! in the course of a request carries its id.
 
 mod lines;
+pub mod request_id;
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -16,6 +18,9 @@ use serde::ser::{SerializeMap, Serializer};
 use crate::config;
 use lines::Collected;
 pub use lines::flush;
+
+/// The field of a line that says for which request it was.
+const REQUEST_ID: &str = "request_id";
 
 /// A hook knows nothing but the process, so its count is the process's.
 static PANICS: AtomicU64 = AtomicU64::new(0);
@@ -112,15 +117,22 @@ enum Field<'a> {
     Text(Cow<'a, str>),
 }
 
-/// Hands every field that has a value to `write`.
-fn each_field(record: &Record, write: impl FnMut(&str, Field<'_>) -> io::Result<()>) -> io::Result<()> {
+/// Hands every field that has a value to `write`, and the id of the request that is worked for, unless
+/// the line has one of its own.
+fn each_field(record: &Record, mut write: impl FnMut(&str, Field<'_>) -> io::Result<()>) -> io::Result<()> {
     struct Fields<F>(F);
     impl<'kvs, F: FnMut(&str, Field<'_>) -> io::Result<()>> VisitSource<'kvs> for Fields<F> {
         fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
             value.visit(Named { key: key.as_str(), write: &mut self.0 })
         }
     }
-    record.key_values().visit(&mut Fields(write)).map_err(io::Error::other)
+    record.key_values().visit(&mut Fields(&mut write)).map_err(io::Error::other)?;
+    match request_id::current() {
+        Some(id) if record.key_values().get(Key::from_str(REQUEST_ID)).is_none() => {
+            write(REQUEST_ID, Field::Text(Cow::Borrowed(&id)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A field whose value is being looked at.

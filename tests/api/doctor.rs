@@ -209,7 +209,7 @@ async fn a_name_that_only_containers_know_is_not_asked_for_here() {
 #[actix_web::test]
 async fn a_document_behind_a_redirect_a_page_or_another_address_is_told() {
     let document = |server: &str| {
-        mirrorgate::api::documents(false).at(mirrorgate::api::docs::Document::Tools, server).to_string()
+        mirrorgate::api::documents(false).at(mirrorgate::http::documents::Document::Tools, server).to_string()
     };
     let bad = document("/").replace("\"openapi\":\"3.0.3\"", "\"openapi\":\"3.1.0\"");
     let redirect = "HTTP/1.1 308 Permanent Redirect\r\nLocation: https://www.example.com/openapi.json?k=secret\r\nContent-Length: 0\r\n\r\n";

@@ -7,7 +7,7 @@ use crate::helpers::spawn;
 #[actix_web::test]
 async fn the_committed_documents_are_what_the_program_prints() {
     let documents = mirrorgate::api::documents(false);
-    use mirrorgate::api::docs::{Document, pretty, yaml};
+    use mirrorgate::http::documents::{Document, pretty, yaml};
     let server = "https://your-app.example.com";
     let tools = documents.at(Document::Tools, server);
     for (file, printed) in [

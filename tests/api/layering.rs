@@ -84,6 +84,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     (
         "http",
         &[
+            "crate::api",
             "crate::provider",
             "crate::store",
             "crate::gateway",
@@ -135,11 +136,15 @@ const REACTS_TO_KINDS: &[(&str, &str)] = &[
     ("doctor/upstream.rs", "a step of its own for redirects; a limit and a missing list are warnings"),
     ("gateway/catalog.rs", "which failures throw doubt on what is known of an upstream"),
     ("gateway/inference.rs", "a lost conversation begins anew"),
-    ("http/body.rs", "another setting bounds the bodies of /v1"),
+    ("api/openai/body.rs", "another setting bounds the bodies of /v1"),
     ("provider/openai/mod.rs", "an upstream that refuses to stream is asked without"),
     ("provider/web_chat/mod.rs", "a mirror without a list of conversations is reachable all the same"),
     ("store/mod.rs", "the failures of the store are counted"),
 ];
+
+/// The APIs under `src/api` that may know another, and that other. All else that several share is
+/// under `src/http`, and `src/api/mod.rs` puts them together.
+const NEIGHBOURS: &[(&str, &str)] = &[("mcp", "tools")];
 
 /// The lines of a file that name something forbidden.
 fn violations(text: &str, forbidden: &[&str]) -> Vec<String> {
@@ -157,6 +162,41 @@ fn violations(text: &str, forbidden: &[&str]) -> Vec<String> {
         .filter(|line| forbidden.iter().any(|name| names(line, name)))
         .map(String::from)
         .collect()
+}
+
+/// The modules that a text names right under this path, as in `path::name` and `path::{name, name}`.
+fn named<'a>(text: &'a str, path: &'a str) -> impl Iterator<Item = &'a str> {
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let word = |text: &'a str| {
+        let is_part = |c: char| c.is_alphanumeric() || c == '_';
+        let text = text.trim_start();
+        &text[..text.find(|c| !is_part(c)).unwrap_or(text.len())]
+    };
+    code.match_indices(path).flat_map(move |(at, _)| {
+        let after = &code[at + path.len()..];
+        let (mut depth, mut starts) = (0, vec![0]);
+        for (at, c) in after.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 1 && (c == '{' || c == ',') {
+                starts.push(at + 1);
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+        starts.into_iter().map(move |start| word(&after[start..]))
+    })
+}
+
+/// The neighbours that a file of an API names, `depth` folders below `src/api`.
+fn neighbours<'a>(text: &'a str, own: &str, depth: usize, all: &[String]) -> Vec<&'a str> {
+    let path = ["super::super::super::", "super::super::", "super::"][2 - depth];
+    let names = named(text, path).chain(named(text, "crate::api::"));
+    names.filter(|name| *name != own && all.iter().any(|one| one == name)).collect()
 }
 
 fn files(path: &Path) -> Vec<std::path::PathBuf> {
@@ -223,6 +263,27 @@ fn the_check_sees_kinds_told_apart() {
     }
 }
 
+#[test]
+fn no_api_knows_another() {
+    let api = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api");
+    let name = |path: &Path| path.file_stem().expect("a name").to_string_lossy().into_owned();
+    let entries = fs::read_dir(&api).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let is_api = |path: &std::path::PathBuf| !["mod", "tests"].contains(&name(path).as_str());
+    let apis: Vec<_> = entries.filter(is_api).collect();
+    let all: Vec<String> = apis.iter().map(|path| name(path)).collect();
+    for (path, own) in apis.iter().zip(&all) {
+        for file in files(path) {
+            let text = fs::read_to_string(&file).expect("a source file");
+            let inside = file.strip_prefix(&api).expect("a file of it").components().count() - 1;
+            let depth = if name(&file) == "mod" { inside - 1 } else { inside };
+            for other in neighbours(&text, own, depth, &all) {
+                let is_allowed = NEIGHBOURS.contains(&(own, other));
+                assert!(is_allowed, "{} may not name `{other}`", file.display());
+            }
+        }
+    }
+}
+
 /// A room may be a folder with a file of the same name beside it.
 fn files_beside(source: &Path, room: &str) -> Option<std::path::PathBuf> {
     Some(source.join(format!("{room}.rs"))).filter(|path| path.is_file())
@@ -233,4 +294,14 @@ fn the_check_sees_a_forbidden_import() {
     assert_eq!(violations("use crate::api::tools;\n// crate::api\n", &["crate::api"]).len(), 1);
     assert_eq!(violations("use crate::{chat, error};\nlet x = awc::Client::new();", &["awc"]).len(), 1);
     assert_eq!(violations("use crate::apiary;\nlet lawcourt = 1;", &["crate::api", "awc"]).len(), 0);
+}
+
+#[test]
+fn the_check_sees_a_neighbour() {
+    let all = ["tools", "mcp", "docs"].map(String::from);
+    let seen = |text: &'static str, depth| neighbours(text, "mcp", depth, &all);
+    assert_eq!(seen("use super::{message, tools::{Tool, TOOLS}, docs};", 0), ["tools", "docs"]);
+    assert_eq!(seen("use super::tools::Tool;", 1), Vec::<&str>::new());
+    assert_eq!(seen("use super::super::docs;\nlet x = crate::api::tools::run();", 1), ["docs", "tools"]);
+    assert_eq!(seen("use super::mcp;\n#[cfg(test)]\nuse super::docs;", 0), Vec::<&str>::new());
 }

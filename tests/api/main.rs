@@ -2,6 +2,7 @@
 
 mod helpers;
 mod process;
+mod request_ids;
 mod running;
 mod upstream;
 

@@ -98,6 +98,19 @@ async fn the_tools_are_those_of_the_document() {
 }
 
 #[actix_web::test]
+async fn every_listed_tool_can_be_called() {
+    let app = spawn(&[("LONG_ANSWERS", "true")]).await;
+    let listed = rpc(&app, "tools/list", json!({})).await["result"]["tools"].take();
+    let names: Vec<_> = listed.as_array().expect("tools").iter().map(|tool| &tool["name"]).collect();
+    assert_eq!(names, ["chat", "list_models", "health", "get_answer"]);
+    for name in names {
+        // Without arguments some fail, but as tools do.
+        let (envelope, failed) = tool(&app, name.as_str().expect("a name"), json!({})).await;
+        assert_eq!(envelope["success"].as_bool(), Some(!failed), "{name}");
+    }
+}
+
+#[actix_web::test]
 async fn a_tool_returns_what_its_operation_returns_and_keeps_the_conversation() {
     let fake = Fake::start(answers).await;
     let app = spawn_before(&fake.url, "openai", &[]).await;

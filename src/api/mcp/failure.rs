@@ -6,9 +6,10 @@ use actix_web::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::message::{Id, JsonRpc};
+use super::message::{self, Id, JsonRpc};
 use crate::domain::error::Error;
-use crate::http::log_fields::Note;
+use crate::http::failure::ErrorRenderer;
+use crate::http::log_fields::LogFields;
 use crate::http::reply::{ErrorBody, Prepared};
 
 /// There is no such method.
@@ -42,18 +43,26 @@ struct RpcError {
 
 /// The answer to a request that was understood as such and failed: its status is 200.
 pub fn answer(id: Id, code: i32, error: &Error, request_id: &str) -> Prepared {
-    let prepared = Prepared::failure(error, &body(Some(id), code, error, request_id), Note::of("mcp"));
+    let prepared = Prepared::failure(error, &body(Some(id), code, error, request_id), LogFields::of("mcp"));
     Prepared { status: StatusCode::OK, ..prepared }
 }
 
-/// The answer to a request that failed before its id was known.
-pub fn prepared(error: &Error, request_id: &str) -> Prepared {
-    let prepared =
-        Prepared::failure(error, &body(None, error.kind.json_rpc_code(), error, request_id), Note::default());
-    match prepared.status {
-        // What MCP asks for where a message is none.
-        StatusCode::UNPROCESSABLE_ENTITY => Prepared { status: StatusCode::BAD_REQUEST, ..prepared },
-        _ => prepared,
+/// Writes failures of requests whose id is not known.
+pub struct Renderer;
+
+impl ErrorRenderer for Renderer {
+    fn covers(&self, path: &str) -> bool {
+        path == message::PATH
+    }
+
+    fn render(&self, error: &Error, request_id: &str, log_fields: LogFields) -> Prepared {
+        let code = error.kind.json_rpc_code();
+        let prepared = Prepared::failure(error, &body(None, code, error, request_id), log_fields);
+        match prepared.status {
+            // What MCP asks for where a message is none.
+            StatusCode::UNPROCESSABLE_ENTITY => Prepared { status: StatusCode::BAD_REQUEST, ..prepared },
+            _ => prepared,
+        }
     }
 }
 

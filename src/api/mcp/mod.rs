@@ -4,8 +4,8 @@
 //! What a tool is called, takes and returns is read from the importers' document; a call does what
 //! the operation of that name does. Source: <https://modelcontextprotocol.io/specification>.
 
-pub mod failure;
-pub mod message;
+mod failure;
+mod message;
 mod schema;
 
 use actix_web::http::header::HeaderName;
@@ -17,17 +17,18 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::docs::{Document, Documents};
-use super::{answers, tools};
+use super::tools::{self, TOOLS};
 use crate::domain::error::{Error, Kind};
 use crate::gateway::Service;
 use crate::http::auth::Caller;
 use crate::http::body::{self, JsonBody};
+use crate::http::documents::{Document, Documents};
 use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, Heartbeat};
-use crate::http::log_fields::{Note, RequestId};
+use crate::http::log_fields::{LogFields, RequestId};
 use crate::http::origin::Admitted;
 use crate::http::reply::Prepared;
+pub use failure::Renderer;
 use failure::{INVALID_PARAMS, METHOD_NOT_FOUND, RpcFailure};
 use message::{Id, JsonRpc, Message};
 
@@ -60,9 +61,12 @@ struct Response<T> {
 }
 
 impl<T: Serialize> Response<T> {
-    fn prepared(id: Id, result: T, note: Note) -> Prepared {
+    fn prepared(id: Id, result: T, log_fields: LogFields) -> Prepared {
         let response = Response { jsonrpc: JsonRpc::V2, id, result };
-        Prepared::json(serde_json::to_vec(&response).expect("a result is made of texts and numbers"), note)
+        Prepared::json(
+            serde_json::to_vec(&response).expect("a result is made of texts and numbers"),
+            log_fields,
+        )
     }
 }
 
@@ -138,7 +142,7 @@ async fn mcp(
         }
     };
     let prepared = match outcome {
-        Ok(result) => Response::prepared(id, result, Note::of("mcp")),
+        Ok(result) => Response::prepared(id, result, LogFields::of("mcp")),
         Err((code, error)) => {
             let request_id = RequestId::of(request.extensions());
             failure::answer(id, code, &error, &request_id)
@@ -174,36 +178,19 @@ fn initialized(params: &str) -> Value {
 /// What a call sets going.
 ///
 /// # Errors
-/// When there is no such tool. Arguments that do not fit are the tool's own failure, which a model
-/// reads and can mend.
+/// When there is no such tool.
 fn work(
     call: Call,
     service: &Data<Service>,
     caller: &Caller,
     request: &HttpRequest,
 ) -> Result<LocalBoxFuture<'static, Prepared>, Error> {
-    #[derive(Deserialize)]
-    struct Which {
-        response_id: String,
-    }
+    let Some(tool) = TOOLS.iter().find(|tool| tool.name == call.name) else {
+        let error = Error::new(Kind::InvalidRequest, "there is no such tool");
+        return Err(error.hinted("tools/list names the tools"));
+    };
     let (service, caller, request) = (service.clone(), caller.clone(), request.clone());
-    let arguments = call.arguments.as_ref().map_or("{}", |arguments| arguments.get()).as_bytes();
-    Ok(match call.name.as_str() {
-        "chat" => {
-            let asked = body::parse(arguments);
-            Box::pin(tools::ask(service, caller, asked, request))
-        }
-        "list_models" => Box::pin(tools::models(service, request)),
-        "health" => Box::pin(tools::probe(service, request)),
-        "get_answer" => {
-            let which = body::parse(arguments).map(|Which { response_id }| response_id);
-            Box::pin(answers::read(service, caller, which, request))
-        }
-        _ => {
-            let error = Error::new(Kind::InvalidRequest, "there is no such tool");
-            return Err(error.hinted("tools/list names the tools"));
-        }
-    })
+    Ok((tool.call)(tools::Call { service, caller, request, arguments: call.arguments }))
 }
 
 /// The answer to a call: what the operation would have answered, failures too.
@@ -212,7 +199,7 @@ fn called(id: Id, outcome: Prepared) -> Prepared {
     let result = CallResult {
         content: [json!({ "type": "text", "text": text })],
         structured_content: serde_json::from_str(text).expect("an operation answers in JSON"),
-        is_error: outcome.note.error.is_some(),
+        is_error: outcome.log_fields.error.is_some(),
     };
-    Prepared { headers: outcome.headers, ..Response::prepared(id, result, outcome.note) }
+    Prepared { headers: outcome.headers, ..Response::prepared(id, result, outcome.log_fields) }
 }

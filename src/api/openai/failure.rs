@@ -4,14 +4,14 @@
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
-use actix_web::web::Bytes;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::super::retry_after_seconds;
+use super::paths;
 use crate::domain::error::Error;
-use crate::http::log_fields::Note;
-use crate::http::reply::{Prepared, status_code};
+use crate::http::failure::ErrorRenderer;
+use crate::http::log_fields::LogFields;
+use crate::http::reply::{Prepared, retry_after_seconds, status_code};
 
 /// Tells OpenAI's own libraries whether to try again, whatever the status.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -48,7 +48,7 @@ struct OpenAiError {
 }
 
 /// A failure, ready to be sent.
-pub fn prepared(error: &Error, request_id: &str, note: Note) -> Prepared {
+pub fn prepared(error: &Error, request_id: &str, log_fields: LogFields) -> Prepared {
     let status = status_code(error.kind.v1_status());
     let body = OpenAiFailure {
         error: OpenAiError {
@@ -70,12 +70,21 @@ pub fn prepared(error: &Error, request_id: &str, note: Note) -> Prepared {
         headers.push((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
     }
     let body = serde_json::to_vec(&body).expect("a failure is made of texts");
-    Prepared { status, headers, ..Prepared::json(body, note.failed(error)) }
+    Prepared { status, headers, ..Prepared::json(body, log_fields.failed(error)) }
 }
 
-/// The event that ends a stream which failed: no `[DONE]` follows it.
-pub fn last_event(failure: &[u8]) -> Bytes {
-    [b"data: ", failure, b"\n\n"].concat().into()
+/// Writes failures in OpenAI's shape on OpenAI's paths. No `[DONE]` follows the event that ends a
+/// stream which failed.
+pub struct Renderer;
+
+impl ErrorRenderer for Renderer {
+    fn covers(&self, path: &str) -> bool {
+        paths::covers(path)
+    }
+
+    fn render(&self, error: &Error, request_id: &str, log_fields: LogFields) -> Prepared {
+        prepared(error, request_id, log_fields)
+    }
 }
 
 fn class(status: StatusCode) -> &'static str {

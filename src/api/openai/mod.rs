@@ -4,8 +4,9 @@
 //! a web chat the messages become a talk, and its answer is written in OpenAI's words.
 
 mod answer;
+mod body;
 mod events;
-pub mod failure;
+mod failure;
 mod models;
 pub mod paths;
 mod relay;
@@ -22,13 +23,14 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::gateway::{Failed, InferenceRequest, Service};
 use crate::http::auth::Caller;
-use crate::http::body::V1Body;
 use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, EventStream, Heartbeat};
-use crate::http::log_fields::{Note, RequestId};
+use crate::http::log_fields::{LogFields, RequestId};
 use crate::http::reply::Prepared;
+use body::V1Body;
 use events::Events;
 use failure::OpenAiFailure;
+pub use failure::Renderer;
 
 /// Adds the operations to an application and to its document.
 pub fn routes(config: &mut ServiceConfig) {
@@ -106,8 +108,8 @@ async fn chat_completions(
     let (asked, include_usage) = request::inference(caller.owner.clone(), body).map_err(fail)?;
     let service = service.into_inner();
     Ok(if asked.stream {
-        let begin = Box::pin(streamed(service, asked, include_usage, request_id.clone()));
-        keep_alive::stream(request_id, heartbeat.every, begin).await
+        let begin = Box::pin(streamed(service, asked, include_usage, request_id));
+        keep_alive::stream(&request, heartbeat.every, begin).await
     } else {
         keep_alive::respond(**heartbeat, Box::pin(whole(service, asked, request_id))).await
     })
@@ -116,8 +118,8 @@ async fn chat_completions(
 /// The failure of a question for this model.
 fn failed(failed: Failed, model: Option<String>, request_id: &str) -> Prepared {
     let Failed { error, partial } = failed;
-    let note = Note::of("chat_completions").answered(&partial.answer);
-    failure::prepared(&error, request_id, Note { model: note.model.or(model), ..note })
+    let log_fields = LogFields::of("chat_completions").answered(&partial.answer);
+    failure::prepared(&error, request_id, LogFields { model: log_fields.model.or(model), ..log_fields })
 }
 
 async fn whole(service: Arc<Service>, asked: InferenceRequest, request_id: String) -> Prepared {
@@ -133,7 +135,7 @@ async fn whole(service: Arc<Service>, asked: InferenceRequest, request_id: Strin
     match outcome.await {
         Ok((answer, wire)) => {
             let body = wire.unwrap_or_else(|| answer::whole(&answer).into());
-            let prepared = Prepared::json(body, Note::of("chat_completions").answered(&answer));
+            let prepared = Prepared::json(body, LogFields::of("chat_completions").answered(&answer));
             prepared.from_upstream(answer.upstream.as_deref().unwrap_or_default())
         }
         Err(error) => failed(error, model, &request_id),
@@ -149,12 +151,12 @@ async fn streamed(
     let model = asked.model.clone();
     let begun = async {
         let in_flight = service.infer(asked).await?;
-        let (note, upstream) = {
+        let (log_fields, upstream) = {
             let answer = in_flight.answer();
-            (Note::of("chat_completions").answered(&answer), answer.upstream.clone().unwrap_or_default())
+            (LogFields::of("chat_completions").answered(&answer), answer.upstream.clone().unwrap_or_default())
         };
         let events = Box::pin(Events::chunks(in_flight, include_usage).begun().await?);
-        Ok(EventStream { events, note, upstream })
+        Ok(EventStream { events, log_fields, upstream })
     };
     begun.await.map_err(|error| failed(error, model, &request_id))
 }

@@ -12,7 +12,7 @@ use super::failure::{self, OpenAiFailure};
 use crate::domain::chat::Model;
 use crate::domain::error::{Error, Kind};
 use crate::gateway::Service;
-use crate::http::log_fields::{Note, RequestId};
+use crate::http::log_fields::{LogFields, RequestId};
 use crate::http::reply::Prepared;
 
 /// Adds the operations to an application and to its document.
@@ -67,13 +67,13 @@ pub struct OpenAiModels {
 )]
 #[get("/v1/models")]
 async fn openai_list_models(request: HttpRequest, service: Data<Service>) -> HttpResponse {
-    let note = Note::of("openai_list_models");
+    let log_fields = LogFields::of("openai_list_models");
     match service.models().await {
         Ok(models) => {
             let data = models.models.into_iter().map(OpenAiModel::from).collect();
-            plain(&OpenAiModels { object: "list", data }, note)
+            plain(&OpenAiModels { object: "list", data }, log_fields)
         }
-        Err(error) => failure::prepared(&error, &RequestId::of(request.extensions()), note).response(),
+        Err(error) => failure::prepared(&error, &RequestId::of(request.extensions()), log_fields).response(),
     }
 }
 
@@ -92,17 +92,18 @@ async fn openai_list_models(request: HttpRequest, service: Data<Service>) -> Htt
 )]
 #[get("/v1/models/{id:.*}")]
 async fn openai_get_model(request: HttpRequest, service: Data<Service>, id: Path<String>) -> HttpResponse {
-    let note = Note::of("openai_get_model");
+    let log_fields = LogFields::of("openai_get_model");
     let found = service.models().await.and_then(|models| {
         let missing = || Error::new(Kind::ModelNotFound, "there is no model of this name");
         models.models.into_iter().find(|model| model.id == *id).ok_or_else(missing)
     });
     match found {
-        Ok(model) => plain(&OpenAiModel::from(model), note),
-        Err(error) => failure::prepared(&error, &RequestId::of(request.extensions()), note).response(),
+        Ok(model) => plain(&OpenAiModel::from(model), log_fields),
+        Err(error) => failure::prepared(&error, &RequestId::of(request.extensions()), log_fields).response(),
     }
 }
 
-fn plain(body: &impl Serialize, note: Note) -> HttpResponse {
-    Prepared::json(serde_json::to_vec(body).expect("a list of models is made of texts"), note).response()
+fn plain(body: &impl Serialize, log_fields: LogFields) -> HttpResponse {
+    Prepared::json(serde_json::to_vec(body).expect("a list of models is made of texts"), log_fields)
+        .response()
 }

@@ -1,7 +1,7 @@
-//! Which paths belong to this face.
+//! Which paths are of this API.
 
-/// Whether a path belongs to this face.
-pub fn is_face(path: &str) -> bool {
+/// Whether a path is of this API.
+pub fn covers(path: &str) -> bool {
     path.starts_with("/v1/") || path == "/v1" || canonical(path).is_some()
 }
 

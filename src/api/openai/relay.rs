@@ -6,16 +6,16 @@ use actix_web::web::{Bytes, Data, ReqData};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use futures_util::stream::{self, StreamExt};
 
-use super::super::docs::Documents;
+use super::body::V1Body;
 use super::events::Events;
 use super::{failure, request};
 use crate::domain::error::{Error, Kind};
 use crate::gateway::{Failed, InFlight, RelayForm, RelayRequest, Relaying, Service};
 use crate::http::auth::Caller;
-use crate::http::body::V1Body;
+use crate::http::documents::Documents;
 use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, EventStream, Heartbeat};
-use crate::http::log_fields::{Note, RequestId, SharedNote};
+use crate::http::log_fields::{LogFields, RequestId, SharedLogFields};
 use crate::http::reply::{self, Prepared};
 
 /// Passes a request through.
@@ -35,24 +35,27 @@ pub async fn relay(
     let body = body.json_or_form(&request).map_err(fail)?;
     let relayed = asked(&request, body).map_err(fail)?;
     let request_id = RequestId::of(request.extensions());
-    let Relaying { status, upstream, headers, form, body } =
-        match service.relay(caller.owner.clone(), relayed, request::prompt_tokens).await {
-            Ok(answer) => answer,
-            Err(error) => return Ok(failure::prepared(&error, &request_id, Note::of("relay")).response()),
-        };
-    let note = Note { upstream_status: Some(status), ..Note::of("relay") };
+    let Relaying { status, upstream, headers, form, body } = match service
+        .relay(caller.owner.clone(), relayed, request::prompt_tokens)
+        .await
+    {
+        Ok(answer) => answer,
+        Err(error) => return Ok(failure::prepared(&error, &request_id, LogFields::of("relay")).response()),
+    };
+    let log_fields = LogFields { upstream_status: Some(status), ..LogFields::of("relay") };
     let mut response = match form {
-        RelayForm::Whole => whole(body, note, &request_id).await.response(),
+        RelayForm::Whole => whole(body, log_fields, &request_id).await.response(),
         RelayForm::Events => {
             let begin = async move {
                 let events = Events::blocks(body).begun().await;
-                let events = events
-                    .map_err(|Failed { error, .. }| failure::prepared(&error, &request_id, note.clone()))?;
-                Ok(EventStream { events: Box::pin(events), note, upstream: String::new() })
+                let events = events.map_err(|Failed { error, .. }| {
+                    failure::prepared(&error, &request_id, log_fields.clone())
+                })?;
+                Ok(EventStream { events: Box::pin(events), log_fields, upstream: String::new() })
             };
-            keep_alive::stream(RequestId::of(request.extensions()), heartbeat.every, Box::pin(begin)).await
+            keep_alive::stream(&request, heartbeat.every, Box::pin(begin)).await
         }
-        RelayForm::Bytes => bytes(body, note),
+        RelayForm::Bytes => bytes(body, log_fields),
     };
     if response.status() == StatusCode::OK {
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
@@ -67,15 +70,15 @@ pub async fn relay(
 }
 
 /// JSON, all of it.
-async fn whole(mut body: InFlight, note: Note, request_id: &str) -> Prepared {
+async fn whole(mut body: InFlight, log_fields: LogFields, request_id: &str) -> Prepared {
     let mut wire = Bytes::new();
     while let Some(piece) = body.next().await {
         match piece {
             Ok(piece) => wire = piece.wire.unwrap_or(wire),
-            Err(Failed { error, .. }) => return failure::prepared(&error, request_id, note),
+            Err(Failed { error, .. }) => return failure::prepared(&error, request_id, log_fields),
         }
     }
-    Prepared::json(wire, note)
+    Prepared::json(wire, log_fields)
 }
 
 /// The request as it goes on: its path, query, body, and the two headers that tell of the body.
@@ -108,8 +111,8 @@ fn asked(request: &HttpRequest, body: Bytes) -> Result<RelayRequest, Error> {
 }
 
 /// Bytes as they come. A failure can only break the connection off, since the head is gone.
-fn bytes(body: InFlight, note: Note) -> HttpResponse {
-    let shared = SharedNote::from(note);
+fn bytes(body: InFlight, log_fields: LogFields) -> HttpResponse {
+    let shared = SharedLogFields::from(log_fields);
     let told = shared.clone();
     let body = stream::unfold(Some((Events::blocks(body), told)), |state| async move {
         let (mut pieces, told) = state?;

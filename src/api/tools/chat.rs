@@ -1,30 +1,33 @@
-//! The operations that Dify imports: their requests, answers, and the texts that a model reads
-//! when it chooses among them. One annotation a handler is the only source of the documents.
-//!
-//! Every parameter is a string in the documents, because Dify refuses an empty number and turns
-//! every boolean into true; numbers are understood as text or number, `""` and null as absent.
+//! Chat: a question for the model, and its answer.
 
 use std::time::Duration;
 
 use actix_web::web::{Data, ReqData};
-use actix_web::{HttpRequest, HttpResponse, get, post};
+use actix_web::{HttpRequest, HttpResponse, post};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use utoipa_actix_web::service_config::ServiceConfig;
 
+use super::Tool;
 use crate::domain::chat::Usage;
 use crate::domain::error::{Error, Kind};
-use crate::gateway::{Failed, Health, Models, Reply, Service, Turn};
+use crate::gateway::{Failed, Reply, Service, Turn};
 use crate::http::auth::Caller;
 use crate::http::body::JsonBody;
 use crate::http::keep_alive::{self, Heartbeat};
-use crate::http::log_fields::Note;
+use crate::http::log_fields::LogFields;
 use crate::http::reply::{ErrorBody, Prepared};
 
-/// Adds the operations to an application and to its document.
-pub fn routes(config: &mut ServiceConfig) {
-    config.service(chat).service(list_models).service(health);
-}
+pub(super) const TOOL: Tool = Tool {
+    name: "chat",
+    needs_long_answers: false,
+    route: |config| {
+        config.service(chat);
+    },
+    call: |call| {
+        let asked = call.arguments();
+        Box::pin(ask(call.service, call.caller, asked, call.request))
+    },
+};
 
 /// A question for the model.
 #[derive(Deserialize, ToSchema)]
@@ -235,7 +238,7 @@ async fn chat(
 }
 
 /// What chat answers, also to a request that was not understood.
-pub async fn ask(
+async fn ask(
     service: Data<Service>,
     caller: Caller,
     asked: Result<ChatRequest, Error>,
@@ -246,149 +249,23 @@ pub async fn ask(
         Ok((wait, (model, turn))) => service.into_inner().ask(caller.owner, model, turn, wait).await,
         Err(error) => Err(Failed::from(error)),
     };
-    prepared(outcome, Note::of("chat"), &request)
+    prepared(outcome, LogFields::of("chat"), &request)
 }
 
 /// An answer, or why there is none, as the callers of chat and get_answer read it.
-pub fn prepared(outcome: Result<Reply, Failed>, note: Note, request: &HttpRequest) -> Prepared {
+pub fn prepared(outcome: Result<Reply, Failed>, log_fields: LogFields, request: &HttpRequest) -> Prepared {
     match outcome {
         Ok(reply) => {
-            let note = note.answered(&reply.answer);
+            let log_fields = log_fields.answered(&reply.answer);
             let upstream = reply.answer.upstream.clone().unwrap_or_default();
-            Prepared::result(&ChatResult::new(reply, None), note).from_upstream(&upstream)
+            Prepared::result(&ChatResult::new(reply, None), log_fields).from_upstream(&upstream)
         }
         Err(Failed { error, partial }) => {
-            let note = note.answered(&partial.answer);
+            let log_fields = log_fields.answered(&partial.answer);
             let body = ChatResult::new(*partial, Some(ErrorBody::new(&error, request)));
-            Prepared::failure(&error, &body, note)
+            Prepared::failure(&error, &body, log_fields)
         }
     }
-}
-
-/// A model that can be named.
-#[derive(Serialize, ToSchema)]
-pub struct ModelBody {
-    /// Its name, for the `model` parameter of chat.
-    #[schema(example = "gpt-4o")]
-    id: String,
-    /// Who runs it, as far as the upstream says.
-    #[schema(example = "upstream")]
-    owned_by: String,
-}
-
-/// The models that can be named, or why they are not known.
-#[derive(Serialize, ToSchema)]
-pub struct ModelsResult {
-    /// Whether the models are known.
-    #[schema(example = true)]
-    success: bool,
-    /// The models.
-    #[schema(required = false)]
-    models: Vec<ModelBody>,
-    /// The model that answers when none is named.
-    #[schema(required = false, example = "gpt-4o")]
-    default_model: Option<String>,
-    /// Null, or why the call failed and what to do.
-    #[schema(required = true)]
-    error: Option<ErrorBody>,
-}
-
-/// List the models
-///
-/// Returns the names of the language models that chat can use, and the default one. Use it to
-/// choose a value for the model parameter of chat, or to tell the user which models there are.
-#[utoipa::path(
-    tag = "tools",
-    responses(
-        (status = 200, description = "The models", body = ModelsResult, example = json!({"success": true, "models": [{"id": "gpt-4o", "owned_by": "upstream"}], "default_model": "gpt-4o", "error": null})),
-        (status = "default", description = "A failure with what to do about it", body = ModelsResult, example = json!({"success": false, "models": [], "default_model": null, "error": {"code": "upstream_auth_expired", "message": "the upstream does not accept the credentials (HTTP 401)", "hint": "log in to the mirror again and set `UPSTREAM_COOKIE` to the new value", "retryable": false, "request_id": "5f0c2b9e8a7d4c31"}})),
-    ),
-    security(("bearer" = [])),
-    extensions(("x-openai-isConsequential" = json!(false))),
-)]
-#[get("/api/models")]
-async fn list_models(request: HttpRequest, service: Data<Service>) -> HttpResponse {
-    models(service, request).await.response()
-}
-
-/// What list_models answers.
-pub async fn models(service: Data<Service>, request: HttpRequest) -> Prepared {
-    let note = Note::of("list_models");
-    match service.models().await {
-        Ok(Models { models, default_model }) => {
-            let models = models.into_iter().map(|model| ModelBody { id: model.id, owned_by: model.owned_by });
-            let body = ModelsResult { success: true, models: models.collect(), default_model, error: None };
-            Prepared::result(&body, note)
-        }
-        Err(error) => {
-            let body = ModelsResult {
-                success: false,
-                models: Vec::new(),
-                default_model: None,
-                error: Some(ErrorBody::new(&error, &request)),
-            };
-            Prepared::failure(&error, &body, note)
-        }
-    }
-}
-
-/// The upstream's health.
-#[derive(Serialize, ToSchema)]
-pub struct HealthResult {
-    /// Whether a question would be answered now.
-    #[schema(example = true)]
-    success: bool,
-    /// `ok`, `degraded` (reachable, but a question would fail) or `down`.
-    #[schema(required = false, example = "ok")]
-    status: &'static str,
-    /// The upstream: its scheme, host and port, or that it is the built-in demo.
-    #[schema(required = false, example = "https://mirror.example.com")]
-    upstream: String,
-    /// How long the check took, in milliseconds.
-    #[schema(required = false, example = 42)]
-    latency_ms: u64,
-    /// How the upstream took the credentials: `ok`, `expired`, `refused` or `unknown`.
-    #[schema(required = false, example = "ok")]
-    session: &'static str,
-    /// Null, or what is wrong and what to do.
-    #[schema(required = true)]
-    error: Option<ErrorBody>,
-}
-
-/// Check the connection to the model
-///
-/// Tells whether the connected language model can be reached and accepts the login. Costs no
-/// tokens. Use it when chat fails, to tell the user what is wrong and what to do.
-#[utoipa::path(
-    tag = "tools",
-    responses(
-        (status = 200, description = "The health, good or bad", body = HealthResult, example = json!({"success": true, "status": "ok", "upstream": "https://mirror.example.com", "latency_ms": 42, "session": "ok", "error": null})),
-        (status = "default", description = "A failure with what to do about it", body = HealthResult, example = json!({"success": false, "error": {"code": "gateway_key_missing", "message": "this needs a gateway key, and none was sent", "hint": "send the gateway key as `Authorization: Bearer KEY`", "retryable": false, "request_id": "5f0c2b9e8a7d4c31"}})),
-    ),
-    security(("bearer" = [])),
-    extensions(("x-openai-isConsequential" = json!(false))),
-)]
-#[get("/api/health")]
-async fn health(request: HttpRequest, service: Data<Service>) -> HttpResponse {
-    probe(service, request).await.response()
-}
-
-/// What health answers.
-pub async fn probe(service: Data<Service>, request: HttpRequest) -> Prepared {
-    let Health { status, upstream, latency, session, error } = service.health().await;
-    let note = match &error {
-        Some(error) => Note::of("health").failed(error),
-        None => Note::of("health"),
-    };
-    let body = HealthResult {
-        success: error.is_none(),
-        status: status.name(),
-        upstream: if service.is_demo() { service.upstream_name() } else { upstream },
-        latency_ms: latency.as_millis() as u64,
-        session: session.name(),
-        error: error.map(|error| ErrorBody::new(&error, &request)),
-    };
-    Prepared::result(&body, note)
 }
 
 #[cfg(test)]

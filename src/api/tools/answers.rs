@@ -2,18 +2,32 @@
 
 use actix_web::web::{Data, Path, ReqData};
 use actix_web::{HttpRequest, HttpResponse, get};
-use utoipa_actix_web::service_config::ServiceConfig;
+use serde::Deserialize;
 
-use super::tools::{self, ChatResult};
+use super::Tool;
+use super::chat::{self, ChatResult};
 use crate::domain::error::{Error, Kind};
 use crate::gateway::{Failed, Service};
 use crate::http::auth::Caller;
-use crate::http::log_fields::Note;
+use crate::http::log_fields::LogFields;
 use crate::http::reply::Prepared;
 
-/// Adds the operation to an application and to its document.
-pub fn routes(config: &mut ServiceConfig) {
-    config.service(get_answer);
+pub(super) const TOOL: Tool = Tool {
+    name: "get_answer",
+    needs_long_answers: true,
+    route: |config| {
+        config.service(get_answer);
+    },
+    call: |call| {
+        let which = call.arguments().map(|Which { response_id }| response_id);
+        Box::pin(read(call.service, call.caller, which, call.request))
+    },
+};
+
+/// What get_answer takes as one object.
+#[derive(Deserialize)]
+struct Which {
+    response_id: String,
 }
 
 /// Get an answer that was still running
@@ -41,7 +55,7 @@ async fn get_answer(
 }
 
 /// What get_answer answers, also to a request that was not understood.
-pub async fn read(
+async fn read(
     service: Data<Service>,
     caller: Caller,
     response_id: Result<String, Error>,
@@ -52,5 +66,5 @@ pub async fn read(
         Ok(id) => service.answer_of(&caller.owner, id).await,
         Err(error) => Err(Failed::from(error)),
     };
-    tools::prepared(outcome, Note::of("get_answer"), &request)
+    chat::prepared(outcome, LogFields::of("get_answer"), &request)
 }
