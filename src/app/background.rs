@@ -8,10 +8,12 @@ use actix_web::web::Data;
 use secrecy::SecretString;
 use tokio::time::timeout;
 
+use crate::config::Config;
 use crate::domain::error::Error;
 use crate::domain::keys::GatewayKey;
 use crate::gateway::Shared;
 use crate::http::auth::Guard;
+use crate::provider::Endpoint;
 use crate::provider::session::Session;
 use crate::provider::webhook;
 use crate::store::{Store, StoredKey};
@@ -146,8 +148,24 @@ impl SessionSync {
     }
 }
 
-/// Tells the webhook whenever the session expires.
-pub async fn tell_expiry(session: Arc<Session>, url: SecretString, upstream: String) {
+/// Begins what goes on beside the requests for as long as the service runs.
+pub fn start(config: &Config, store: &Arc<Store>, shared: &Arc<Shared>, guard: Data<Guard>) {
+    if config.gateway.auth {
+        tokio::task::spawn_local(renew_keys(Arc::clone(store), guard));
+    }
+    tokio::task::spawn_local(sweep(Arc::clone(store), config.store.conversation_ttl));
+    tokio::task::spawn_local(settle_usage(Arc::clone(shared)));
+}
+
+/// Tells the webhook of an upstream, where it has one, whenever its session expires.
+pub fn watch_expiry(endpoint: &Endpoint) {
+    if let Some(url) = endpoint.settings.session_webhook.clone() {
+        let name = endpoint.settings.name.clone();
+        tokio::task::spawn_local(tell_expiry(Arc::clone(&endpoint.session), url, name));
+    }
+}
+
+async fn tell_expiry(session: Arc<Session>, url: SecretString, upstream: String) {
     loop {
         session.expired().await;
         log::warn!("the upstream does not accept the session any more");
@@ -157,7 +175,7 @@ pub async fn tell_expiry(session: Arc<Session>, url: SecretString, upstream: Str
 
 /// Follows the store's keys, which other replicas and the command line change. While the store
 /// cannot be asked, the last known ones hold.
-pub async fn renew_keys(store: Arc<Store>, guard: Data<Guard>) {
+async fn renew_keys(store: Arc<Store>, guard: Data<Guard>) {
     loop {
         tokio::time::sleep(KEY_RENEWAL).await;
         if let Ok(stored) = store.keys().await {
@@ -167,7 +185,7 @@ pub async fn renew_keys(store: Arc<Store>, guard: Data<Guard>) {
 }
 
 /// Adds what keys use to the store.
-pub async fn settle_usage(shared: Arc<Shared>) {
+async fn settle_usage(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(USAGE_SETTLING).await;
         if let Err(error) = shared.settle_usage().await {
@@ -179,7 +197,7 @@ pub async fn settle_usage(shared: Arc<Shared>) {
 /// Deletes conversations that nobody went on with for `ttl`, and old answers. A clock that jumps
 /// would age them all at once, so nothing is deleted while the store's clock and this machine's
 /// steady one disagree.
-pub async fn sweep(store: Arc<Store>, ttl: Option<Duration>) {
+async fn sweep(store: Arc<Store>, ttl: Option<Duration>) {
     let mut before = None;
     loop {
         tokio::time::sleep(SWEEP).await;

@@ -8,11 +8,10 @@ use clap::ArgMatches;
 use tokio::task::LocalSet;
 
 use super::{described, fail};
-use crate::app;
+use crate::app::upstreams;
 use crate::config::{self, Config};
 use crate::domain::chat::Owner;
-use crate::gateway::{Asked, InferenceRequest, Service, Shared, Turn};
-use crate::provider::session::Session;
+use crate::gateway::{Asked, InferenceRequest, Member, Service, Shared, Turn};
 use crate::telemetry;
 
 /// Asks the question and writes the answer as it comes.
@@ -54,27 +53,20 @@ pub fn chat(config: Config, matches: &ArgMatches) -> ExitCode {
 
 /// Asks in this process, without a server of ours between, and writes the answer as it comes.
 async fn ask(config: Config, question: InferenceRequest) -> ExitCode {
-    let store = match app::open_store(&config.store).await {
+    let store = match upstreams::open_store(&config.store).await {
         Ok((store, _)) => Arc::new(store),
         Err(error) => return fail(error.exit_code(), error),
     };
-    let (mut members, mut sessions) = (Vec::new(), Vec::new());
-    for settings in config.upstreams() {
-        let (base, _) = match app::upstream_base(settings) {
-            Ok(base) => base,
-            Err(error) => return fail(error.exit_code(), error),
-        };
-        let session = Arc::new(Session::new(&base, settings));
-        let mut sync = app::session_sync(&config, settings, &store, &session);
-        // What the store keeps of the session is better than the settings; without it, those do.
-        let _ = sync.follow().await;
-        members.push(app::member(&base, settings, &session));
-        sessions.push((session.snapshot(), session, sync));
-    }
+    let opened = match upstreams::open_all(&config, &store).await {
+        Ok(opened) => opened,
+        Err(error) => return fail(error.exit_code(), error),
+    };
+    let members = opened.iter().map(|(endpoint, _)| Member::new(endpoint)).collect();
+    let before: Vec<_> = opened.iter().map(|(endpoint, _)| endpoint.session.snapshot()).collect();
     let service = Service::new(members, Arc::new(Shared::new(Arc::clone(&store), &config.limits)));
     let code = answer(&service, question).await;
-    for (before, session, mut sync) in sessions {
-        if session.snapshot() != before
+    for ((endpoint, mut sync), before) in opened.into_iter().zip(before) {
+        if endpoint.session.snapshot() != before
             && let Err(error) = sync.keep().await
         {
             log::error!("the session that the upstream renewed is not kept: {}", error.message);

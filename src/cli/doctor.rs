@@ -11,11 +11,11 @@ use tokio::task::LocalSet;
 
 use super::{Settings, fail};
 use crate::app::background::SessionSync;
-use crate::app::{self, Application};
+use crate::app::{Application, upstreams};
 use crate::config::{self, Config};
-use crate::doctor::{self, Finding, Level, Mirror, Outside, Patient, Service, Source};
+use crate::doctor::{self, Finding, Level, Outside, Patient, Service, Source};
 use crate::domain::keys::{self, GatewayKey};
-use crate::provider::session::Session;
+use crate::provider::Endpoint;
 use crate::store::Store;
 use crate::telemetry;
 
@@ -133,18 +133,11 @@ async fn examine(config: Option<&Config>, asked: &Asked, findings: &mut Vec<Find
 }
 
 /// The mirrors with the sessions that are kept, and the store.
-async fn mirrors_and_store(config: &Config) -> Result<(Vec<Mirror>, Arc<Store>, Vec<SessionSync>), String> {
+async fn mirrors_and_store(config: &Config) -> Result<(Vec<Endpoint>, Arc<Store>, Vec<SessionSync>), String> {
     let store = Arc::new(Store::new(config.store.location.clone()).map_err(|error| error.message)?);
-    let (mut mirrors, mut syncs) = (Vec::new(), Vec::new());
-    for settings in config.upstreams() {
-        let (base, _) = app::upstream_base(settings).map_err(|error| error.to_string())?;
-        let session = Arc::new(Session::new(&base, settings));
-        let mut sync = app::session_sync(config, settings, &store, &session);
-        // A store that cannot be used is a finding of its own.
-        let _ = sync.follow().await;
-        mirrors.push(Mirror { settings: settings.clone(), base, session });
-        syncs.push(sync);
-    }
+    // A store that cannot be used is a finding of its own.
+    let opened = upstreams::open_all(config, &store).await.map_err(|error| error.to_string())?;
+    let (mirrors, syncs) = opened.into_iter().unzip();
     Ok((mirrors, store, syncs))
 }
 

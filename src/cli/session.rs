@@ -8,11 +8,11 @@ use clap::ArgMatches;
 use tokio::task::LocalSet;
 
 use super::{described, fail};
-use crate::app::{self, StartError};
+use crate::app::{StartError, upstreams};
 use crate::config::{self, Config, Location};
 use crate::domain::error::{Error, Kind};
-use crate::gateway::{Service, Shared};
-use crate::provider::session::{Credentials, Session};
+use crate::gateway::{Member, Service, Shared};
+use crate::provider::session::Credentials;
 use crate::store::Store;
 use crate::telemetry;
 
@@ -92,12 +92,11 @@ async fn set_session(
     credentials: &Credentials,
 ) -> Result<(), Error> {
     let trouble = |error: StartError| Error::new(Kind::Internal, error.to_string());
-    let (base, _) = app::upstream_base(settings).map_err(trouble)?;
-    let session = Arc::new(Session::new(&base, settings));
+    let (endpoint, _) = upstreams::open(settings).map_err(trouble)?;
     let store = Arc::new(Store::new(config.store.location.clone())?);
-    let mut sync = app::session_sync(config, settings, &store, &session);
+    let mut sync = upstreams::session_sync(config, &store, &endpoint);
     sync.follow().await?;
-    let member = app::member(&base, settings, &session);
+    let member = Member::new(&endpoint);
     let service = Service::new(vec![member], Arc::new(Shared::new(store, &config.limits)));
     service.swap(None, credentials).await?;
     sync.keep().await

@@ -19,13 +19,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use url::Url;
 
 pub use finding::{Finding, Level};
 pub use resident::Doctor;
 
-use crate::config;
-use crate::provider::session::Session;
+use crate::provider::Endpoint;
 use crate::store::Store;
 
 /// How long a check may take.
@@ -37,23 +35,13 @@ const QUESTION_TIME: Duration = Duration::from_secs(30);
 /// What is examined.
 pub struct Patient {
     /// The mirrors; none where the configuration does not tell them.
-    pub mirrors: Vec<Mirror>,
+    pub mirrors: Vec<Endpoint>,
     /// Where conversations and keys are kept, and what speaks against that place.
     pub store: Option<(Arc<Store>, Option<String>)>,
     /// The service whose calls are replayed.
     pub service: Option<Service>,
     /// The service as it is reached from outside.
     pub outside: Option<Outside>,
-}
-
-/// The mirror, as the service would ask it.
-pub struct Mirror {
-    /// How it is configured.
-    pub settings: config::Upstream,
-    /// Where the protocol's paths begin.
-    pub base: Url,
-    /// The login.
-    pub session: Arc<Session>,
 }
 
 /// A running service.

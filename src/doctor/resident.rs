@@ -5,8 +5,9 @@ use std::sync::Arc;
 use secrecy::SecretString;
 use tokio::sync::Mutex;
 
-use super::{Finding, Mirror, Outside, Patient, Service, examine};
+use super::{Finding, Outside, Patient, Service, examine};
 use crate::config::Config;
+use crate::provider::Endpoint;
 use crate::store::Store;
 
 /// What a running service knows of itself.
@@ -20,7 +21,7 @@ pub struct Doctor {
 impl Doctor {
     /// The doctor of a service with this configuration that can be reached at `local` from its own
     /// machine.
-    pub fn new(config: &Config, mirrors: Vec<Mirror>, store: Arc<Store>, local: String) -> Self {
+    pub fn new(config: &Config, mirrors: Vec<Endpoint>, store: Arc<Store>, local: String) -> Self {
         let store = Some((store, config.state_concern()));
         Doctor {
             patient: Mutex::new(Patient { mirrors, store, service: None, outside: None }),

@@ -6,9 +6,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
-use super::Mirror;
 use super::finding::Finding;
 use crate::domain::error::Kind;
+use crate::provider::Endpoint;
 use crate::provider::session::State;
 
 const CHECK: &str = "session";
@@ -17,7 +17,7 @@ const CHECK: &str = "session";
 const SOON: Duration = Duration::from_secs(3 * 24 * 3600);
 
 /// Looks at what the login says of itself; nothing is asked of the mirror.
-pub fn check(mirror: &Mirror) -> Finding {
+pub fn check(mirror: &Endpoint) -> Finding {
     let session = &mirror.session;
     if session.state() == State::Expired {
         return Finding::broken(
@@ -103,7 +103,7 @@ mod tests {
         let settings = Config::load(&lookup, std::iter::empty()).expect("good settings").upstream;
         let base = Url::parse("https://m.example.com").expect("a URL");
         let session = Arc::new(Session::new(&base, &settings));
-        check(&Mirror { settings, base, session })
+        check(&Endpoint { settings, base, session })
     }
 
     #[test]

@@ -7,12 +7,12 @@ use tokio::time::{Instant, timeout};
 
 use super::finding::Finding;
 use super::net::{self, Checks};
-use super::{Mirror, QUESTION_TIME, TIME, http, public};
+use super::{QUESTION_TIME, TIME, http, public};
 use crate::config;
 use crate::domain::chat::{Chat, Message, Prompt, Role};
 use crate::domain::error::{Error, Kind, Session};
 use crate::outbound::client;
-use crate::provider::Upstream;
+use crate::provider::{Endpoint, Upstream};
 use crate::reachability::Unreachable;
 
 const CHECKS: Checks =
@@ -20,7 +20,7 @@ const CHECKS: Checks =
 
 /// Checks the mirror; gives the time by its clock, if it told that.
 pub async fn check(
-    mirror: &Mirror,
+    mirror: &Endpoint,
     deep: bool,
     progress: &dyn Fn(&str),
     findings: &mut Vec<Finding>,

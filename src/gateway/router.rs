@@ -11,7 +11,7 @@ use super::Service;
 use super::catalog::{Known, Need, REFRESH_TIME};
 use crate::config;
 use crate::domain::error::{Error, Kind};
-use crate::provider::Upstream;
+use crate::provider::{Endpoint, Upstream};
 
 /// One of the upstreams, with what is set about it.
 pub struct Member {
@@ -41,6 +41,11 @@ enum Standing {
 }
 
 impl Member {
+    /// The upstream at an endpoint, with connections of its own.
+    pub fn new(endpoint: &Endpoint) -> Self {
+        Member { upstream: Rc::new(endpoint.connect()), settings: endpoint.settings.clone() }
+    }
+
     /// Whether its settings name this model.
     pub(super) fn names(&self, model: &str) -> bool {
         self.settings.models.iter().chain(&self.settings.default_model).any(|known| known == model)

@@ -9,6 +9,7 @@
 mod body;
 pub mod breaker;
 mod decoding;
+mod endpoint;
 pub mod failure;
 pub mod framing;
 #[cfg(feature = "fuzzing")]
@@ -32,6 +33,7 @@ use crate::config::{self, Protocol};
 use crate::domain::chat::{Chat, Model, Part, Prompt, ToolChoice};
 use crate::domain::error::{Error, Kind};
 pub use decoding::Deltas;
+pub use endpoint::Endpoint;
 use session::Session;
 use transport::Transport;
 

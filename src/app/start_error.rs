@@ -1,0 +1,53 @@
+//! Why the service does not start, for a person.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use crate::domain::error::Error;
+
+/// Why the service does not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The address cannot be listened on.
+    Bind(SocketAddr, std::io::Error),
+    /// The store was changed by a newer program.
+    Store(Error),
+    /// No key is configured, and a generated one cannot be kept; the clear text of one to paste.
+    KeyNotKept {
+        /// Why it cannot be kept.
+        why: String,
+        /// A key that would do.
+        key: String,
+    },
+    /// Anything else.
+    Other(String),
+}
+
+impl StartError {
+    /// The process's exit code: 78 (`EX_CONFIG`) where a setting is needed, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            StartError::KeyNotKept { .. } => 78,
+            StartError::Bind(..) | StartError::Store(_) | StartError::Other(_) => 1,
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Bind(address, error) => write!(
+                f,
+                "error: cannot listen on {address}: {error}\n  hint: set PORT to a free port, or stop the program that uses this one"
+            ),
+            StartError::KeyNotKept { why, key } => write!(
+                f,
+                "error: no gateway key is set, and a generated one cannot be kept: {why}\n  hint: set this variable, or DATA_DIR to a directory that can be written, or DATABASE_URL:\n\n  GATEWAY_API_KEYS={key}\n"
+            ),
+            StartError::Store(error) => write!(f, "error: {}\n  hint: {}", error.message, error.hint()),
+            StartError::Other(text) => write!(f, "error: {text}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}

@@ -1,0 +1,91 @@
+//! The upstreams and the store with their kept sessions, opened in one place for every command.
+
+use std::sync::Arc;
+
+use actix_web::dev::ServerHandle;
+
+use super::StartError;
+use super::background::{SINGLE, SessionSync};
+use crate::config::{self, Config, Location};
+use crate::demo::{self, Demo};
+use crate::domain::error::Kind;
+use crate::provider::Endpoint;
+use crate::store::Store;
+use crate::vault::Vault;
+
+/// An upstream as it is configured; without any, the demo, which is started here.
+///
+/// # Errors
+/// When the demo cannot start.
+pub fn open(settings: &config::Upstream) -> Result<(Endpoint, Option<ServerHandle>), StartError> {
+    match &settings.url {
+        Some(url) => Ok((Endpoint::new(url.clone(), settings), None)),
+        None => {
+            let (Demo { url, handle }, server) = demo::start()
+                .map_err(|error| StartError::Other(format!("the demo upstream does not start: {error}")))?;
+            tokio::task::spawn_local(server);
+            Ok((Endpoint::new(url, settings), Some(handle)))
+        }
+    }
+}
+
+/// All upstreams, each with what keeps its session in the store, as far as the store tells it now: what
+/// it keeps of a session is better than the settings; without it, those do.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_all(
+    config: &Config,
+    store: &Arc<Store>,
+) -> Result<Vec<(Endpoint, SessionSync)>, StartError> {
+    let mut all = Vec::new();
+    for settings in config.upstreams() {
+        let (endpoint, _) = open(settings)?;
+        let mut sync = session_sync(config, store, &endpoint);
+        let _ = sync.follow().await;
+        all.push((endpoint, sync));
+    }
+    Ok(all)
+}
+
+/// What keeps an upstream's session in the store, under the upstream's name.
+pub fn session_sync(config: &Config, store: &Arc<Store>, endpoint: &Endpoint) -> SessionSync {
+    let vault = Vault::new(config.store.secret_key.as_ref());
+    let (session, name) = (Arc::clone(&endpoint.session), endpoint.settings.name.clone());
+    let sync = SessionSync::new(Arc::clone(store), session, vault, name);
+    // An upstream of that name has its own session under it.
+    let is_taken = config.upstreams().any(|upstream| upstream.name == SINGLE);
+    if is_taken { sync } else { sync.taking_over_single() }
+}
+
+/// Opens the store where it is configured. Where it is not, and this machine has no folder that
+/// can be written, conversations are kept in memory, and that is said loudly.
+///
+/// Says also whether it can be used now.
+///
+/// # Errors
+/// When the store was changed by a newer program.
+pub async fn open_store(settings: &config::Store) -> Result<(Store, bool), StartError> {
+    let open = |location| Store::new(location).map_err(StartError::Store);
+    let mut store = open(settings.location.clone())?;
+    let mut available = true;
+    match store.prepare().await {
+        Ok(()) => {}
+        Err(error) if error.kind == Kind::StorageNewer => return Err(StartError::Store(error)),
+        Err(error) if matches!(&settings.location, Location::File(path) if !settings.explicit && !path.exists()) =>
+        {
+            log::warn!("{}", error.message);
+            store = open(Location::Memory)?;
+        }
+        Err(error) => {
+            log::error!("{}; what needs it fails until it is back", error.message);
+            available = false;
+        }
+    }
+    if !store.lasts() {
+        log::warn!(
+            "conversations are kept in memory and forgotten at a restart: set DATA_DIR or DATABASE_URL"
+        );
+    }
+    Ok((store, available))
+}
