@@ -10,10 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{LocalBoxStream, Stream, StreamExt};
 use serde::de::IgnoredAny;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::body::{Body, empty};
 use super::framing::LineTooLong;
+use super::reason::Reason;
 use super::transport::Transport;
 use crate::domain::answer::Delta;
 use crate::domain::error::{Error, Kind};
@@ -59,8 +60,8 @@ pub(super) enum Progress {
 /// Why an answer's bytes are no good answer.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// The upstream reports a failure, in this JSON.
-    Reported(Value),
+    /// The upstream reports a failure.
+    Reported(Box<Reason>),
     /// The answer is a web page.
     Html,
     /// Anything else.
@@ -68,12 +69,9 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// The failure that the value of a field `error` tells of, unless it is none.
-    pub(super) fn reported(error: Option<Value>) -> Result<(), Fault> {
-        match error {
-            None | Some(Value::Null) => Ok(()),
-            Some(error) => Err(Fault::Reported(json!({ "error": error }))),
-        }
+    /// Fails with what an answer, or an event of one, reports.
+    pub(super) fn check(value: &Value) -> Result<(), Fault> {
+        Reason::in_answer(value).map_or(Ok(()), |reason| Err(Fault::Reported(Box::new(reason))))
     }
 
     /// The error for bytes that end before the protocol's own end: of another protocol when nothing
@@ -111,7 +109,7 @@ impl Fault {
     /// The error that it is, of an answer with this body.
     pub(super) fn into_error(self, transport: &Transport, body: &Body) -> Error {
         match self {
-            Fault::Reported(value) => transport.reported(body.place, &value),
+            Fault::Reported(reason) => transport.reported(body.place, &reason),
             Fault::Html => transport.page(body),
             Fault::Error(error) => error,
         }

@@ -8,74 +8,12 @@ use actix_http::error::ParseError;
 use awc::error::{ConnectError, SendRequestError};
 use awc::http::StatusCode;
 use awc::http::header::{self, HeaderMap};
-use serde_json::Value;
 
+use super::reason::Reason;
 use crate::domain::error::{Error, Kind};
 
 /// The most characters of an upstream's own words that a caller is shown.
 const MAX_DETAIL_CHARS: usize = 300;
-
-/// What an upstream says about its failure, in JSON.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Reason {
-    /// Its words.
-    pub message: Option<String>,
-    /// Its code and type, in lower case, joined by a blank.
-    code: String,
-    /// Its code, when that is a number.
-    number: Option<i64>,
-}
-
-impl Reason {
-    /// Reads the error that a JSON value carries: `{"error": {"message", "code", "type"}}`,
-    /// `{"error": "…"}`, `{"message": …}` or `{"detail": …}`.
-    pub fn of(value: &Value) -> Option<Self> {
-        let inner = match value.get("error").filter(|error| !error.is_null()) {
-            Some(error) => error,
-            None => value,
-        };
-        let text = |key: &str| inner.get(key).and_then(Value::as_str).map(String::from);
-        let message = inner
-            .as_str()
-            .map(String::from)
-            .or_else(|| text("message"))
-            .or_else(|| text("detail"))
-            .or_else(|| text("error_description"));
-        let codes = [inner.get("code"), inner.get("type")];
-        let code = codes
-            .iter()
-            .filter_map(|code| code.and_then(Value::as_str))
-            .collect::<Vec<_>>()
-            .join(" ")
-            .to_ascii_lowercase();
-        let number = inner
-            .get("code")
-            .and_then(|code| code.as_i64().or_else(|| code.as_str().and_then(|text| text.parse().ok())));
-        let reason = Reason { message, code, number };
-        (reason != Reason::default()).then_some(reason)
-    }
-
-    fn says(&self, words: &[&str]) -> bool {
-        let message = self.message.as_deref().unwrap_or_default().to_ascii_lowercase();
-        words.iter().any(|word| self.code.contains(word) || message.contains(word))
-    }
-
-    fn blames_the_model(&self) -> bool {
-        self.code.contains("model_not_found")
-            || self.says(&["model"])
-                && self.says(&[
-                    "not found",
-                    "not exist",
-                    "no such",
-                    "unknown model",
-                    "invalid model",
-                    "not supported",
-                    "unsupported",
-                    "not available",
-                    "not_found",
-                ])
-    }
-}
 
 /// Where in the upstream's protocol a failure happened.
 #[derive(Debug, Clone, Copy)]
@@ -89,93 +27,190 @@ pub struct Place {
 /// The statuses with which a question is refused whole, before any work on it.
 const REFUSALS: [u16; 7] = [401, 402, 403, 404, 429, 503, 529];
 
+/// What failures are told apart by. Codes decide before prose, and prose only by phrases that say one
+/// thing. The first rule that fits holds.
+struct Rule {
+    kind: Kind,
+    /// What the upstream does, for a person.
+    what: &'static str,
+    /// Parts of its codes, in lower case.
+    codes: &'static [&'static str],
+    /// gRPC's number for it, which web chats hand through: <https://grpc.io/docs/guides/status-codes/>.
+    grpc: Option<i64>,
+    /// Phrases of its words, in lower case.
+    phrases: &'static [&'static str],
+}
+
+const CHALLENGE: &[&str] =
+    &["anti-bot", "just a moment", "error code: 1020", "attention required! | cloudflare"];
+
+const RULES: &[Rule] = &[
+    Rule {
+        kind: Kind::UpstreamRefused,
+        what: "says that the account's credit is used up",
+        codes: &["insufficient_quota", "insufficient_balance", "arrear", "billing"],
+        grpc: None,
+        phrases: &[
+            "exceeded your current quota",
+            "check your plan and billing",
+            "insufficient balance",
+            "in arrears",
+        ],
+    },
+    Rule {
+        kind: Kind::ModelNotFound,
+        what: "does not know the model",
+        codes: &["model_not_found", "model_not_exist"],
+        grpc: None,
+        phrases: &["no such model", "unknown model", "invalid model", "no available channel for model"],
+    },
+    Rule {
+        kind: Kind::UpstreamAuthExpired,
+        what: "does not accept the credentials",
+        codes: &["invalid_api_key", "authentication", "unauthenticated", "unauthorized", "token_expired"],
+        grpc: Some(16),
+        phrases: &[
+            "incorrect api key",
+            "invalid api key",
+            "api key not valid",
+            "not logged in",
+            "please log in",
+            "login required",
+            "session expired",
+            "session has expired",
+            "expired session",
+            "invalid session",
+            "unauthenticated",
+            "unauthorized",
+        ],
+    },
+    Rule {
+        kind: Kind::UpstreamRateLimited,
+        what: "limits the rate of requests",
+        codes: &[
+            "rate_limit",
+            "ratelimit",
+            "too_many_requests",
+            "toomanyrequests",
+            "resource_exhausted",
+            "throttl",
+        ],
+        grpc: Some(8),
+        phrases: &["rate limit", "too many requests", "usage limit", "requests per minute"],
+    },
+    Rule {
+        kind: Kind::UpstreamError,
+        what: "is overloaded",
+        codes: &["overloaded", "unavailable", "server_busy"],
+        grpc: Some(14),
+        phrases: &["overloaded", "not available right now", "temporarily unavailable"],
+    },
+    Rule {
+        kind: Kind::UpstreamRefused,
+        what: "refuses to serve this account or model",
+        codes: &["permission", "forbidden", "access_denied"],
+        grpc: Some(7),
+        phrases: &["upgrade your plan", "subscription", "not available in your"],
+    },
+    Rule {
+        kind: Kind::UpstreamRejected,
+        what: "rejects the request",
+        codes: &[
+            "invalid_request",
+            "invalid_argument",
+            "invalid_parameter",
+            "unsupported_parameter",
+            "context_length",
+            "content_filter",
+            "badrequest",
+            "data_inspection",
+            "datainspection",
+        ],
+        grpc: Some(3),
+        phrases: &[],
+    },
+];
+
 /// The error for an answer with a status of 400 or more.
 pub fn from_status(place: Place, status: StatusCode, headers: &HeaderMap, reason: Option<&Reason>) -> Error {
-    let error = of_status(place, status, headers, reason);
-    if REFUSALS.contains(&status.as_u16()) { error.unworked() } else { error }
-}
-
-/// What a status of 400 or more means, be it that of an answer or one told in its body.
-fn of_status(place: Place, status: StatusCode, headers: &HeaderMap, reason: Option<&Reason>) -> Error {
     let code = status.as_u16();
-    let answered = |kind, what: &str| Error::new(kind, format!("the upstream {what} (HTTP {code})"));
-    let blames_model = reason.is_some_and(Reason::blames_the_model);
-    let error = match code {
-        401 => answered(Kind::UpstreamAuthExpired, "does not accept the credentials"),
-        402 => answered(Kind::UpstreamRefused, "refuses: payment or another plan is required"),
-        403 if headers.get("cf-mitigated").is_some() => {
-            answered(Kind::UpstreamChallenge, "asks for a browser check")
-        }
-        403 if place.browser_login && reason.is_none_or(Reason::is_about_login) => {
-            answered(Kind::UpstreamAuthExpired, "does not accept the session")
-        }
-        403 => answered(Kind::UpstreamRefused, "refuses to serve this account or model"),
-        400 | 404 | 422 if blames_model => answered(Kind::ModelNotFound, "does not know the model"),
-        404 | 410 if place.in_conversation => {
-            answered(Kind::UpstreamConversationLost, "no longer knows the conversation")
-        }
-        404 | 405 | 410 | 501 => answered(Kind::UpstreamNotFound, "has nothing at this address"),
-        429 => answered(Kind::UpstreamRateLimited, "limits the rate of requests"),
-        408 | 409 | 425 => answered(Kind::UpstreamError, "could not serve the request now"),
-        400..=499 => answered(Kind::UpstreamRejected, "rejects the request"),
-        _ => answered(Kind::UpstreamError, "failed"),
-    };
-    error.upstream_status(code).retry_after(retry_after(headers))
-}
-
-impl Reason {
-    fn is_about_login(&self) -> bool {
-        self.number == Some(16)
-            || self.says(&[
-                "unauthenticated",
-                "unauthorized",
-                "not logged in",
-                "login",
-                "log in",
-                "session expired",
-                "expired session",
-                "invalid session",
-            ])
-    }
+    let is_challenge = headers.get("cf-mitigated").is_some();
+    let error = told_apart(place, Some(code), is_challenge, reason).retry_after(retry_after(headers));
+    if REFUSALS.contains(&code) { error.unworked() } else { error }
 }
 
 /// The error that an answer with a good status carries in its body.
 pub fn from_reason(place: Place, reason: &Reason) -> Error {
-    let said = |kind, what: &str| Error::new(kind, format!("the upstream {what}"));
-    if reason.blames_the_model() {
-        return said(Kind::ModelNotFound, "does not know the model");
-    }
-    if let Some(status) = reason.number.and_then(|number| u16::try_from(number).ok())
-        && (400..600).contains(&status)
-        && let Ok(status) = StatusCode::from_u16(status)
-    {
-        return of_status(place, status, &HeaderMap::new(), Some(reason));
-    }
-    // Small numbers are gRPC's codes, which web chats hand through:
-    // https://grpc.io/docs/guides/status-codes/
-    let number = reason.number.unwrap_or_default();
-    if number == 16 || reason.is_about_login() || reason.says(&["invalid_api_key", "authentication"]) {
-        said(Kind::UpstreamAuthExpired, "does not accept the credentials")
-    } else if number == 8
-        || reason.says(&[
-            "rate_limit",
-            "rate limit",
-            "too many requests",
-            "resource_exhausted",
-            "usage limit",
-            "quota",
-        ])
-    {
-        said(Kind::UpstreamRateLimited, "limits the rate of requests")
-    } else if number == 7 || reason.says(&["permission", "forbidden", "subscription", "upgrade"]) {
-        said(Kind::UpstreamRefused, "refuses to serve this account or model")
-    } else if place.in_conversation && (number == 5 || reason.says(&["not_found", "conversation not found"]))
-    {
-        said(Kind::UpstreamConversationLost, "no longer knows the conversation")
-    } else if number == 3 || reason.says(&["invalid_request", "invalid_argument"]) {
-        said(Kind::UpstreamRejected, "rejects the request")
+    // The number may be the status that was meant.
+    let status = reason.number.and_then(|number| u16::try_from(number).ok());
+    told_apart(place, status.filter(|status| (400..600).contains(status)), false, Some(reason))
+}
+
+/// The error for a failure with this status, if it has one, and what the upstream says of it.
+fn told_apart(place: Place, status: Option<u16>, is_challenge: bool, reason: Option<&Reason>) -> Error {
+    let nothing = Reason::default();
+    let said = reason.unwrap_or(&nothing);
+    let (kind, what) = if is_challenge || said.says(CHALLENGE) {
+        (Kind::UpstreamChallenge, "asks for a browser check")
     } else {
-        said(Kind::UpstreamError, "reports an error")
+        let by_code =
+            |rule: &&Rule| said.has_code(rule.codes) || rule.grpc.is_some() && rule.grpc == said.number;
+        let by_words = |rule: &&Rule| said.says(rule.phrases);
+        let named = |rule: &Rule| (rule.kind, rule.what);
+        let lost =
+            place.in_conversation && (said.number == Some(5) || said.says(&["conversation not found"]));
+        let lost = lost.then_some((Kind::UpstreamConversationLost, "no longer knows the conversation"));
+        let unknown = said.names_no_model().then_some((Kind::ModelNotFound, "does not know the model"));
+        lost.or_else(|| RULES.iter().find(by_code).filter(|rule| rule.is_specific(status)).map(named))
+            .or_else(|| status.and_then(|status| decided_by(place, status)))
+            .or(unknown)
+            .or_else(|| RULES.iter().find(by_words).map(named))
+            .or_else(|| RULES.iter().find(by_code).map(named))
+            .or_else(|| status.map(|status| left_to(place, status, reason)))
+            .unwrap_or((Kind::UpstreamError, "reports an error"))
+    };
+    let message = match status {
+        Some(status) => format!("the upstream {what} (HTTP {status})"),
+        None => format!("the upstream {what}"),
+    };
+    let error = Error::new(kind, message);
+    let error = status.map_or(error.clone(), |status| error.upstream_status(status));
+    // A key that is said to be wrong in other ways may be wrong for this one model or place alone.
+    let ends_the_login = status == Some(401) || said.number == Some(16) || reason.is_none();
+    if ends_the_login { error } else { error.sparing_session() }
+}
+
+impl Rule {
+    /// Whether its code says more than the status. That a request is invalid says less.
+    fn is_specific(&self, status: Option<u16>) -> bool {
+        status.is_none() || !self.phrases.is_empty()
+    }
+}
+
+/// What some statuses say whatever comes with them.
+fn decided_by(place: Place, status: u16) -> Option<(Kind, &'static str)> {
+    Some(match status {
+        401 => (Kind::UpstreamAuthExpired, "does not accept the credentials"),
+        402 => (Kind::UpstreamRefused, "refuses: payment or another plan is required"),
+        404 | 410 if place.in_conversation => {
+            (Kind::UpstreamConversationLost, "no longer knows the conversation")
+        }
+        429 => (Kind::UpstreamRateLimited, "limits the rate of requests"),
+        408 | 409 | 425 => (Kind::UpstreamError, "could not serve the request now"),
+        500.. if status != 501 => (Kind::UpstreamError, "failed"),
+        _ => return None,
+    })
+}
+
+/// What the other statuses say where nothing else told more.
+fn left_to(place: Place, status: u16, reason: Option<&Reason>) -> (Kind, &'static str) {
+    match status {
+        403 if place.browser_login && reason.is_none() => {
+            (Kind::UpstreamAuthExpired, "does not accept the session")
+        }
+        403 => (Kind::UpstreamRefused, "refuses to serve this account or model"),
+        404 | 405 | 410 | 501 => (Kind::UpstreamNotFound, "has nothing at this address"),
+        _ => (Kind::UpstreamRejected, "rejects the request"),
     }
 }
 
@@ -320,7 +355,7 @@ mod tests {
             (API, 503, json!(null), Kind::UpstreamError),
         ];
         for (place, status, body, kind) in cases {
-            let reason = Reason::of(&body);
+            let reason = Reason::in_error(body.to_string().as_bytes());
             let status = StatusCode::from_u16(status).expect("status");
             let error = from_status(place, status, &HeaderMap::new(), reason.as_ref());
             assert_eq!(error.kind, kind, "{place:?} {status} {body}");
@@ -341,7 +376,7 @@ mod tests {
             (API, json!({"error": "boom"}), Kind::UpstreamError),
         ];
         for (place, body, kind) in cases {
-            let reason = Reason::of(&body).expect("a reason");
+            let reason = Reason::in_answer(&body).expect("a reason");
             assert_eq!(from_reason(place, &reason).kind, kind, "{body}");
         }
     }

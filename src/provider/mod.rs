@@ -15,6 +15,7 @@ pub mod framing;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod openai;
+mod reason;
 pub mod relay;
 pub mod session;
 mod template;

@@ -10,19 +10,23 @@ use std::rc::Rc;
 use awc::http::Method;
 use awc::http::header::{self, HeaderMap};
 use bytes::Bytes;
+use memchr::memmem;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::decoding::{Decoder, Deltas, Fault, Progress, decode};
 use super::framing::{LineTooLong, Lines};
+use super::reason::Reason;
 use super::transport::{Call, Transport};
 use crate::domain::answer::Delta;
 use crate::domain::chat::Usage;
 use crate::domain::error::{Error, Kind};
 
 /// The ends of streams, by the `type` of their last event. Source:
-/// <https://platform.openai.com/docs/api-reference/responses-streaming> and its neighbours.
-const LAST_EVENTS: [&str; 5] = [".completed", ".done", ".failed", ".incomplete", ".cancelled"];
+/// <https://platform.openai.com/docs/api-reference/responses-streaming> and its neighbours, and
+/// <https://docs.anthropic.com/en/docs/build-with-claude/streaming>.
+const LAST_EVENTS: [&str; 6] =
+    [".completed", ".done", ".failed", ".incomplete", ".cancelled", "message_stop"];
 
 /// A request to pass through.
 #[derive(Debug, Clone)]
@@ -37,6 +41,8 @@ pub struct Request {
     pub accept: Option<String>,
     /// The `Content-Type` header.
     pub media_type: Option<String>,
+    /// The headers of the caller's that the upstream is to see, by an allow-list.
+    pub headers: Vec<(&'static str, String)>,
     /// The body.
     pub body: Bytes,
 }
@@ -74,6 +80,7 @@ pub(super) async fn relay(transport: &Rc<Transport>, request: &Request) -> Resul
             method,
             query: request.query.as_deref(),
             accept: request.accept.as_deref().unwrap_or("*/*"),
+            headers: &request.headers,
             body: (!request.body.is_empty()).then(|| (media_type, request.body.clone())),
             ..Call::get(&path)
         })
@@ -85,7 +92,7 @@ pub(super) async fn relay(transport: &Rc<Transport>, request: &Request) -> Resul
         media.and_then(|media| media.split(';').next()).unwrap_or_default().trim().to_ascii_lowercase();
     let (form, deltas) = if media == "application/json" || media.ends_with("+json") {
         let bytes = body.whole().await?;
-        let usage = look(&bytes).map_err(|error| Fault::not_json(&error).into_error(transport, &body))?;
+        let usage = whole(&bytes).map_err(|fault| fault.into_error(transport, &body))?;
         (Form::Whole, Deltas::whole(status, Delta { usage, wire: Some(bytes), ..Delta::default() }))
     } else if media == "text/event-stream" {
         let decoder = EventBlocks::new(transport.line_bytes());
@@ -102,6 +109,15 @@ fn passed(headers: &HeaderMap) -> Vec<(&'static str, String)> {
         [("content-type", header::CONTENT_TYPE), ("content-disposition", header::CONTENT_DISPOSITION)];
     let value = |name| Some(headers.get(name)?.to_str().ok()?.to_string());
     names.into_iter().filter_map(|(text, name)| Some((text, value(name)?))).collect()
+}
+
+/// What an answer says that it cost, unless it is a failure.
+fn whole(json: &[u8]) -> Result<Option<Usage>, Fault> {
+    let usage = look(json).map_err(|error| Fault::not_json(&error))?;
+    if memmem::find(json, b"error").is_some() {
+        check(json)?;
+    }
+    Ok(usage)
 }
 
 /// What an answer or event says that it cost, by either of the names that are used for it.
@@ -222,17 +238,24 @@ impl EventBlocks {
     }
 }
 
+/// Fails with the error that JSON is, if it is one.
+fn check(json: &[u8]) -> Result<(), Fault> {
+    let value = serde_json::from_slice(json).unwrap_or_default();
+    Reason::in_relayed(&value).map_or(Ok(()), |reason| Err(Fault::Reported(Box::new(reason))))
+}
+
 /// Whether the event with this data ends its stream.
 fn is_last(data: &[u8]) -> Result<bool, Fault> {
     #[derive(Deserialize)]
     struct Named<'a> {
         r#type: Option<&'a str>,
+        object: Option<&'a str>,
         error: Option<IgnoredAny>,
     }
     let Ok(named) = serde_json::from_slice::<Named<'_>>(data) else { return Ok(data == b"[DONE]") };
     let name = named.r#type.unwrap_or_default();
-    if named.error.is_some() || name == "error" {
-        return Err(Fault::Reported(serde_json::from_slice(data).unwrap_or_default()));
+    if named.error.is_some() || [named.r#type, named.object].contains(&Some("error")) {
+        check(data)?;
     }
     // Within a response, single parts are done before all of it is.
     let is_part = name.starts_with("response.") && name.matches('.').count() > 1;

@@ -18,7 +18,7 @@ use url::Url;
 
 use super::breaker::Breaker;
 use crate::config;
-use crate::domain::error::{self, Kind};
+use crate::domain::error::{self, Error};
 
 /// A login that ends sooner than this is told of beforehand.
 const EXPIRING: Duration = Duration::from_secs(24 * 3600);
@@ -211,12 +211,13 @@ impl Session {
 
     /// Learns from how an exchange ended. A good answer that is not `conclusive` leaves an expired
     /// session expired, since it may not have needed the login.
-    pub fn learn(&self, outcome: Result<(), Kind>, conclusive: bool) {
-        self.breaker.learn(outcome);
+    pub fn learn(&self, outcome: Result<(), &Error>, conclusive: bool) {
+        self.breaker.learn(outcome.map_err(|error| error.kind));
         let state = match outcome {
             Ok(()) if !conclusive && self.lock().state == State::Expired => return,
             Ok(()) => State::Ok,
-            Err(kind) => match kind.session() {
+            Err(error) => match error.kind.session() {
+                error::Session::Expired if error.spares_session => return,
                 error::Session::Expired => State::Expired,
                 error::Session::Refused => State::Refused,
                 error::Session::Same => return,
@@ -330,6 +331,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::error::Kind;
 
     fn session(url: &str, line: &str) -> Session {
         let variables = [("UPSTREAM_URL", url), ("UPSTREAM_PROTOCOL", "web-chat"), ("UPSTREAM_COOKIE", line)];
@@ -385,7 +387,7 @@ mod tests {
         assert_eq!(session.state(), State::Ok);
         session.adopt(&url, ["sso=c; Max-Age=3600"].into_iter());
         assert_eq!(session.state(), State::Expiring);
-        session.learn(Err(Kind::UpstreamAuthExpired), true);
+        session.learn(Err(&Error::new(Kind::UpstreamAuthExpired, "no")), true);
         assert_eq!(session.state(), State::Expired);
         session.learn(Ok(()), false);
         assert_eq!(session.state(), State::Expired);

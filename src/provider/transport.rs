@@ -22,12 +22,12 @@ use awc::{Client, ClientResponse};
 use bytes::Bytes;
 use futures_util::stream;
 use secrecy::ExposeSecret;
-use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::body::{self, Body};
-use super::failure::{self, Place, Reason};
+use super::failure::{self, Place};
+use super::reason::Reason;
 use super::session::Session;
 use crate::config;
 use crate::domain::error::{Error, Kind};
@@ -79,6 +79,8 @@ pub struct Call<'a> {
     pub query: Option<&'a str>,
     /// The `Accept` header.
     pub accept: &'a str,
+    /// Further headers.
+    pub headers: &'a [(&'static str, String)],
     /// The body and its media type.
     pub body: Option<(&'a str, Bytes)>,
     /// Whether it goes on with one of the upstream's own conversations.
@@ -95,6 +97,7 @@ impl<'a> Call<'a> {
             path,
             query: None,
             accept: "application/json",
+            headers: &[],
             body: None,
             in_conversation: false,
             total: None,
@@ -163,22 +166,21 @@ impl Transport {
         let outcome = self.exchange(&call, place).await;
         // Behind a browser's login no request surely needs it but a question.
         let conclusive = call.body.is_some() || !self.browser_login;
-        self.session.learn(outcome.as_ref().map(drop).map_err(|error| error.kind), conclusive);
+        self.session.learn(outcome.as_ref().map(drop), conclusive);
         outcome
     }
 
-    /// The error that an upstream's JSON carries, in words fit for a caller.
-    pub fn reported(&self, place: Place, value: &Value) -> Error {
-        let reason = Reason::of(value).unwrap_or_default();
-        let error = failure::from_reason(place, &reason).detail(self.words(&reason));
-        self.session.learn(Err(error.kind), true);
+    /// The error that an upstream reports in an answer, in words fit for a caller.
+    pub fn reported(&self, place: Place, reason: &Reason) -> Error {
+        let error = failure::from_reason(place, reason).detail(self.words(reason));
+        self.session.learn(Err(&error), true);
         error
     }
 
     /// The error for an answer that turns out to be a web page.
     pub fn page(&self, body: &Body) -> Error {
         let error = failure::from_html(body.place, body.response().status(), body.response().headers());
-        self.session.learn(Err(error.kind), true);
+        self.session.learn(Err(&error), true);
         error
     }
 
@@ -240,7 +242,7 @@ impl Transport {
         }
         let headers = response.headers().clone();
         let excerpt = body::error_excerpt(response, deadline).await;
-        let reason = serde_json::from_slice::<Value>(&excerpt).ok().as_ref().and_then(Reason::of);
+        let reason = Reason::in_error(&excerpt);
         let words = reason.as_ref().and_then(|reason| self.words(reason));
         Err(failure::from_status(place, status, &headers, reason.as_ref()).detail(words))
     }
@@ -305,6 +307,9 @@ impl Transport {
         }
         if let Some(cookies) = self.session.cookie_header(&target.url) {
             request = request.insert_header((header::COOKIE, cookies));
+        }
+        for (name, value) in call.headers {
+            request = request.insert_header((*name, value.as_str()));
         }
         for (name, value) in &self.settings.headers {
             let value = match value.expose_secret() {

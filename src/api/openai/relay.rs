@@ -1,7 +1,7 @@
 //! Every other request under `/v1`, passed through to an upstream of the same protocol.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header;
+use actix_web::http::header::{self, HeaderName};
 use actix_web::web::{Bytes, Data, ReqData};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use futures_util::stream::{self, StreamExt};
@@ -17,6 +17,9 @@ use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, EventStream, Heartbeat};
 use crate::http::log_fields::{LogFields, RequestId, SharedLogFields};
 use crate::http::reply::{self, Prepared};
+
+/// The headers of a caller's that say in which form it wants its answer, or that it asks again.
+const PASSED: [&str; 4] = ["anthropic-version", "anthropic-beta", "openai-beta", "idempotency-key"];
 
 /// Passes a request through.
 pub async fn relay(
@@ -106,6 +109,10 @@ fn asked(request: &HttpRequest, body: Bytes) -> Result<RelayRequest, Error> {
         query: Some(query).filter(|query| !query.is_empty()),
         accept: header(header::ACCEPT),
         media_type: header(header::CONTENT_TYPE),
+        headers: PASSED
+            .into_iter()
+            .filter_map(|name| Some((name, header(HeaderName::from_static(name))?)))
+            .collect(),
         body,
     })
 }

@@ -29,6 +29,8 @@ pub struct Error {
     /// Whether the upstream surely did no work: then another one may be asked. A question that may
     /// have been worked on is never sent again, since it may be paid for.
     pub unworked: bool,
+    /// Whether it says nothing of the login, though a kind of failure that else ends it.
+    pub spares_session: bool,
     hint: Option<String>,
 }
 
@@ -42,6 +44,7 @@ impl Error {
             retry_after: None,
             upstream_status: None,
             unworked: false,
+            spares_session: false,
             hint: None,
         }
     }
@@ -61,6 +64,12 @@ impl Error {
     /// Adds the upstream's HTTP status.
     pub fn upstream_status(mut self, status: u16) -> Self {
         self.upstream_status = Some(status);
+        self
+    }
+
+    /// Says that the login may be good all the same.
+    pub fn sparing_session(mut self) -> Self {
+        self.spares_session = true;
         self
     }
 

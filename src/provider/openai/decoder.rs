@@ -25,6 +25,7 @@ use super::{usage, whole};
 use crate::domain::answer::{Delta, Names};
 use crate::domain::chat::estimate_tokens;
 use crate::provider::decoding::{Decoder, Fault, Progress};
+use crate::provider::reason::BROKEN_OFF;
 use crate::provider::template::{Template, text};
 
 /// What matters in a chunk.
@@ -39,8 +40,7 @@ struct Seen<'a> {
     choices: Option<Vec<SeenChoice<'a>>>,
     #[serde(borrow)]
     usage: Option<&'a RawValue>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
+    error: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -50,6 +50,7 @@ struct SeenChoice<'a> {
     finish_reason: Option<&'a RawValue>,
     #[serde(borrow)]
     delta: Option<SeenDelta<'a>>,
+    error: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -221,7 +222,7 @@ impl Chunks {
         let looked = match serde_json::from_str::<Seen<'_>>(text) {
             Ok(seen) => {
                 let words = seen.words();
-                let looked = self.look(&data, seen)?;
+                let looked = self.look(&data, seen);
                 let template = words.filter(|_| looked.is_some() && self.finished.is_empty());
                 self.template = template.and_then(|(words, kind)| Some((Template::of(&data, words)?, kind)));
                 looked
@@ -251,29 +252,32 @@ impl Chunks {
         Ok(())
     }
 
-    /// Takes in a chunk that can go on as it is; `None` for one that must be mended.
-    fn look(&mut self, data: &Bytes, seen: Seen<'_>) -> Result<Option<Delta>, Fault> {
-        Fault::reported(seen.error.map(|error| serde_json::from_str(error.get()).unwrap_or_default()))?;
+    /// Takes in a chunk that can go on as it is; `None` for one that must be looked at more closely.
+    fn look(&mut self, data: &Bytes, seen: Seen<'_>) -> Option<Delta> {
         let spent = seen.usage.map(|text| serde_json::from_str(text.get()).ok().as_ref().and_then(usage));
-        let Some(choices) = seen.choices.filter(|_| spent != Some(None)) else { return Ok(None) };
-        if seen.object.is_none() {
-            return Ok(None);
+        let choices = seen.choices.filter(|_| spent != Some(None))?;
+        // A failure, if it is one, is told apart with all its fields.
+        if seen.object.is_none() || seen.error.is_some() || choices.is_empty() && spent.is_none() {
+            return None;
         }
         let is_good = |choice: &SeenChoice<'_>| {
             let (Some(index), Some(delta)) = (choice.index, &choice.delta) else { return false };
             let begins_unnamed = delta.role.is_none() && !self.seen.contains(&index);
             let forgets_the_end = choice.finish_reason.is_none() && self.finished.contains_key(&index);
             let ends_calls = choice.finish_reason.is_some() && self.held.holds(index);
-            let is_text = choice.finish_reason.is_none_or(|reason| reason.get().starts_with('"'));
-            !begins_unnamed && !forgets_the_end && !ends_calls && is_text && delta.is_plain()
+            let is_text = choice.finish_reason.is_none_or(|reason| {
+                reason.get().starts_with('"') && !BROKEN_OFF.contains(&reason.get().trim_matches('"'))
+            });
+            let is_good = !begins_unnamed && !forgets_the_end && !ends_calls && choice.error.is_none();
+            is_good && is_text && delta.is_plain()
         };
         if !choices.iter().all(is_good) {
-            return Ok(None);
+            return None;
         }
         let name = |name: Option<&RawValue>| name.and_then(text).map(Cow::into_owned);
         let names = self.names(|| (name(seen.id), name(seen.model)));
         let mut delta = Delta { usage: spent.flatten(), names, wire: Some(data.clone()), ..Delta::default() };
-        for SeenChoice { index, finish_reason, delta: said } in choices {
+        for SeenChoice { index, finish_reason, delta: said, .. } in choices {
             let index = index.unwrap_or_default();
             let finish = finish_reason.and_then(text).filter(|reason| !reason.is_empty());
             self.note(index, finish.as_deref());
@@ -290,7 +294,7 @@ impl Chunks {
                 delta.other_tokens += estimate_tokens(&words(content));
             }
         }
-        Ok(Some(delta))
+        Some(delta)
     }
 
     /// What the upstream calls the answer and its model, once.
@@ -314,8 +318,9 @@ impl Chunks {
     }
 
     /// Makes a chunk one that clients understand.
-    fn mend(&mut self, mut chunk: Map<String, Value>, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
-        Fault::reported(chunk.get("error").cloned())?;
+    fn mend(&mut self, chunk: Value, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
+        Fault::check(&chunk)?;
+        let Value::Object(mut chunk) = chunk else { return Err(Fault::broken()) };
         let spent = chunk.get("usage").and_then(usage);
         if spent.is_none()
             && let Some(usage) = chunk.get_mut("usage")

@@ -9,7 +9,7 @@ use crate::provider::decoding::Fault;
 /// The models of a list in JSON.
 pub fn list(json: &[u8]) -> Result<Vec<Model>, Fault> {
     let value: Value = serde_json::from_slice(json).map_err(|error| Fault::not_json(&error))?;
-    Fault::reported(value.get("error").cloned())?;
+    Fault::check(&value)?;
     let list = value.get("data").or_else(|| value.get("models")).unwrap_or(&value);
     let list = list.as_array().ok_or_else(|| {
         Error::new(Kind::UpstreamInvalid, "the upstream's list of models is not of the protocol")

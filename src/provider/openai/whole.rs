@@ -131,7 +131,7 @@ fn add(message: &mut Map<String, Value>, key: String, value: Value) {
 fn whole_value(bytes: &[u8]) -> Result<Value, Fault> {
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
     let value: Value = serde_json::from_slice(bytes).map_err(|error| Fault::not_json(&error))?;
-    Fault::reported(value.get("error").cloned())?;
+    Fault::check(&value)?;
     match value["choices"].as_array() {
         Some(choices) if choices.is_empty() => Err(Fault::empty()),
         Some(_) => Ok(value),

@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use bytestring::ByteString;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use crate::domain::answer::{Delta, Names};
 use crate::provider::decoding::{Decoder, Fault, Progress, first_byte};
@@ -191,7 +191,7 @@ impl Answer {
             }
             return Ok(());
         };
-        Fault::reported(error)?;
+        fail_if_reported(error)?;
         let Some(result) = result else {
             self.skipped += 1;
             return Ok(());
@@ -216,14 +216,14 @@ impl Answer {
 
     fn part(&mut self, part: Part<'_>, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
         let (thinking, ends) = (part.is_thinking(), part.ends());
-        Fault::reported(part.error)?;
+        fail_if_reported(part.error)?;
         self.respond(part.response_id, deltas);
         if let Some(token) = part.token {
             deltas.extend(said(&token.text, thinking));
         }
         if let Some(response) = part.model_response {
             // A mirror tells of a usage limit or an overload here, in an answer that is else complete.
-            Fault::reported(response.stream_errors.into_iter().next())?;
+            fail_if_reported(response.stream_errors.into_iter().next())?;
             self.whole = true;
             self.respond(response.response_id, deltas);
             if response.model.is_some() {
@@ -245,6 +245,11 @@ impl Answer {
             deltas.push_back(named(Names { response: Some(id), ..Names::default() }));
         }
     }
+}
+
+/// Fails with the value of an error, unless it is none.
+fn fail_if_reported(error: Option<Value>) -> Result<(), Fault> {
+    error.map_or(Ok(()), |error| Fault::check(&json!({ "error": error })))
 }
 
 fn named(names: Names) -> Delta {

@@ -1,0 +1,298 @@
+//! The one recogniser of failures that an upstream reports: whether JSON or text reports one, in which
+//! words, by which codes. It is asked for the bodies of error statuses, for whole answers, and for every
+//! event of a stream, whatever the protocol.
+//!
+//! The shapes, with a server that sends each: `{error: {…}}` and `{error: "…"}` (OpenAI and most),
+//! `[{error}]` (Gemini), `{object: "error", message, code}` (vLLM, SGLang), `{detail: "…" | [{loc, msg}]}`
+//! (FastAPI), `{message: {detail: […]}}` (Mistral), `{code, message}` and `{code, msg}` (DashScope, One API),
+//! `{error_code, error_msg}` (ERNIE), `{base_resp: {status_code, status_msg}}` (MiniMax), `{success: false}`,
+//! `{errors: […]}` (Cloudflare), `{error_type, error_message}`, `{error: {metadata: {raw}}}` (OpenRouter, whose
+//! inner words are the reason), `choices[0].error`, and reasons to finish that are none.
+
+use serde_json::{Map, Value};
+
+/// The words of a `finish_reason` that says that the answer broke off.
+pub const BROKEN_OFF: [&str; 4] = ["error", "network_error", "insufficient_system_resource", "abort"];
+
+/// The keys under which a failure's words stand, the best first.
+const WORDS: [&str; 8] =
+    ["message", "msg", "detail", "error_description", "error_msg", "error_message", "status_msg", "reason"];
+
+/// The keys under which its codes stand.
+const CODES: [&str; 6] = ["code", "type", "status", "error_code", "error_type", "status_code"];
+
+/// The most that is read of texts within texts.
+const DEPTH: usize = 4;
+
+/// What an upstream says about its failure.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reason {
+    /// Its words.
+    pub message: Option<String>,
+    /// Its codes and types, in lower case, joined by blanks.
+    codes: String,
+    /// The first of its codes that is a number.
+    pub number: Option<i64>,
+    /// The parameter that it blames.
+    param: Option<String>,
+}
+
+impl Reason {
+    /// The failure that an answer with a good status reports, or an event of one, if it does. An error
+    /// that is empty beside a good answer is none.
+    pub fn in_answer(value: &Value) -> Option<Self> {
+        match value {
+            Value::Array(items) => {
+                items.first().filter(|item| item.get("error").is_some()).and_then(Self::in_answer)
+            }
+            Value::Object(answer) => reported(answer, DEPTH),
+            _ => None,
+        }
+    }
+
+    /// The same of an answer that is passed on, whose protocol is not known: there only what is called
+    /// an error surely is one.
+    pub fn in_relayed(value: &Value) -> Option<Self> {
+        let is_error =
+            ["object", "type"].iter().any(|key| value.get(key).is_some_and(|name| name == "error"))
+                || value.get("error").is_some_and(says_something);
+        is_error.then(|| Self::in_answer(value)).flatten()
+    }
+
+    /// What the body of an answer with an error's status says: JSON of any of the shapes, or text. A web
+    /// page says nothing.
+    pub fn in_error(body: &[u8]) -> Option<Self> {
+        let text = String::from_utf8_lossy(body);
+        let text = text.trim_start_matches('\u{feff}').trim();
+        if let Ok(value) = serde_json::from_str::<Value>(text) {
+            let reason = Self::in_answer(&value).unwrap_or_else(|| of(&value, DEPTH));
+            return (reason != Reason::default()).then_some(reason);
+        }
+        let is_text = !text.is_empty() && !text.starts_with('<');
+        is_text.then(|| Reason { message: Some(text.into()), ..Reason::default() })
+    }
+
+    /// Whether one of its codes is or holds one of these words.
+    pub fn has_code(&self, words: &[&str]) -> bool {
+        words.iter().any(|word| self.codes.contains(word))
+    }
+
+    /// Whether its words hold one of these phrases, which are in lower case. Prose comes after codes, and
+    /// only by phrases that say one thing.
+    pub fn says(&self, phrases: &[&str]) -> bool {
+        let message = self.message.as_deref().unwrap_or_default().to_ascii_lowercase();
+        phrases.iter().any(|phrase| message.contains(phrase))
+    }
+
+    /// Whether its words say that there is no such model. That a model lacks a feature, or has no room
+    /// now, is something else.
+    pub fn names_no_model(&self) -> bool {
+        let message = self.message.as_deref().unwrap_or_default().to_ascii_lowercase();
+        let after = message.find("model").map(|at| &message[at..]).unwrap_or_default();
+        let missing = ["does not exist", "doesn't exist", "not found", "not_found"];
+        missing.iter().any(|words| after.contains(words))
+    }
+
+    /// The parameter that it blames, where it names one.
+    pub fn param(&self) -> Option<&str> {
+        self.param.as_deref()
+    }
+}
+
+/// The failure that an object reports, if it does.
+fn reported(answer: &Map<String, Value>, depth: usize) -> Option<Reason> {
+    if let Some(error) = answer.get("error").filter(|error| says_something(error)) {
+        let mut reason = of(error, depth);
+        // Codes may stand beside the words instead of with them.
+        let beside = of_codes(answer);
+        reason.number = reason.number.or(beside.number);
+        reason.codes = [reason.codes, beside.codes].join(" ").trim().into();
+        return Some(reason);
+    }
+    let named = |key: &str, name: &str| answer.get(key).is_some_and(|value| value == name);
+    if named("object", "error") || named("type", "error") {
+        return Some(of(&Value::Object(answer.clone()), depth));
+    }
+    if let Some(choice) = answer.get("choices").and_then(|choices| choices.get(0)) {
+        return of_choice(choice, depth);
+    }
+    let list = answer.get("errors").and_then(Value::as_array).and_then(|errors| errors.first());
+    if let Some(first) = list {
+        return Some(of(first, depth));
+    }
+    if let Some(base) = answer.get("base_resp").filter(|base| is_failing(base.get("status_code"))) {
+        return Some(of(base, depth));
+    }
+    let fails = answer.get("success").is_some_and(|success| *success == false)
+        || ["error_code", "error_type"].iter().any(|key| is_failing(answer.get(*key)))
+        || answer.get("detail").is_some_and(says_something)
+        || is_failing(answer.get("code"))
+            && WORDS.iter().any(|key| answer.get(*key).is_some_and(says_something))
+        || answer.get("message").is_some_and(Value::is_object);
+    fails.then(|| of(&Value::Object(answer.clone()), depth))
+}
+
+fn of_choice(choice: &Value, depth: usize) -> Option<Reason> {
+    if let Some(error) = choice.get("error").filter(|error| says_something(error)) {
+        return Some(of(error, depth));
+    }
+    let finish = choice.get("finish_reason").and_then(Value::as_str).unwrap_or_default();
+    BROKEN_OFF.contains(&finish).then(|| {
+        let message = format!("the answer broke off with the finish_reason `{finish}`");
+        Reason { message: Some(message), codes: finish.into(), ..Reason::default() }
+    })
+}
+
+/// What the value of an error says.
+fn of(error: &Value, depth: usize) -> Reason {
+    let Value::Object(fields) = error else {
+        return Reason { message: words(error, depth), ..Reason::default() };
+    };
+    let mut reason = of_codes(fields);
+    let raw = fields.get("metadata").and_then(|metadata| metadata.get("raw"));
+    let inner = raw.into_iter().chain(WORDS.iter().filter_map(|key| fields.get(*key)));
+    reason.message = inner.filter_map(|value| words(value, depth)).next();
+    reason.param = fields.get("param").and_then(Value::as_str).map(String::from);
+    reason
+}
+
+fn of_codes(fields: &Map<String, Value>) -> Reason {
+    let values = || CODES.iter().filter_map(|key| fields.get(*key));
+    let number = |value: &Value| value.as_i64().or_else(|| value.as_str()?.parse().ok());
+    let codes: Vec<&str> = values().filter_map(Value::as_str).collect();
+    Reason {
+        codes: codes.join(" ").to_ascii_lowercase(),
+        number: values().find_map(number),
+        ..Reason::default()
+    }
+}
+
+/// The words that a value says: a text, which may itself be an error in JSON, or parts of one.
+fn words(value: &Value, depth: usize) -> Option<String> {
+    if depth == 0 {
+        return None;
+    }
+    match value {
+        Value::String(text) => {
+            let inner = text.trim_start().starts_with('{').then(|| serde_json::from_str::<Value>(text).ok());
+            let inner = inner.flatten().and_then(|inner| match &inner {
+                Value::Object(fields) => reported(fields, depth - 1).or_else(|| Some(of(&inner, depth - 1))),
+                _ => None,
+            });
+            inner.and_then(|reason| reason.message).or_else(|| Some(text.clone()))
+        }
+        Value::Array(items) => {
+            let texts: Vec<String> = items.iter().filter_map(|item| words(item, depth - 1)).collect();
+            Some(texts.join("; "))
+        }
+        Value::Object(fields) => {
+            let said =
+                WORDS.iter().filter_map(|key| fields.get(*key)).find_map(|value| words(value, depth - 1))?;
+            let place = fields.get("loc").and_then(Value::as_array).map(|path| {
+                let names =
+                    path.iter().map(|name| name.as_str().map_or_else(|| name.to_string(), String::from));
+                names.collect::<Vec<_>>().join(".")
+            });
+            Some(place.map_or(said.clone(), |place| format!("{place}: {said}")))
+        }
+        _ => None,
+    }
+    .filter(|text| !text.trim().is_empty())
+}
+
+/// Whether the value of an error is none that is left empty.
+fn says_something(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Bool(true) => true,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.trim().is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => fields.values().any(says_something),
+    }
+}
+
+/// Whether a code is there and is none of those that say that all is well.
+fn is_failing(code: Option<&Value>) -> bool {
+    let fine = ["0", "200", "ok", "success", "succeeded"];
+    code.is_some_and(|code| match code {
+        Value::String(text) => !text.is_empty() && !fine.contains(&text.to_ascii_lowercase().as_str()),
+        Value::Number(number) => !matches!(number.as_i64(), Some(0 | 200)),
+        _ => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_known_shape_is_a_failure_in_its_own_words() {
+        for value in [
+            json!({"error": {"message": "boom"}}),
+            json!({"error": "boom"}),
+            json!([{"error": {"code": 400, "message": "boom", "status": "INVALID_ARGUMENT"}}]),
+            json!({"object": "error", "message": "boom", "type": "BadRequestError", "param": null, "code": 400}),
+            json!({"detail": "boom"}),
+            json!({"detail": {"msg": "boom"}}),
+            json!({"message": {"detail": [{"msg": "boom"}]}}),
+            json!({"code": "DataInspectionFailed", "message": "boom", "request_id": "r"}),
+            json!({"code": 1001, "msg": "boom"}),
+            json!({"error_code": 17, "error_msg": "boom"}),
+            json!({"id": "x", "choices": null, "base_resp": {"status_code": 1008, "status_msg": "boom"}}),
+            json!({"success": false, "message": "boom"}),
+            json!({"success": false, "errors": [{"code": 7003, "message": "boom"}], "result": null}),
+            json!({"choices": null, "error_type": "BadRequestError", "error_message": "boom"}),
+            json!({"error": {"message": "Provider returned error", "metadata": {"raw": "{\"error\":{\"message\":\"boom\"}}"}}}),
+            json!({"error": {"message": "Provider returned error", "metadata": {"raw": "boom"}}}),
+            json!({"error": "{\"message\":\"boom\"}"}),
+            json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "error", "error": {"message": "boom"}}]}),
+            json!({"type": "error", "error": {"type": "overloaded_error", "message": "boom"}}),
+        ] {
+            let reason = Reason::in_answer(&value).unwrap_or_else(|| panic!("{value} is a failure"));
+            assert_eq!(reason.message.as_deref(), Some("boom"), "{value}");
+        }
+        let parts =
+            json!({"detail": [{"loc": ["body", "messages", 0], "msg": "field required", "type": "missing"}]});
+        let reason = Reason::in_answer(&parts).expect("a failure");
+        assert_eq!(reason.message.as_deref(), Some("body.messages.0: field required"));
+    }
+
+    #[test]
+    fn what_is_no_failure_is_none() {
+        for value in [
+            json!({"choices": [{"delta": {"content": "x"}}], "error": null}),
+            json!({"choices": [{"delta": {"content": "x"}}], "error": {}}),
+            json!({"choices": [{"delta": {"content": "x"}}], "error": {"code": null, "message": ""}}),
+            json!({"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "code": 0, "message": "ok"}),
+            json!({"choices": [{"delta": {}, "finish_reason": "length", "error": null}]}),
+            json!({"code": 0, "msg": "success", "data": {}}),
+            json!({"base_resp": {"status_code": 0, "status_msg": "success"}}),
+            json!({"result": {"token": "x"}}),
+            json!({"id": "r", "object": "chat.completion.chunk"}),
+        ] {
+            assert_eq!(Reason::in_answer(&value), None, "{value}");
+        }
+        for value in [json!({"detail": "x"}), json!({"code": 5, "message": "x"}), json!({"error": {}})] {
+            assert_eq!(Reason::in_relayed(&value), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn finish_reasons_that_are_none_are_failures() {
+        for finish in BROKEN_OFF {
+            let value = json!({"choices": [{"delta": {"content": "x"}, "finish_reason": finish}]});
+            assert!(Reason::in_answer(&value).is_some_and(|reason| reason.has_code(&[finish])));
+        }
+    }
+
+    #[test]
+    fn the_body_of_an_error_may_be_text_and_a_page_says_nothing() {
+        let of = |body: &str| Reason::in_error(body.as_bytes()).and_then(|reason| reason.message);
+        assert_eq!(of(" model is required\n").as_deref(), Some("model is required"));
+        assert_eq!(of("\u{feff}{\"msg\":\"boom\"}").as_deref(), Some("boom"));
+        assert_eq!(of("\"boom\"").as_deref(), Some("boom"));
+        assert_eq!((of("<html>no</html>"), of(""), of("{}"), of("[]")), (None, None, None, None));
+    }
+}
