@@ -186,7 +186,8 @@ fn neighbours<'a>(text: &'a str, own: &str, depth: usize, all: &[String]) -> Vec
     names.filter(|name| *name != own && all.iter().any(|one| one == name)).collect()
 }
 
-fn files(path: &Path) -> Vec<std::path::PathBuf> {
+/// All source files of a folder, or the one file that it is.
+pub fn files(path: &Path) -> Vec<std::path::PathBuf> {
     if path.is_file() {
         return vec![path.to_path_buf()];
     }
