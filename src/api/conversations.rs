@@ -22,7 +22,7 @@ pub fn routes(config: &mut ServiceConfig) {
 
 /// One message of a conversation.
 #[derive(Serialize, ToSchema)]
-pub struct MessageBody {
+pub struct TurnMessage {
     /// `user` or `assistant`.
     #[schema(example = "user")]
     role: &'static str,
@@ -47,7 +47,7 @@ pub struct ConversationResult {
     #[schema(required = true)]
     system: Option<String>,
     /// Questions and answers, the oldest first.
-    messages: Vec<MessageBody>,
+    messages: Vec<TurnMessage>,
     /// When it began, in milliseconds since 1970.
     #[schema(example = 1_795_000_000_000_i64)]
     created_at: i64,
@@ -95,7 +95,7 @@ async fn get_conversation(
     let fail = |error| Failure::new(&request, error);
     let id = parse(&id).map_err(fail)?;
     let transcript = service.transcript(&caller.owner, id).await.map_err(fail)?;
-    let message = |role, content, partial| MessageBody { role, content, partial };
+    let message = |role, content, partial| TurnMessage { role, content, partial };
     let messages = transcript.turns.into_iter().flat_map(|(question, answer, partial)| {
         [message("user", question, false), message("assistant", answer, partial)]
     });

@@ -62,7 +62,9 @@ impl Documents {
                     leave_out(item, names);
                 }
             }
-            Collected { tools, full: collect(base, all) }
+            let mut full = collect(base, all);
+            spell_null_out(&mut full);
+            Collected { tools, full }
         })
     }
 
@@ -129,6 +131,30 @@ fn unwrap_lines(value: &mut Value) {
                 *text = paragraphs.join("\n\n");
             }
             object.values_mut().for_each(unwrap_lines);
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// What a schema says about a value whatever its type.
+const ANNOTATIONS: [&str; 8] =
+    ["title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly"];
+
+/// Says null by a choice in place of a list of types: `anyOf` means the same, generators know it from
+/// FastAPI, and Dify, which fails on any list of types in a request, takes such a parameter for a text.
+fn spell_null_out(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(spell_null_out),
+        Value::Object(object) => {
+            object.values_mut().for_each(spell_null_out);
+            let is_list = object.get("type").is_some_and(Value::is_array);
+            if is_list && drop_null(object) {
+                let (annotations, schema) = std::mem::take(object)
+                    .into_iter()
+                    .partition::<Map<_, _>, _>(|(key, _)| ANNOTATIONS.contains(&key.as_str()));
+                *object = annotations;
+                object.insert("anyOf".into(), json!([schema, { "type": "null" }]));
+            }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
@@ -261,5 +287,22 @@ mod tests {
         let mut request = json!({"type": ["string", "null"], "default": ""});
         simplify(&mut request, &schemas, true);
         assert_eq!(request, json!({"type": "string", "default": ""}));
+    }
+
+    #[test]
+    fn null_is_said_without_a_list_of_types() {
+        let mut schema = json!({
+            "properties": {"n": {"type": ["integer", "null"], "format": "int64", "minimum": 0, "description": "how many"}},
+        });
+        spell_null_out(&mut schema);
+        let expected = json!({
+            "properties": {
+                "n": {
+                    "description": "how many",
+                    "anyOf": [{"type": "integer", "format": "int64", "minimum": 0}, {"type": "null"}],
+                },
+            },
+        });
+        assert_eq!(schema, expected);
     }
 }

@@ -75,3 +75,39 @@ async fn swagger_ui_is_served_from_the_binary() {
         assert_eq!(app.get(path).await.code(), "not_found", "{path}");
     }
 }
+
+/// The names under which types become schemas of the full document.
+fn schema_names(text: &str) -> Vec<String> {
+    let is_derived = |line: &str| line.starts_with("#[derive(") && line.contains("ToSchema");
+    let mut names = Vec::new();
+    let mut lines = text.lines().map(str::trim);
+    while lines.any(is_derived) {
+        let words = lines.by_ref().find(|line| line.contains("struct ") || line.contains("enum "));
+        let mut words = words.unwrap_or_default().split(|c: char| !c.is_alphanumeric() && c != '_');
+        words.find(|word| ["struct", "enum"].contains(word));
+        names.extend(words.next().map(String::from));
+    }
+    names
+}
+
+#[test]
+fn no_two_schemas_share_a_name() {
+    // Of two schemas of one name the document would hold one, and refer to it for both.
+    let text =
+        "#[derive(ToSchema)]\nstruct A {\n}\n#[derive(X, ToSchema)]\n#[serde(y)]\npub(super) enum B<T> {";
+    assert_eq!(schema_names(text), ["A", "B"]);
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut places = std::collections::BTreeMap::new();
+    for file in crate::layering::files(&source) {
+        let text = std::fs::read_to_string(&file).expect("a source file");
+        for name in schema_names(&text) {
+            let before = places.insert(name.clone(), file.clone());
+            assert_eq!(before, None, "{name} is a schema here and in {}", file.display());
+        }
+    }
+    // What is looked for is found: each schema of the document is one of these types.
+    let document = mirrorgate::api::documents(true).at(mirrorgate::http::documents::Document::Full, "");
+    for name in document["components"]["schemas"].as_object().expect("schemas").keys() {
+        assert!(places.contains_key(name), "{name} is none of the types that were looked at");
+    }
+}

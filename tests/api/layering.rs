@@ -132,7 +132,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
 /// Where a use case reacts to certain kinds of failure. All that merely follows from a kind, such as
 /// a status, stands in the table of kinds.
 const REACTS_TO_KINDS: &[(&str, &str)] = &[
-    ("app/mod.rs", "a store of a newer program ends the start, another failing store does not"),
+    ("app/upstreams.rs", "a store of a newer program ends the start, another failing store does not"),
     ("doctor/upstream.rs", "a step of its own for redirects; a limit and a missing list are warnings"),
     ("gateway/catalog.rs", "which failures throw doubt on what is known of an upstream"),
     ("gateway/inference.rs", "a lost conversation begins anew"),
@@ -199,7 +199,8 @@ fn neighbours<'a>(text: &'a str, own: &str, depth: usize, all: &[String]) -> Vec
     names.filter(|name| *name != own && all.iter().any(|one| one == name)).collect()
 }
 
-fn files(path: &Path) -> Vec<std::path::PathBuf> {
+/// All source files of a folder, or the one file that it is.
+pub fn files(path: &Path) -> Vec<std::path::PathBuf> {
     if path.is_file() {
         return vec![path.to_path_buf()];
     }

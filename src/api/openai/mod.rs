@@ -11,6 +11,7 @@ mod models;
 pub mod paths;
 mod relay;
 mod request;
+mod schemas;
 #[cfg(feature = "fuzzing")]
 pub use request::{chat, head};
 
@@ -18,7 +19,6 @@ use std::sync::Arc;
 
 use actix_web::web::{self, Data, ReqData};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, post};
-use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::gateway::{Failed, InferenceRequest, Service};
@@ -31,6 +31,7 @@ use body::V1Body;
 use events::Events;
 use failure::OpenAiFailure;
 pub use failure::Renderer;
+use schemas::{Completion, CompletionBody, EventBody};
 
 /// Adds the operations to an application and to its document.
 pub fn routes(config: &mut ServiceConfig) {
@@ -43,41 +44,6 @@ pub fn pages(config: &mut web::ServiceConfig) {
     config.service(web::resource("/v1/{path:.*}").to(relay::relay));
 }
 
-/// A request for a completion: the fields that the gateway itself looks at. All others go to the upstream as they are.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "it is there for the document: the body goes through unread")]
-struct CompletionBody {
-    /// Name of the model; without it the default one answers.
-    #[schema(example = "gpt-4o")]
-    model: Option<String>,
-    /// The conversation, the newest message last.
-    messages: Vec<MessageBody>,
-    /// Whether the answer comes as server-sent events.
-    #[schema(example = false)]
-    stream: Option<bool>,
-}
-
-/// One event of a stream.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "it is there for the document")]
-struct EventBody {
-    /// A chunk of the completion in JSON, or `[DONE]`.
-    #[schema(example = "[DONE]")]
-    data: String,
-}
-
-/// One message.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "it is there for the document")]
-struct MessageBody {
-    /// `system`, `developer`, `user`, `assistant` or `tool`.
-    #[schema(example = "user")]
-    role: String,
-    /// What is said.
-    #[schema(example = "Hello")]
-    content: String,
-}
-
 /// Complete a chat
 ///
 /// OpenAI's chat completions. Before an upstream that speaks OpenAI's protocol, everything goes through
@@ -88,7 +54,7 @@ struct MessageBody {
     operation_id = "chat_completions",
     request_body(content = CompletionBody, description = "The chat, as OpenAI's protocol has it"),
     responses(
-        (status = 200, description = "The completion", content((Object = "application/json"), (EventBody = "text/event-stream"))),
+        (status = 200, description = "The completion", content((Completion = "application/json"), (EventBody = "text/event-stream"))),
         (status = "4XX", description = "A failure with what to do about it", body = OpenAiFailure),
         (status = "5XX", description = "A failure with what to do about it", body = OpenAiFailure),
     ),
