@@ -19,7 +19,8 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
 use crate::api;
-use crate::config::{self, Config, SETTINGS};
+use crate::config::settings::{GROUPS, LONG_ANSWERS};
+use crate::config::{self, AnyKind, Config, Kind, Language, Setting};
 use crate::domain::error::Error;
 use crate::http::documents::{self, Document};
 use crate::telemetry;
@@ -51,26 +52,13 @@ fn run_command(matches: &ArgMatches) -> ExitCode {
 }
 
 fn command() -> Command {
-    let settings = {
-        SETTINGS.iter().map(|setting| {
-            Arg::new(setting.name)
-                .long(setting.flag())
-                .env(setting.name)
-                .hide_env_values(true)
-                .value_name(setting.value)
-                .allow_hyphen_values(true)
-                .help_heading("Settings")
-                .global(true)
-                .help(format!("{} [default: {}]", setting.help, setting.default))
-        })
-    };
     let text = |name: &'static str, help: &'static str| Arg::new(name).long(name).help(help);
     let name = || Arg::new("name").required(true).value_name("NAME").help("The key's name");
     Command::new("mirrorgate")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Publishes a chat model's mirror as an OpenAPI tool that Dify imports by URL")
         .after_help("Each setting is an environment variable as well, also in a file `.env` here. Without UPSTREAM_URL a demo answers.")
-        .args(settings)
+        .args(GROUPS.iter().flat_map(|group| group.settings.iter().map(|setting| setting_flag(group.title, setting))))
         .subcommand(
             Command::new("serve").about("Start the service (the default command)").arg(
                 text("tunnel", "Give the service a public https address by a tunnel program that is installed")
@@ -96,16 +84,7 @@ fn command() -> Command {
                 .subcommand(Command::new("list").about("List the keys by name"))
                 .subcommand(Command::new("revoke").about("Revoke a key").arg(name())),
         )
-        .subcommand(
-            Command::new("session").about("Change the login at the upstream without a restart").subcommand_required(true).subcommand(
-                Command::new("set")
-                    .about("Try new credentials at the upstream and hand them to running services")
-                    .arg(text("cookie", "A Cookie header line, as copied from the browser; `-` reads it from standard input").value_name("LINE"))
-                    .arg(text("key", "A bearer key; `-` reads it from standard input").value_name("KEY"))
-                    .arg(text("upstream", "Which upstream, where there are several").value_name("NAME"))
-                    .group(ArgGroup::new("credentials").args(["cookie", "key"]).required(true)),
-            ),
-        )
+        .subcommand(session_command())
         .subcommand(
             Command::new("chat")
                 .about("Ask the configured upstream one question, without a running service")
@@ -126,6 +105,43 @@ fn command() -> Command {
                 .arg(text("key", "The gateway key with which Dify's calls are replayed").value_name("KEY"))
                 .arg(text("json", "Print the findings as JSON").action(ArgAction::SetTrue))
                 .arg(text("deep", "Ask the mirror one real question, which costs tokens").action(ArgAction::SetTrue)),
+        )
+}
+
+/// A setting as a flag, under its group's heading.
+fn setting_flag(heading: &'static str, setting: &Setting<dyn AnyKind>) -> Arg {
+    let help = config::plain(setting.help.of(Language::English));
+    let default = config::plain(&setting.default(Language::English));
+    Arg::new(setting.name)
+        .long(setting.flag())
+        .env(setting.name)
+        .hide_env_values(true)
+        .value_name(setting.kind.placeholder())
+        .allow_hyphen_values(true)
+        .help_heading(heading)
+        .next_line_help(true)
+        .global(true)
+        .help(format!("{help} [default: {default}]"))
+}
+
+fn session_command() -> Command {
+    let text = |name: &'static str, help: &'static str| Arg::new(name).long(name).help(help);
+    Command::new("session")
+        .about("Change the login at the upstream without a restart")
+        .subcommand_required(true)
+        .subcommand(
+            Command::new("set")
+                .about("Try new credentials at the upstream and hand them to running services")
+                .arg(
+                    text(
+                        "cookie",
+                        "A Cookie header line, as copied from the browser; `-` reads it from standard input",
+                    )
+                    .value_name("LINE"),
+                )
+                .arg(text("key", "A bearer key; `-` reads it from standard input").value_name("KEY"))
+                .arg(text("upstream", "Which upstream, where there are several").value_name("NAME"))
+                .group(ArgGroup::new("credentials").args(["cookie", "key"]).required(true)),
         )
 }
 
@@ -212,9 +228,10 @@ fn fail(code: u8, text: impl std::fmt::Display) -> ExitCode {
 fn openapi(matches: &ArgMatches) -> ExitCode {
     let value = |name: &str| matches.get_one::<String>(name).map(String::as_str).unwrap_or_default();
     let document = if value("document") == "full" { Document::Full } else { Document::Tools };
-    let long_answers = matches.try_get_one::<String>("LONG_ANSWERS").ok().flatten().cloned();
-    let long_answers = long_answers.or_else(|| std::env::var("LONG_ANSWERS").ok());
-    let long_answers = long_answers.is_some_and(|text| config::is_true(&text));
+    let long_answers = matches.try_get_one::<String>(LONG_ANSWERS.name).ok().flatten().cloned();
+    let long_answers = long_answers.or_else(|| std::env::var(LONG_ANSWERS.name).ok());
+    let long_answers = long_answers.and_then(|text| LONG_ANSWERS.kind.parse(text.trim()));
+    let long_answers = long_answers.unwrap_or_else(|| LONG_ANSWERS.kind.unset());
     let document = api::documents(long_answers).at(document, value("server"));
     let text =
         if value("format") == "yaml" { documents::yaml(&document) } else { documents::pretty(&document) };

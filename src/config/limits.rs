@@ -1,36 +1,74 @@
-//! Reading what is accepted from callers: sizes, numbers and times.
+//! What is accepted from callers: sizes, numbers and times.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
+use super::Gateway;
 use super::reader::Reader;
-use super::{Gateway, Limits};
+use super::settings::{
+    BODY_IDLE_TIMEOUT_SECONDS, BODY_TIMEOUT_SECONDS, HEADER_TIMEOUT_SECONDS, HEARTBEAT_AFTER_SECONDS,
+    HEARTBEAT_SECONDS, MAX_BODIES_BYTES, MAX_BODY_BYTES, MAX_LONG_ANSWERS, MAX_STREAMS, MAX_STREAMS_PER_KEY,
+    MAX_V1_BODY_BYTES, RATE_LIMIT_PER_MINUTE, SHUTDOWN_TIMEOUT_SECONDS, SLOW_READER_TIMEOUT_SECONDS,
+};
+
+/// What is accepted from callers.
+#[derive(Clone)]
+pub struct Limits {
+    /// `MAX_BODY_BYTES`
+    pub body_bytes: usize,
+    /// `MAX_V1_BODY_BYTES`
+    pub v1_body_bytes: usize,
+    /// `MAX_BODIES_BYTES`, at least the largest body.
+    pub bodies_bytes: usize,
+    /// `HEADER_TIMEOUT_SECONDS`
+    pub header_time: Duration,
+    /// `BODY_IDLE_TIMEOUT_SECONDS`
+    pub body_idle: Duration,
+    /// `BODY_TIMEOUT_SECONDS`
+    pub body_time: Duration,
+    /// `SLOW_READER_TIMEOUT_SECONDS`
+    pub slow_reader: Duration,
+    /// `HEARTBEAT_AFTER_SECONDS`; `None` sends no blanks.
+    pub heartbeat_after: Option<Duration>,
+    /// `HEARTBEAT_SECONDS`; `None` sends neither blanks nor comments.
+    pub heartbeat_every: Option<Duration>,
+    /// `MAX_STREAMS`
+    pub streams: usize,
+    /// `MAX_STREAMS_PER_KEY`; `None` where callers have no keys.
+    pub streams_per_key: Option<usize>,
+    /// `MAX_LONG_ANSWERS`
+    pub long_answers: usize,
+    /// `RATE_LIMIT_PER_MINUTE`; `None` is no limit.
+    pub rate_per_minute: Option<NonZeroU32>,
+    /// `SHUTDOWN_TIMEOUT_SECONDS`
+    pub shutdown: Duration,
+}
 
 impl Reader<'_> {
     /// The limits. That of a single key holds only where there may be others: a key that is alone may
     /// fill the room, unless it is set otherwise.
     pub fn limits(&mut self, gateway: &Gateway) -> Limits {
-        let body_bytes = self.number("MAX_BODY_BYTES", 2 << 20, 1024, 1 << 30) as usize;
-        let v1_body_bytes = self.number("MAX_V1_BODY_BYTES", 20 << 20, 1024, 1 << 30) as usize;
-        let bodies_bytes = self.number("MAX_BODIES_BYTES", 64 << 20, 1024, 1 << 40) as usize;
-        let streams_per_key = self.number("MAX_STREAMS_PER_KEY", 64, 1, 1_000_000) as usize;
-        let is_alone = gateway.keys.len() == 1 && self.get("MAX_STREAMS_PER_KEY").is_none();
-        let rate = self.number("RATE_LIMIT_PER_MINUTE", 0, 0, 1_000_000) as u32;
+        let body_bytes = self.read(&MAX_BODY_BYTES);
+        let v1_body_bytes = self.read(&MAX_V1_BODY_BYTES);
+        let bodies_bytes = usize::try_from(self.read(&MAX_BODIES_BYTES)).unwrap_or(usize::MAX);
+        let streams_per_key = self.read(&MAX_STREAMS_PER_KEY);
+        let is_alone = gateway.keys.len() == 1 && !self.is_set(&MAX_STREAMS_PER_KEY);
         Limits {
             body_bytes,
             v1_body_bytes,
             // Else a body could be allowed by its own limit and never be taken.
             bodies_bytes: bodies_bytes.max(body_bytes).max(v1_body_bytes),
-            header_time: self.seconds("HEADER_TIMEOUT_SECONDS", 5.0),
-            body_idle: self.seconds("BODY_IDLE_TIMEOUT_SECONDS", 10.0),
-            body_time: self.seconds("BODY_TIMEOUT_SECONDS", 30.0),
-            slow_reader: self.seconds("SLOW_READER_TIMEOUT_SECONDS", 30.0),
-            heartbeat_after: self.seconds_or_off("HEARTBEAT_AFTER_SECONDS", 45.0),
-            heartbeat_every: self.seconds_or_off("HEARTBEAT_SECONDS", 15.0),
-            streams: self.number("MAX_STREAMS", 1024, 1, 1_000_000) as usize,
+            header_time: self.read(&HEADER_TIMEOUT_SECONDS),
+            body_idle: self.read(&BODY_IDLE_TIMEOUT_SECONDS),
+            body_time: self.read(&BODY_TIMEOUT_SECONDS),
+            slow_reader: self.read(&SLOW_READER_TIMEOUT_SECONDS),
+            heartbeat_after: self.read(&HEARTBEAT_AFTER_SECONDS),
+            heartbeat_every: self.read(&HEARTBEAT_SECONDS),
+            streams: self.read(&MAX_STREAMS),
             streams_per_key: (gateway.auth && !is_alone).then_some(streams_per_key),
-            long_answers: self.number("MAX_LONG_ANSWERS", 100, 0, 1_000_000) as usize,
-            rate_per_minute: NonZeroU32::new(rate),
-            shutdown: self.seconds("SHUTDOWN_TIMEOUT_SECONDS", 30.0),
+            long_answers: self.read(&MAX_LONG_ANSWERS),
+            rate_per_minute: NonZeroU32::new(self.read(&RATE_LIMIT_PER_MINUTE)),
+            shutdown: self.read(&SHUTDOWN_TIMEOUT_SECONDS),
         }
     }
 }

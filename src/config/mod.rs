@@ -3,37 +3,39 @@
 //! Settings come from a lookup function, so that tests need no process environment. All mistakes
 //! are reported together, each with the setting's name and what to do.
 
+pub mod settings;
 mod credentials;
+mod declaration;
 mod env_file;
+mod gateway;
+mod kinds;
 mod limits;
 mod open;
 mod platform;
 mod problems;
 mod reader;
 mod service;
-mod settings;
 mod state;
+mod store;
 mod upstream;
 mod upstream_url;
 mod upstreams;
 
-use std::net::IpAddr;
-use std::num::NonZeroU32;
-use std::path::PathBuf;
-use std::time::Duration;
-
-use secrecy::{ExposeSecret, SecretString};
-use url::{Host, Url};
-
 pub use credentials::{parse_api_key, parse_cookie_line};
+pub use declaration::{AnyKind, Group, Language, Setting, Table, Words, plain};
 pub use env_file::{line as env_line, parse as parse_env_file};
+pub use gateway::Gateway;
+pub use kinds::Kind;
+pub use limits::Limits;
 pub use platform::{Lookup, Platform};
 pub use problems::{Problem, Problems};
-pub use settings::{SETTINGS, Setting};
+pub use service::{Listen, Public};
+pub use store::{Location, Store};
+pub use upstream::{Timeouts, Upstream};
 pub use upstream_url::under;
 
-use crate::domain::keys::GatewayKey;
-use reader::{BOOL, Reader};
+use reader::Reader;
+use settings::{LOG_FORMAT, RUST_LOG};
 
 /// Everything that is configured.
 #[derive(Clone)]
@@ -56,34 +58,6 @@ pub struct Config {
     pub log: Log,
 }
 
-/// Where to listen.
-#[derive(Clone)]
-pub struct Listen {
-    /// `HOST`
-    pub host: IpAddr,
-    /// `PORT`
-    pub port: u16,
-}
-
-/// How the service is reached from outside.
-#[derive(Clone)]
-pub struct Public {
-    /// `PUBLIC_URL`, else what the platform says; without a trailing slash.
-    pub url: Option<String>,
-    /// `TRUST_PROXY_HEADERS`
-    pub trust_proxy_headers: bool,
-    /// The platform that this process runs on.
-    pub platform: Option<Platform>,
-    /// `CORS_ALLOWED_ORIGINS`; `None` is any.
-    pub cors_origins: Option<Vec<String>>,
-    /// `HOSTS_ALLOWED`
-    pub hosts_allowed: Vec<Host>,
-    /// `LONG_ANSWERS`: whether importers learn of answers to come back for.
-    pub long_answers: bool,
-    /// `METRICS_PUBLIC`: whether `/metrics` needs no key.
-    pub metrics: bool,
-}
-
 /// What the mirror speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
@@ -94,145 +68,17 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// All protocols by their names.
+    const NAMES: &[(&str, Self)] =
+        &[(Protocol::OpenAi.name(), Protocol::OpenAi), (Protocol::WebChat.name(), Protocol::WebChat)];
+
     /// The name in `UPSTREAM_PROTOCOL`.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Protocol::OpenAi => "openai",
             Protocol::WebChat => "web-chat",
         }
     }
-}
-
-/// The mirror.
-#[derive(Clone)]
-pub struct Upstream {
-    /// What it is called: by the file of upstreams, else its scheme, host and port.
-    pub name: String,
-    /// How often it is chosen beside the others.
-    pub weight: u32,
-    /// `UPSTREAM_URL`, made to end where the protocol's paths begin; `None` for the demo.
-    pub url: Option<Url>,
-    /// `UPSTREAM_PROTOCOL`
-    pub protocol: Protocol,
-    /// `UPSTREAM_API_KEY`
-    pub api_key: Option<SecretString>,
-    /// `UPSTREAM_COOKIE`
-    pub cookie: Option<SecretString>,
-    /// `UPSTREAM_HEADERS`
-    pub headers: Vec<(String, SecretString)>,
-    /// `UPSTREAM_BODY`
-    pub body: serde_json::Map<String, serde_json::Value>,
-    /// `DEFAULT_MODEL`
-    pub default_model: Option<String>,
-    /// `MODELS`
-    pub models: Vec<String>,
-    /// `HISTORY_MAX_MESSAGES`
-    pub history_max_messages: usize,
-    /// `HISTORY_MAX_BYTES`
-    pub history_max_bytes: usize,
-    /// How long to wait for it.
-    pub timeouts: Timeouts,
-    /// `MAX_ANSWER_BYTES`
-    pub answer_bytes: u64,
-    /// `MAX_LINE_BYTES`
-    pub line_bytes: usize,
-    /// `SESSION_WEBHOOK_URL`
-    pub session_webhook: Option<SecretString>,
-}
-
-/// How long to wait for the upstream.
-#[derive(Debug, Clone, Copy)]
-pub struct Timeouts {
-    /// `CONNECT_TIMEOUT_SECONDS`
-    pub connect: Duration,
-    /// `FIRST_BYTE_TIMEOUT_SECONDS`
-    pub first_byte: Duration,
-    /// `IDLE_TIMEOUT_SECONDS`
-    pub idle: Duration,
-    /// `REQUEST_TIMEOUT_SECONDS`
-    pub total: Duration,
-    /// `LONG_ANSWER_TIMEOUT_SECONDS`, at least `total`.
-    pub long: Duration,
-}
-
-/// Who may call.
-#[derive(Clone)]
-pub struct Gateway {
-    /// `GATEWAY_API_KEYS`; when empty and `auth` is set, one is generated at the start.
-    pub keys: Vec<GatewayKey>,
-    /// Whether a key is needed: `GATEWAY_AUTH`.
-    pub auth: bool,
-}
-
-/// What is kept, and where.
-#[derive(Clone)]
-pub struct Store {
-    /// `DATABASE_URL`, else a file in `DATA_DIR`.
-    pub location: Location,
-    /// Whether `DATABASE_URL` names the location: then there is no other.
-    pub explicit: bool,
-    /// `CONVERSATION_TTL_DAYS`; `None` keeps conversations for ever.
-    pub conversation_ttl: Option<Duration>,
-    /// `SECRET_KEY`
-    pub secret_key: Option<SecretString>,
-}
-
-/// Where the store is.
-#[derive(Clone)]
-pub enum Location {
-    /// A SQLite file.
-    File(PathBuf),
-    /// A PostgreSQL server, by its URL.
-    Postgres(SecretString),
-    /// This process's memory.
-    Memory,
-}
-
-impl Location {
-    /// The location for a person, without credentials.
-    pub fn describe(&self) -> String {
-        match self {
-            Location::File(path) => path.display().to_string(),
-            Location::Postgres(url) => Url::parse(url.expose_secret()).map_or_else(
-                |_| "PostgreSQL".into(),
-                |url| format!("PostgreSQL at {}", url.host_str().unwrap_or("localhost")),
-            ),
-            Location::Memory => "memory: forgotten when the process ends".into(),
-        }
-    }
-}
-
-/// What is accepted from callers.
-#[derive(Clone)]
-pub struct Limits {
-    /// `MAX_BODY_BYTES`
-    pub body_bytes: usize,
-    /// `MAX_V1_BODY_BYTES`
-    pub v1_body_bytes: usize,
-    /// `MAX_BODIES_BYTES`, at least the largest body.
-    pub bodies_bytes: usize,
-    /// `HEADER_TIMEOUT_SECONDS`
-    pub header_time: Duration,
-    /// `BODY_IDLE_TIMEOUT_SECONDS`
-    pub body_idle: Duration,
-    /// `BODY_TIMEOUT_SECONDS`
-    pub body_time: Duration,
-    /// `SLOW_READER_TIMEOUT_SECONDS`
-    pub slow_reader: Duration,
-    /// `HEARTBEAT_AFTER_SECONDS`; `None` sends no blanks.
-    pub heartbeat_after: Option<Duration>,
-    /// `HEARTBEAT_SECONDS`; `None` sends neither blanks nor comments.
-    pub heartbeat_every: Option<Duration>,
-    /// `MAX_STREAMS`
-    pub streams: usize,
-    /// `MAX_STREAMS_PER_KEY`; `None` where callers have no keys.
-    pub streams_per_key: Option<usize>,
-    /// `MAX_LONG_ANSWERS`
-    pub long_answers: usize,
-    /// `RATE_LIMIT_PER_MINUTE`; `None` is no limit.
-    pub rate_per_minute: Option<NonZeroU32>,
-    /// `SHUTDOWN_TIMEOUT_SECONDS`
-    pub shutdown: Duration,
 }
 
 /// How it logs.
@@ -242,11 +88,6 @@ pub struct Log {
     pub json: Option<bool>,
     /// `RUST_LOG`
     pub filter: String,
-}
-
-/// Whether a text is one of those that mean true.
-pub fn is_true(text: &str) -> bool {
-    BOOL.iter().any(|(name, value)| *value && name.eq_ignore_ascii_case(text.trim()))
 }
 
 impl Config {
@@ -280,13 +121,12 @@ impl Config {
         reader.unknown_names(names);
 
         let platform = Platform::detect(&lookup);
-        let auth = reader.choice("GATEWAY_AUTH", &[("key", true), ("none", false)], true);
+        let gateway = reader.gateway();
         let listen = reader.listen(platform);
         let public = reader.public(platform);
-        if !auth {
+        if !gateway.auth {
             reader.closed_to_others(&listen, &public, tunnel);
         }
-        let gateway = Gateway { keys: reader.gateway_keys(), auth };
         let mut upstreams = reader.upstreams();
         let others = upstreams.split_off(1);
         let config = Config {
@@ -296,10 +136,7 @@ impl Config {
             store: reader.store(platform),
             limits: reader.limits(&gateway),
             gateway,
-            log: Log {
-                json: reader.choice("LOG_FORMAT", &[("text", Some(false)), ("json", Some(true))], None),
-                filter: lookup("RUST_LOG").unwrap_or_else(|| "info,actix_server=warn".into()),
-            },
+            log: Log { json: reader.read(&LOG_FORMAT), filter: reader.read(&RUST_LOG) },
             listen,
         };
         if reader.problems.is_empty() { Ok(config) } else { Err(Problems(reader.problems)) }
@@ -308,7 +145,13 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::collections::HashSet;
+
+    use secrecy::ExposeSecret;
+
     use super::*;
+    use crate::domain::keys::MIN_KEY_CHARS;
 
     fn load(variables: &[(&str, &str)]) -> Result<Config, Problems> {
         let lookup =
@@ -398,5 +241,34 @@ mod tests {
             config.upstream.cookie.map(|line| line.expose_secret().to_string()).as_deref(),
             Some("a=b; c=d")
         );
+    }
+
+    #[test]
+    fn every_setting_is_read() {
+        let read = RefCell::new(HashSet::new());
+        let lookup = |name: &str| {
+            read.borrow_mut().insert(name.to_string());
+            None
+        };
+        Config::load(&lookup, std::iter::empty()).expect("defaults");
+        let unread: Vec<_> = settings::all()
+            .map(|setting| setting.name)
+            .filter(|name| !read.borrow().contains(*name))
+            .collect();
+        assert!(unread.is_empty(), "declared in settings.rs and read nowhere: {unread:?}");
+    }
+
+    #[test]
+    fn defaults_and_examples_are_values_that_the_setting_takes() {
+        for setting in settings::all() {
+            let example = setting.example();
+            assert!(!example.is_empty(), "{} needs an example in settings.rs", setting.name);
+            assert!(setting.kind.accepts(&example), "{}: the example is not understood", setting.name);
+            let default = setting.kind.default();
+            assert!(default.is_none_or(|text| setting.kind.accepts(&text)), "{}: the default", setting.name);
+        }
+        let least = MIN_KEY_CHARS.to_string();
+        let help = settings::GATEWAY_API_KEYS.help;
+        assert!(help.en.contains(&least) && help.zh.contains(&least));
     }
 }

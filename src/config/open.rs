@@ -4,6 +4,7 @@
 use url::Url;
 
 use super::reader::Reader;
+use super::settings::{GATEWAY_AUTH, PUBLIC_URL, TRUST_PROXY_HEADERS};
 use super::{Listen, Public};
 use crate::reachability;
 
@@ -15,7 +16,7 @@ impl Reader<'_> {
         const KEYS: &str = "set GATEWAY_API_KEYS and remove GATEWAY_AUTH";
         if !listen.host.is_loopback() {
             self.unsafe_value(
-                "GATEWAY_AUTH",
+                GATEWAY_AUTH.name,
                 format!("`none` would let anyone who reaches {} use your upstream account", listen.host),
                 &format!("{KEYS}, or set HOST=127.0.0.1"),
             );
@@ -23,26 +24,26 @@ impl Reader<'_> {
         if let Some(platform) = public.platform {
             let platform = platform.name();
             self.unsafe_value(
-                "GATEWAY_AUTH",
+                GATEWAY_AUTH.name,
                 format!(
                     "`none` would let anyone use your upstream account: {platform} publishes what runs there"
                 ),
                 KEYS,
             );
         }
-        if let Some(url) = self.get("PUBLIC_URL").and(public.url.as_deref())
+        if let Some(url) = self.text(&PUBLIC_URL).and(public.url.as_deref())
             && !Url::parse(url)
                 .is_ok_and(|url| url.host().is_some_and(|host| reachability::is_loopback(&host)))
         {
             self.unsafe_value(
-                "PUBLIC_URL",
+                PUBLIC_URL.name,
                 format!("`{url}` {DANGER}"),
                 &format!("{KEYS}, or remove PUBLIC_URL"),
             );
         }
         if public.trust_proxy_headers {
             self.unsafe_value(
-                "TRUST_PROXY_HEADERS",
+                TRUST_PROXY_HEADERS.name,
                 format!("a proxy in front {DANGER}"),
                 &format!("{KEYS}, or remove TRUST_PROXY_HEADERS"),
             );

@@ -3,16 +3,21 @@
 //! A block is read as if its values stood in the variables of a single upstream, so both are
 //! checked in the same way.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use serde::Deserialize;
 
 use super::Upstream;
-use super::reader::Reader;
+use super::kinds::Kind;
+use super::reader::{Reader, list};
+use super::settings::{
+    DEFAULT_MODEL, MODELS, UPSTREAM_API_KEY, UPSTREAM_BODY, UPSTREAM_COOKIE, UPSTREAM_HEADERS,
+    UPSTREAM_PROTOCOL, UPSTREAM_URL, UPSTREAMS_FILE,
+};
 
-/// The file that is read when neither `UPSTREAM_URL` nor `UPSTREAMS_FILE` is set.
-const FILE: &str = "mirrorgate.toml";
+/// Values that hold for one upstream in place of the process's, also where they are none.
+type Variables = HashMap<&'static str, Option<String>>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,36 +43,35 @@ struct Block {
 }
 
 impl Block {
-    /// What the block says in place of a variable; `None` where it has no say.
-    fn variable(&self, name: &str) -> Option<Option<String>> {
-        Some(match name {
-            "UPSTREAM_URL" => Some(self.url.clone()),
-            "UPSTREAM_PROTOCOL" => self.protocol.clone(),
-            "UPSTREAM_API_KEY" => self.key.clone(),
-            "UPSTREAM_COOKIE" => self.cookie.clone(),
-            "UPSTREAM_HEADERS" => {
-                let lines = self.headers.iter().map(|(name, value)| format!("{name}: {value}"));
-                Some(lines.collect::<Vec<_>>().join("\n"))
-            }
-            "UPSTREAM_BODY" => self.body.as_ref().and_then(|body| serde_json::to_string(body).ok()),
-            "DEFAULT_MODEL" => self.default_model.clone(),
-            "MODELS" => Some(self.models.join(",")),
-            _ => return None,
-        })
+    /// What the block says in place of the variables of a single upstream.
+    fn variables(&self) -> Variables {
+        let headers: Vec<_> = self.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let body = self.body.as_ref().and_then(|body| serde_json::to_string(body).ok());
+        Variables::from([
+            (UPSTREAM_URL.name, Some(self.url.clone())),
+            (UPSTREAM_PROTOCOL.name, self.protocol.clone()),
+            (UPSTREAM_API_KEY.name, self.key.clone()),
+            (UPSTREAM_COOKIE.name, self.cookie.clone()),
+            (UPSTREAM_HEADERS.name, Some(headers.join("\n"))),
+            (UPSTREAM_BODY.name, body),
+            (DEFAULT_MODEL.name, self.default_model.clone()),
+            (MODELS.name, Some(self.models.join(","))),
+        ])
     }
 }
 
 impl Reader<'_> {
     /// All upstreams, at least one: the demo when none is named.
     pub fn upstreams(&mut self) -> Vec<Upstream> {
-        let urls = self.names("UPSTREAM_URL");
-        let file = self.get("UPSTREAMS_FILE");
-        let found = || (urls.is_empty() && Path::new(FILE).is_file()).then(|| FILE.to_string());
-        let mut all = match file.clone().or_else(found) {
+        let urls = list(&self.read(&UPSTREAM_URL).unwrap_or_default());
+        let file = self.text(&UPSTREAMS_FILE);
+        let by_default = UPSTREAMS_FILE.kind.unset();
+        let found = || (urls.is_empty() && Path::new(&by_default).is_file()).then_some(by_default);
+        let mut all = match file.or_else(found) {
             Some(path) if urls.is_empty() => self.blocks(&path),
             Some(_) => {
                 self.problem(
-                    "UPSTREAMS_FILE",
+                    UPSTREAMS_FILE.name,
                     "is set together with UPSTREAM_URL",
                     "name the upstreams in one of the two",
                 );
@@ -75,11 +79,11 @@ impl Reader<'_> {
             }
             None => urls
                 .iter()
-                .map(|url| self.one(None, 1, &|name| (name == "UPSTREAM_URL").then(|| Some(url.clone()))))
+                .map(|url| self.one(None, 1, &Variables::from([(UPSTREAM_URL.name, Some(url.clone()))])))
                 .collect(),
         };
         if all.is_empty() {
-            all.push(self.one(None, 1, &|_| None));
+            all.push(self.one(None, 1, &Variables::new()));
         }
         let mut names = HashSet::new();
         for upstream in &mut all {
@@ -106,7 +110,7 @@ impl Reader<'_> {
         });
         match read {
             Ok(file) if file.upstream.is_empty() => {
-                self.problem("UPSTREAMS_FILE", format!("`{path}` names no upstream"), advice);
+                self.problem(UPSTREAMS_FILE.name, format!("`{path}` names no upstream"), advice);
                 Vec::new()
             }
             Ok(file) => {
@@ -114,27 +118,24 @@ impl Reader<'_> {
                 blocks
                     .map(|block| {
                         let weight = block.weight.unwrap_or(1).max(1);
-                        self.one(block.name.clone(), weight, &|name| block.variable(name))
+                        self.one(block.name.clone(), weight, &block.variables())
                     })
                     .collect()
             }
             Err(what) => {
-                self.problem("UPSTREAMS_FILE", what, advice);
+                self.problem(UPSTREAMS_FILE.name, what, advice);
                 Vec::new()
             }
         }
     }
 
-    /// One upstream, from what `over` says and else from the variables.
-    fn one(
-        &mut self,
-        name: Option<String>,
-        weight: u32,
-        over: &dyn Fn(&str) -> Option<Option<String>>,
-    ) -> Upstream {
+    /// One upstream, by its own variables and else by those of the process.
+    fn one(&mut self, name: Option<String>, weight: u32, own: &Variables) -> Upstream {
         let base = self.lookup;
-        let lookup =
-            |name: &str| over(name).unwrap_or_else(|| base(name)).filter(|value| !value.trim().is_empty());
+        let lookup = |name: &str| {
+            let value = own.get(name).cloned().unwrap_or_else(|| base(name));
+            value.filter(|value| !value.trim().is_empty())
+        };
         let mut reader = Reader { lookup: &lookup, problems: Vec::new() };
         let mut upstream = reader.upstream();
         // Settings that hold for all would be complained of once for each.

@@ -15,7 +15,7 @@ use crate::domain::error::Error;
 pub const GENERATED: &str = "generated";
 
 /// The fewest characters of a key that is accepted.
-const MIN_KEY_CHARS: usize = 16;
+pub const MIN_KEY_CHARS: usize = 16;
 
 /// One gateway key, as its digest.
 #[derive(Clone)]

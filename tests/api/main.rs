@@ -29,6 +29,7 @@ mod operations;
 mod platforms;
 mod readme;
 mod session;
+mod settings;
 mod talks;
 mod tools;
 mod tunnel;

@@ -1,0 +1,34 @@
+//! Who may call: the gateway keys, or nobody but programs of this machine.
+
+use super::reader::Reader;
+use super::settings::{GATEWAY_API_KEYS, GATEWAY_AUTH};
+use crate::domain::keys::{self, GatewayKey};
+
+/// Who may call.
+#[derive(Clone)]
+pub struct Gateway {
+    /// `GATEWAY_API_KEYS`; when empty and `auth` is set, one is generated at the start.
+    pub keys: Vec<GatewayKey>,
+    /// Whether a key is needed: `GATEWAY_AUTH`.
+    pub auth: bool,
+}
+
+impl Reader<'_> {
+    pub fn gateway(&mut self) -> Gateway {
+        Gateway { auth: self.read(&GATEWAY_AUTH), keys: self.gateway_keys() }
+    }
+
+    fn gateway_keys(&mut self) -> Vec<GatewayKey> {
+        let text = self.read(&GATEWAY_API_KEYS).unwrap_or_default();
+        keys::parse_list(&text).unwrap_or_else(|problems| {
+            let advice = match keys::generate() {
+                Ok(key) => format!("use a long random key, such as this new one: {key}"),
+                Err(_) => "use a long random key".to_string(),
+            };
+            for problem in problems {
+                self.problem(GATEWAY_API_KEYS.name, problem, &advice);
+            }
+            Vec::new()
+        })
+    }
+}
