@@ -64,6 +64,9 @@ impl Application {
     pub async fn start_with(config: Config, sessions: Vec<Arc<Session>>) -> Result<Self, StartError> {
         let signals = StopSignals::catch()
             .map_err(|error| StartError::Other(format!("signals cannot be caught: {error}")))?;
+        for name in &config.obsolete {
+            log::warn!("the setting {name} means nothing any more: remove it");
+        }
         descriptors::provide(config.limits.streams);
         let (listener, address) = bind(&config)?;
         let (store, available) = upstreams::open_store(&config.store).await?;

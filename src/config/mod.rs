@@ -56,7 +56,12 @@ pub struct Config {
     pub limits: Limits,
     /// How it logs.
     pub log: Log,
+    /// Settings of earlier versions that are set and mean nothing any more.
+    pub obsolete: Vec<&'static str>,
 }
+
+/// Settings of earlier versions.
+const OBSOLETE: [&str; 1] = ["MAX_LINE_BYTES"];
 
 /// What the mirror speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +143,7 @@ impl Config {
             gateway,
             log: Log { json: reader.read(&LOG_FORMAT), filter: reader.read(&RUST_LOG) },
             listen,
+            obsolete: OBSOLETE.into_iter().filter(|name| lookup(name).is_some()).collect(),
         };
         if reader.problems.is_empty() { Ok(config) } else { Err(Problems(reader.problems)) }
     }

@@ -227,12 +227,8 @@ declare! {
             example: "120";
 
         /// Towards the upstream: the largest answer
-        MAX_ANSWER_BYTES: Number<u64> = bytes(16 << 20, 1024..=1 << 30),
+        MAX_ANSWER_BYTES: Number<u64> = bytes(32 << 20, 1024..=1 << 30),
             zh: "對上游：單一回答的大小上限";
-
-        /// Towards the upstream: the longest line of a streamed answer
-        MAX_LINE_BYTES: Number<usize> = bytes(1 << 20, 1024..=1 << 30),
-            zh: "對上游：串流回答中單行的長度上限";
 
         /// How long running answers may take to finish when the service is told to stop
         SHUTDOWN_TIMEOUT_SECONDS: Seconds = seconds(30.0),

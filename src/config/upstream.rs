@@ -9,9 +9,9 @@ use super::credentials::{is_header_value, is_token, parse_api_key, parse_cookie_
 use super::reader::{Reader, list};
 use super::settings::{
     CONNECT_TIMEOUT_SECONDS, DEFAULT_MODEL, FIRST_BYTE_TIMEOUT_SECONDS, HISTORY_MAX_BYTES,
-    HISTORY_MAX_MESSAGES, IDLE_TIMEOUT_SECONDS, LONG_ANSWER_TIMEOUT_SECONDS, MAX_ANSWER_BYTES,
-    MAX_LINE_BYTES, MODELS, REQUEST_TIMEOUT_SECONDS, SESSION_WEBHOOK_URL, UPSTREAM_API_KEY, UPSTREAM_BODY,
-    UPSTREAM_COOKIE, UPSTREAM_HEADERS, UPSTREAM_PROTOCOL, UPSTREAM_URL,
+    HISTORY_MAX_MESSAGES, IDLE_TIMEOUT_SECONDS, LONG_ANSWER_TIMEOUT_SECONDS, MAX_ANSWER_BYTES, MODELS,
+    REQUEST_TIMEOUT_SECONDS, SESSION_WEBHOOK_URL, UPSTREAM_API_KEY, UPSTREAM_BODY, UPSTREAM_COOKIE,
+    UPSTREAM_HEADERS, UPSTREAM_PROTOCOL, UPSTREAM_URL,
 };
 use super::{Protocol, upstream_url};
 
@@ -46,8 +46,6 @@ pub struct Upstream {
     pub timeouts: Timeouts,
     /// `MAX_ANSWER_BYTES`
     pub answer_bytes: u64,
-    /// `MAX_LINE_BYTES`
-    pub line_bytes: usize,
     /// `SESSION_WEBHOOK_URL`
     pub session_webhook: Option<SecretString>,
 }
@@ -94,7 +92,6 @@ impl Reader<'_> {
             history_max_bytes: self.read(&HISTORY_MAX_BYTES),
             timeouts,
             answer_bytes: self.read(&MAX_ANSWER_BYTES),
-            line_bytes: self.read(&MAX_LINE_BYTES),
             session_webhook: self.webhook(),
         }
     }

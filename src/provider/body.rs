@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use awc::ClientResponse;
 use awc::error::PayloadError;
+use awc::http::header;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use tokio::time::{Instant, timeout_at};
@@ -154,6 +155,19 @@ impl Body {
     /// The answer's HTTP status.
     pub fn status(&self) -> u16 {
         self.response.status().as_u16()
+    }
+
+    /// What it is declared as, in lower case and without parameters. The bytes of an answer tell better
+    /// what it is.
+    pub fn media(&self) -> String {
+        let declared = self.response.headers().get(header::CONTENT_TYPE);
+        let declared = declared.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    }
+
+    /// Whether it is declared as a web page.
+    pub fn is_page(&self) -> bool {
+        matches!(self.media().as_str(), "text/html" | "application/xhtml+xml")
     }
 
     /// Whether nothing has come yet.

@@ -19,8 +19,9 @@ use super::transport::Transport;
 use crate::domain::answer::Delta;
 use crate::domain::error::{Error, Kind};
 
-/// How long an answer that is complete in itself is listened to for what may still belong to it.
-const GRACE: Duration = Duration::from_secs(2);
+/// After how much silence an answer that may be complete is: some upstreams tell why they stopped with
+/// each piece, and some leave the connection open after the last.
+const SETTLED_SILENCE: Duration = Duration::from_secs(15);
 
 /// One answer, piece by piece. The stream ends after an error; without one, the answer is complete.
 pub struct Deltas {
@@ -129,7 +130,7 @@ impl From<LineTooLong> for Fault {
                 Kind::UpstreamTooLarge,
                 format!("a line of the upstream's answer is longer than {most} bytes"),
             )
-            .hinted("ask for a shorter answer, or raise `MAX_LINE_BYTES`"),
+            .hinted("ask for a shorter answer, or raise `MAX_ANSWER_BYTES`"),
         )
     }
 }
@@ -200,7 +201,9 @@ impl<D: Decoder> Decoding<D> {
         };
         match (ended, self.decoder.progress()) {
             (Ok(false), Progress::Open) if settled => body.end_within(None),
-            (Ok(false), Progress::Settled) if !settled => body.end_within(Some(GRACE)),
+            (Ok(false), Progress::Settled) if !settled || !self.queue.is_empty() => {
+                body.end_within(Some(SETTLED_SILENCE));
+            }
             (Ok(false), Progress::Open | Progress::Settled) => {}
             (Ok(false), Progress::Done) => self.body.take().into_iter().for_each(Body::drain),
             (Ok(true), _) => self.body = None,

@@ -303,8 +303,14 @@ fn connect_trouble(error: &io::Error) -> &'static str {
     }
 }
 
-/// `Retry-After` as a duration: seconds or a date, RFC 9110, section 10.2.3.
+/// `Retry-After` as a duration: seconds or a date, RFC 9110, section 10.2.3; or `retry-after-ms`, which
+/// OpenAI's servers send.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
+    if let Some(milliseconds) = text("retry-after-ms").filter(|number| (0.0..=86_400_000.0).contains(number))
+    {
+        return Some(Duration::from_secs_f64(milliseconds / 1000.0));
+    }
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse::<u64>() {
         return Some(Duration::from_secs(seconds.min(86_400)));

@@ -87,9 +87,10 @@ pub(super) async fn relay(transport: &Rc<Transport>, request: &Request) -> Resul
         .await?;
     let status = body.status();
     let headers = passed(body.response().headers());
-    let media = headers.iter().find(|(name, _)| *name == "content-type").map(|(_, value)| value.as_str());
-    let media =
-        media.and_then(|media| media.split(';').next()).unwrap_or_default().trim().to_ascii_lowercase();
+    if body.is_page() {
+        return Err(transport.page(&body));
+    }
+    let media = body.media();
     let (form, deltas) = if media == "application/json" || media.ends_with("+json") {
         let bytes = body.whole().await?;
         let usage = whole(&bytes).map_err(|fault| fault.into_error(transport, &body))?;

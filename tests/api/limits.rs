@@ -210,8 +210,8 @@ async fn an_answer_and_a_line_of_it_are_bounded() {
     assert_eq!(answer.code(), "upstream_too_large", "{}", answer.text);
     assert!(answer.text.contains("MAX_ANSWER_BYTES"));
     let fake = Fake::start(|_| vec![stream_head(), chunk(&"x".repeat(3000), None), Step::Hang]).await;
-    let app = spawn_before(&fake.url, "openai", &[("MAX_LINE_BYTES", "2000")]).await;
+    let app = spawn_before(&fake.url, "openai", &[("MAX_ANSWER_BYTES", "2000")]).await;
     let answer = app.chat(json!({"message": "hi"})).await;
     assert_eq!(answer.code(), "upstream_too_large", "{}", answer.text);
-    assert!(answer.text.contains("MAX_LINE_BYTES"));
+    assert!(answer.text.contains("MAX_ANSWER_BYTES"));
 }

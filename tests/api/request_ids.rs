@@ -73,7 +73,7 @@ async fn lines_of_the_provider_and_the_store_carry_the_id_that_the_caller_got() 
     let fake = Fake::start(script).await;
     let (process, file) = start(&fake, "json");
     let stream = json!({"stream": true, "messages": [{"role": "user", "content": "x"}]});
-    let (refuses, skips) = ("the upstream refuses `stream`", "skipped parts of the upstream's stream");
+    let (refuses, skips) = ("the upstream refuses a parameter", "skipped parts of the upstream's stream");
     for (id, path, body, words) in [
         ("of-the-provider", "/api/chat", json!({"message": "no stream"}), refuses),
         // A stream is written after its handler has returned.

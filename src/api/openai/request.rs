@@ -67,10 +67,14 @@ pub fn head(body: &[u8]) -> Result<Head, Error> {
 #[derive(Deserialize)]
 struct Meant {
     messages: Messages,
+    #[serde(default, deserialize_with = "number")]
     temperature: Option<f64>,
+    #[serde(default, deserialize_with = "number")]
     top_p: Option<f64>,
-    #[serde(alias = "max_completion_tokens")]
-    max_tokens: Option<u32>,
+    #[serde(default, deserialize_with = "number")]
+    max_tokens: Option<f64>,
+    #[serde(default, deserialize_with = "number")]
+    max_completion_tokens: Option<f64>,
     n: Option<usize>,
     #[serde(default)]
     tools: Vec<AskedTool>,
@@ -115,6 +119,12 @@ impl From<AskedChoice> for ToolChoice {
             AskedChoice::Other(_) => ToolChoice::Required,
         }
     }
+}
+
+/// A number, which may be written as a text. What is none counts as absent: it is a hint alone.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    Ok(value.as_f64().or_else(|| value.as_str()?.trim().parse().ok()).filter(|number| number.is_finite()))
 }
 
 fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
@@ -264,13 +274,16 @@ pub fn chat(bytes: &[u8]) -> Result<Chat, Error> {
         let AskedFunction { name, description, parameters } = tool.function?;
         Some(Tool { name, description, parameters })
     };
+    // Clients write -1 for no bound.
+    let max_tokens = asked.max_completion_tokens.or(asked.max_tokens);
+    let max_tokens = max_tokens.filter(|most| *most >= 1.0).map(|most| most as u32);
     Ok(Chat {
         messages,
         tools: asked.tools.into_iter().filter_map(tool).collect(),
         tool_choice: asked.tool_choice.map(ToolChoice::from).unwrap_or_default(),
         temperature: asked.temperature,
         top_p: asked.top_p,
-        max_tokens: asked.max_tokens,
+        max_tokens,
         stop: asked.stop,
         choices: asked.n,
     })

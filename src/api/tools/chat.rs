@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse, post};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -33,8 +34,12 @@ pub(super) const TOOL: Tool = Tool {
 #[derive(Deserialize, ToSchema)]
 pub struct ChatRequest {
     /// The question or instruction for the model, in any language.
-    #[schema(example = "Explain in two sentences what an OpenAPI document is.")]
+    #[serde(default)]
+    #[schema(required = true, example = "Explain in two sentences what an OpenAPI document is.")]
     message: String,
+    /// What Ollama's clients send to a path of this name.
+    #[schema(ignore)]
+    messages: Option<IgnoredAny>,
     /// Name of the model that answers, one of those that list_models returns. Leave it empty for the default model.
     #[serde(default, deserialize_with = "loose::text")]
     #[schema(value_type = Option<String>, default = "", example = "")]
@@ -76,6 +81,12 @@ impl ChatRequest {
     /// The model and the turn that a valid request asks for.
     fn turn(self) -> Result<(Option<String>, Turn), Error> {
         let invalid = |message: &str, hint: &str| Err(Error::new(Kind::InvalidRequest, message).hinted(hint));
+        if self.message.trim().is_empty() && self.messages.is_some() {
+            return invalid(
+                "`messages` is not taken here",
+                "send them to POST /v1/chat/completions, or the newest one's text in `message`",
+            );
+        }
         if self.message.trim().is_empty() {
             return invalid("`message` is empty", "send the question in `message`");
         }

@@ -286,7 +286,7 @@ kinds! {
         code: "upstream_too_large",
         api: 424, v1: 502, json_rpc: -32000, retryable: false, log: Warn,
         upstream: Asked { trips_breaker: false, session: Same, health: Down, lists_no_models: false },
-        hint: "ask for a shorter answer, or raise `MAX_ANSWER_BYTES` or `MAX_LINE_BYTES`",
+        hint: "ask for a shorter answer, or raise `MAX_ANSWER_BYTES`",
     }
     /// The upstream no longer knows the conversation.
     UpstreamConversationLost {

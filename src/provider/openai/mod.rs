@@ -45,13 +45,43 @@ const COMPLETIONS: [&str; 2] = ["chat", "completions"];
 /// An upstream that speaks the OpenAI protocol.
 pub(super) struct OpenAi {
     transport: Rc<Transport>,
-    /// Whether the upstream takes `stream`, as far as is known.
-    streams: Cell<bool>,
+    dialect: Cell<Dialect>,
+}
+
+/// What the upstream takes, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Dialect {
+    /// `stream`.
+    streams: bool,
+    /// `stream_options`.
+    stream_options: bool,
+    /// `max_completion_tokens` in place of `max_tokens`.
+    completion_tokens: bool,
+}
+
+impl Dialect {
+    const COMMON: Self = Dialect { streams: true, stream_options: true, completion_tokens: false };
+
+    /// The dialect to ask in again after a request was refused whole for a parameter that can be left out
+    /// or renamed.
+    fn after(self, error: &Error) -> Option<Self> {
+        let words = error.detail.as_deref().unwrap_or_default().to_ascii_lowercase();
+        let next = if words.contains("stream_options") && self.stream_options {
+            Dialect { stream_options: false, ..self }
+        } else if words.contains("max_tokens") && words.contains("max_completion_tokens") {
+            Dialect { completion_tokens: true, ..self }
+        } else if words.contains("stream") {
+            Dialect { streams: false, ..self }
+        } else {
+            self
+        };
+        (error.kind == Kind::UpstreamRejected && next != self).then_some(next)
+    }
 }
 
 impl OpenAi {
     pub(super) fn new(transport: Rc<Transport>) -> Self {
-        OpenAi { transport, streams: Cell::new(true) }
+        OpenAi { transport, dialect: Cell::new(Dialect::COMMON) }
     }
 
     async fn open(&self, body: Bytes, stream: bool, total: Option<Duration>) -> Result<Body, Error> {
@@ -78,15 +108,19 @@ impl Provider for OpenAi {
 
     fn ask<'a>(&'a self, prompt: &'a Prompt) -> Exchange<'a, Deltas> {
         Box::pin(async {
-            let streams = self.streams.get();
-            let answer = self.open(request::body(prompt, streams)?, streams, prompt.total).await;
-            let body = match answer {
-                Err(error) if streams && refuses_to_stream(&error) => {
-                    log::warn!("the upstream refuses `stream`: answers are asked for as JSON from now on");
-                    self.streams.set(false);
-                    self.open(request::body(prompt, false)?, false, prompt.total).await?
+            let body = loop {
+                let dialect = self.dialect.get();
+                let request = request::body(prompt, dialect)?;
+                match self.open(request, dialect.streams, prompt.total).await {
+                    Ok(body) => break body,
+                    Err(error) => {
+                        let next = dialect.after(&error).ok_or(error)?;
+                        log::warn!(
+                            "the upstream refuses a parameter, which is left out or renamed from now on: {next:?}"
+                        );
+                        self.dialect.set(next);
+                    }
                 }
-                answer => answer?,
             };
             let decoder = Chunks::new(1, self.transport.line_bytes());
             Ok(decode(Rc::clone(&self.transport), body, decoder))
@@ -102,7 +136,17 @@ impl Provider for OpenAi {
     }
 
     fn probe(&self) -> Exchange<'_, ()> {
-        Box::pin(async { self.list().await.map(drop) })
+        Box::pin(async {
+            match self.list().await {
+                // Where the models are set, nobody asks for the list.
+                Err(error)
+                    if error.kind.lists_no_models() && !self.transport.settings().models.is_empty() =>
+                {
+                    Ok(())
+                }
+                outcome => outcome.map(drop),
+            }
+        })
     }
 }
 
@@ -132,14 +176,12 @@ impl Passthrough for OpenAi {
     }
 }
 
-fn refuses_to_stream(error: &Error) -> bool {
-    error.kind == Kind::UpstreamRejected
-        && error.detail.as_deref().is_some_and(|detail| detail.to_ascii_lowercase().contains("stream"))
-}
-
 /// What an upstream says that an answer cost; `None` without the tokens of the question.
 fn usage(value: &Value) -> Option<Usage> {
-    let number = |key: &str| value.get(key).and_then(Value::as_u64);
+    // Some write 3.0 for 3.
+    let whole = |number: f64| (number >= 0.0 && number.fract() == 0.0).then_some(number as u64);
+    let number =
+        |key: &str| value.get(key).and_then(|value| value.as_u64().or_else(|| whole(value.as_f64()?)));
     let completion_tokens = number("completion_tokens").unwrap_or_default();
     Some(Usage::told(number("prompt_tokens")?, completion_tokens, number("total_tokens")))
 }

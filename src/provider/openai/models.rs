@@ -10,8 +10,10 @@ use crate::provider::decoding::Fault;
 pub fn list(json: &[u8]) -> Result<Vec<Model>, Fault> {
     let value: Value = serde_json::from_slice(json).map_err(|error| Fault::not_json(&error))?;
     Fault::check(&value)?;
-    let list = value.get("data").or_else(|| value.get("models")).unwrap_or(&value);
-    let list = list.as_array().ok_or_else(|| {
+    // `data` is OpenAI's; Ollama and Gemini say `models`, Azure `value`, Cloudflare `result`.
+    let at = |path: &&str| value.pointer(path).filter(|list| list.is_array());
+    let list = ["", "/data", "/models", "/value", "/result", "/data/models"].iter().find_map(at);
+    let list = list.and_then(Value::as_array).ok_or_else(|| {
         Error::new(Kind::UpstreamInvalid, "the upstream's list of models is not of the protocol")
     })?;
     Ok(list.iter().filter_map(model).collect())

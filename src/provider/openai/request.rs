@@ -5,11 +5,12 @@
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use super::Dialect;
 use crate::domain::chat::{Message, Part, Prompt, Tool, ToolChoice};
 use crate::domain::error::{Error, Kind};
 
 /// The request's body.
-pub fn body(prompt: &Prompt, stream: bool) -> Result<Bytes, Error> {
+pub fn body(prompt: &Prompt, dialect: Dialect) -> Result<Bytes, Error> {
     let chat = &prompt.chat;
     let mut request = Map::new();
     let mut set = |name: &str, value: Option<Value>| {
@@ -21,12 +22,14 @@ pub fn body(prompt: &Prompt, stream: bool) -> Result<Bytes, Error> {
     set("messages", Some(chat.messages.iter().map(message).collect()));
     set("temperature", chat.temperature.map(Value::from));
     set("top_p", chat.top_p.map(Value::from));
-    set("max_tokens", chat.max_tokens.map(Value::from));
+    let most = if dialect.completion_tokens { "max_completion_tokens" } else { "max_tokens" };
+    set(most, chat.max_tokens.map(Value::from));
     set("stop", (!chat.stop.is_empty()).then(|| chat.stop.clone().into()));
     set("tools", (!chat.tools.is_empty()).then(|| chat.tools.iter().map(tool).collect()));
     set("tool_choice", tool_choice(&chat.tool_choice));
-    set("stream", stream.then_some(true.into()));
-    set("stream_options", stream.then(|| json!({ "include_usage": true })));
+    set("stream", dialect.streams.then_some(true.into()));
+    let with_usage = dialect.streams && dialect.stream_options;
+    set("stream_options", with_usage.then(|| json!({ "include_usage": true })));
     serde_json::to_vec(&request)
         .map(Bytes::from)
         .map_err(|_| Error::new(Kind::Internal, "the request for the upstream cannot be written"))

@@ -45,7 +45,7 @@ impl Held {
         }
     }
 
-    /// Adds a piece to its tool call: by the index, else by the id, else to the latest.
+    /// Adds a piece to its tool call: by the index and the id, as far as they are told, else to the latest.
     fn add(&mut self, choice: u64, place: usize, mut piece: Map<String, Value>) {
         let id = piece.get("id").and_then(Value::as_str).filter(|id| !id.is_empty()).map(String::from);
         let mut function = match piece.shift_remove("function") {
@@ -60,12 +60,13 @@ impl Held {
         };
         let (name, arguments) = (text("name"), text("arguments"));
         let of_choice = |call: &&mut HeldCall| call.choice == choice;
-        let found = match (piece.get("index").and_then(Value::as_u64), &id) {
-            (Some(index), _) => self.calls.iter_mut().filter(of_choice).find(|call| call.index == index),
-            (None, Some(id)) => {
-                self.calls.iter_mut().filter(of_choice).find(|call| call.call["id"].as_str() == Some(id))
+        let of_id = |call: &HeldCall| id.as_ref().is_none_or(|id| call.call["id"].as_str() == Some(id));
+        let found = match piece.get("index").and_then(Value::as_u64) {
+            // Some give all calls the same index: then the id tells them apart.
+            Some(index) => {
+                self.calls.iter_mut().filter(of_choice).rfind(|call| call.index == index && of_id(call))
             }
-            (None, None) => self.calls.iter_mut().rfind(|call| call.choice == choice),
+            None => self.calls.iter_mut().filter(of_choice).rfind(|call| of_id(call)),
         };
         match found {
             Some(call) => {

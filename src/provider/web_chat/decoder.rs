@@ -32,6 +32,8 @@ struct ResultPart<'a> {
     token: Option<Token<'a>>,
     response_id: Option<String>,
     is_thinking: Option<bool>,
+    #[serde(borrow)]
+    message_tag: Option<Cow<'a, str>>,
     is_soft_stop: Option<bool>,
     model_response: Option<ModelResponse>,
     error: Option<Value>,
@@ -46,11 +48,12 @@ impl<'a> ResultPart<'a> {
             token,
             response_id,
             is_thinking,
+            message_tag,
             is_soft_stop,
             model_response,
             error,
         } = self;
-        let own = Part { token, response_id, is_thinking, is_soft_stop, model_response, error };
+        let own = Part { token, response_id, is_thinking, message_tag, is_soft_stop, model_response, error };
         (conversation, own, response)
     }
 }
@@ -68,6 +71,8 @@ struct Part<'a> {
     token: Option<Token<'a>>,
     response_id: Option<String>,
     is_thinking: Option<bool>,
+    #[serde(borrow)]
+    message_tag: Option<Cow<'a, str>>,
     is_soft_stop: Option<bool>,
     model_response: Option<ModelResponse>,
     error: Option<Value>,
@@ -83,6 +88,9 @@ struct ModelResponse {
     stream_errors: Vec<Value>,
 }
 
+/// Parts of the tags of tokens that are no words of the answer: what tools were called with and gave.
+const NOT_SAID: [&str; 3] = ["tool_usage", "function_result", "function_call"];
+
 /// A token, and its place in the line.
 struct Token<'a> {
     text: Cow<'a, str>,
@@ -97,8 +105,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Token<'a> {
 }
 
 impl Part<'_> {
-    fn is_thinking(&self) -> bool {
-        self.is_thinking.unwrap_or_default()
+    /// What a token of this part is.
+    fn kind(&self) -> Said {
+        let tag = self.message_tag.as_deref().unwrap_or_default();
+        match self.is_thinking {
+            _ if NOT_SAID.iter().any(|part| tag.contains(part)) => Said::Nothing,
+            Some(true) => Said::Reasoning,
+            _ => Said::Answer,
+        }
     }
 
     fn ends(&self) -> bool {
@@ -106,11 +120,19 @@ impl Part<'_> {
     }
 }
 
+/// What a token is.
+#[derive(Clone, Copy)]
+enum Said {
+    Answer,
+    Reasoning,
+    Nothing,
+}
+
 /// Decodes the lines of an answer.
 pub struct Answer {
     lines: Option<Lines>,
-    /// The form of the latest line, where the next can be known by it, and whether such a line thinks.
-    template: Option<(Template, bool)>,
+    /// The form of the latest line, where the next can be known by it, and what its token is.
+    template: Option<(Template, Said)>,
     started: bool,
     understood: bool,
     skipped: usize,
@@ -177,10 +199,10 @@ impl Answer {
         if !std::mem::replace(&mut self.started, true) && first_byte(line) == Some(b'<') {
             return Err(Fault::Html);
         }
-        if let Some((template, thinking)) = &self.template
+        if let Some((template, kind)) = &self.template
             && let Some(words) = template.words(line)
         {
-            deltas.extend(said(words, *thinking));
+            deltas.extend(said(words, *kind));
             return Ok(());
         }
         self.template = None;
@@ -206,7 +228,7 @@ impl Answer {
             | (Part { token: None, .. }, Some(part @ Part { token: Some(token), .. }))
                 if !own.ends() && !part.ends() && part.error.is_none() =>
             {
-                Template::of(line, token.raw).map(|template| (template, part.is_thinking()))
+                Template::of(line, token.raw).map(|template| (template, part.kind()))
             }
             _ => None,
         };
@@ -215,11 +237,11 @@ impl Answer {
     }
 
     fn part(&mut self, part: Part<'_>, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
-        let (thinking, ends) = (part.is_thinking(), part.ends());
+        let (kind, ends) = (part.kind(), part.ends());
         fail_if_reported(part.error)?;
         self.respond(part.response_id, deltas);
         if let Some(token) = part.token {
-            deltas.extend(said(&token.text, thinking));
+            deltas.extend(said(&token.text, kind));
         }
         if let Some(response) = part.model_response {
             // A mirror tells of a usage limit or an overload here, in an answer that is else complete.
@@ -256,14 +278,14 @@ fn named(names: Names) -> Delta {
     Delta { names: Some(Box::new(names)), ..Delta::default() }
 }
 
-fn said(words: &str, thinking: bool) -> Option<Delta> {
+fn said(words: &str, kind: Said) -> Option<Delta> {
     let words = ByteString::from(words);
-    let delta = match thinking {
-        _ if words.is_empty() => return None,
-        true => Delta { reasoning: words, ..Delta::default() },
-        false => Delta { text: words, ..Delta::default() },
-    };
-    Some(delta)
+    match kind {
+        _ if words.is_empty() => None,
+        Said::Reasoning => Some(Delta { reasoning: words, ..Delta::default() }),
+        Said::Answer => Some(Delta { text: words, ..Delta::default() }),
+        Said::Nothing => None,
+    }
 }
 
 #[cfg(test)]

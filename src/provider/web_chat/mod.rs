@@ -73,6 +73,7 @@ impl Provider for WebChat {
     fn probe(&self) -> Exchange<'_, ()> {
         Box::pin(async {
             match self.transport.open(Call::get(&CONVERSATIONS)).await {
+                Ok(body) if body.is_page() => Err(self.transport.page(&body)),
                 Ok(body) => {
                     body.drain();
                     Ok(())
