@@ -30,7 +30,6 @@ pub use env_file::{line as env_line, parse as parse_env_file};
 pub use platform::{Lookup, Platform};
 pub use problems::{Problem, Problems};
 pub use settings::{SETTINGS, Setting};
-pub use upstream_url::under;
 
 use crate::domain::keys::GatewayKey;
 use reader::{BOOL, Reader};
@@ -110,7 +109,7 @@ pub struct Upstream {
     pub name: String,
     /// How often it is chosen beside the others.
     pub weight: u32,
-    /// `UPSTREAM_URL`, made to end where the protocol's paths begin; `None` for the demo.
+    /// `UPSTREAM_URL`, which may be a base or a full path of the protocol; `None` for the demo.
     pub url: Option<Url>,
     /// `UPSTREAM_PROTOCOL`
     pub protocol: Protocol,

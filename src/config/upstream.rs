@@ -10,11 +10,11 @@ impl Reader<'_> {
     pub fn upstream(&mut self) -> Upstream {
         let protocol = self.choice(
             "UPSTREAM_PROTOCOL",
-            &[("openai", Protocol::OpenAi), ("web-chat", Protocol::WebChat)],
+            &[Protocol::OpenAi, Protocol::WebChat].map(|protocol| (protocol.name(), protocol)),
             Protocol::OpenAi,
         );
         let url = self.get("UPSTREAM_URL").and_then(|text| {
-            upstream_url::normalize(&text, protocol)
+            upstream_url::parse(&text)
                 .map_err(|(what, advice)| self.problem("UPSTREAM_URL", what, advice))
                 .ok()
         });
