@@ -90,6 +90,8 @@ pub enum Protocol {
     OpenAi,
     /// A web chat: lines of JSON behind a login cookie.
     WebChat,
+    /// Anthropic's Messages API.
+    Anthropic,
 }
 
 impl Protocol {
@@ -98,6 +100,7 @@ impl Protocol {
         match self {
             Protocol::OpenAi => "openai",
             Protocol::WebChat => "web-chat",
+            Protocol::Anthropic => "anthropic",
         }
     }
 }

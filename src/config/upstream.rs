@@ -10,7 +10,8 @@ impl Reader<'_> {
     pub fn upstream(&mut self) -> Upstream {
         let protocol = self.choice(
             "UPSTREAM_PROTOCOL",
-            &[Protocol::OpenAi, Protocol::WebChat].map(|protocol| (protocol.name(), protocol)),
+            &[Protocol::OpenAi, Protocol::WebChat, Protocol::Anthropic]
+                .map(|protocol| (protocol.name(), protocol)),
             Protocol::OpenAi,
         );
         let url = self.get("UPSTREAM_URL").and_then(|text| {

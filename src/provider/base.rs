@@ -54,9 +54,13 @@ mod tests {
             ("https://m.example.com/openai/v1beta", "https://m.example.com/openai/v1beta"),
             ("https://m.example.com/ENDPOINT", "https://m.example.com"),
         ] {
-            let endpoint = "chat/completions";
-            let full = full(Protocol::OpenAi, &text.replace("ENDPOINT", endpoint), &["chat", "completions"]);
-            assert_eq!(full, format!("{base}/{endpoint}"), "{text}");
+            for (protocol, endpoint) in
+                [(Protocol::OpenAi, "chat/completions"), (Protocol::Anthropic, "messages")]
+            {
+                let segments: Vec<&str> = endpoint.split('/').collect();
+                let full = full(protocol, &text.replace("ENDPOINT", endpoint), &segments);
+                assert_eq!(full, format!("{base}/{endpoint}"), "{text}");
+            }
         }
     }
 

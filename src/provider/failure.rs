@@ -167,12 +167,14 @@ pub fn from_reason(place: Place, reason: &Reason) -> Error {
         ])
     {
         said(Kind::UpstreamRateLimited, "limits the rate of requests")
-    } else if number == 7 || reason.says(&["permission", "forbidden", "subscription", "upgrade"]) {
+    } else if number == 7
+        || reason.says(&["permission", "forbidden", "subscription", "upgrade", "billing_error"])
+    {
         said(Kind::UpstreamRefused, "refuses to serve this account or model")
     } else if place.in_conversation && (number == 5 || reason.says(&["not_found", "conversation not found"]))
     {
         said(Kind::UpstreamConversationLost, "no longer knows the conversation")
-    } else if number == 3 || reason.says(&["invalid_request", "invalid_argument"]) {
+    } else if number == 3 || reason.says(&["invalid_request", "invalid_argument", "request_too_large"]) {
         said(Kind::UpstreamRejected, "rejects the request")
     } else {
         said(Kind::UpstreamError, "reports an error")
@@ -329,6 +331,8 @@ mod tests {
 
     #[test]
     fn errors_in_good_answers_are_told_apart() {
+        let anthropic =
+            |kind: &str, message: &str| json!({"type": "error", "error": {"type": kind, "message": message}});
         let cases = [
             (CHAT, json!({"error": {"code": 8, "message": "Too many requests"}}), Kind::UpstreamRateLimited),
             (CHAT, json!({"error": {"code": 16, "message": "no"}}), Kind::UpstreamAuthExpired),
@@ -339,6 +343,15 @@ mod tests {
             (API, json!({"error": {"code": 401, "message": "x"}}), Kind::UpstreamAuthExpired),
             (API, json!({"error": {"code": "429", "message": "x"}}), Kind::UpstreamRateLimited),
             (API, json!({"error": "boom"}), Kind::UpstreamError),
+            (API, anthropic("overloaded_error", "Overloaded"), Kind::UpstreamError),
+            (API, anthropic("api_error", "Internal server error"), Kind::UpstreamError),
+            (API, anthropic("rate_limit_error", "Slow down"), Kind::UpstreamRateLimited),
+            (API, anthropic("authentication_error", "invalid x-api-key"), Kind::UpstreamAuthExpired),
+            (API, anthropic("permission_error", "no"), Kind::UpstreamRefused),
+            (API, anthropic("billing_error", "no"), Kind::UpstreamRefused),
+            (API, anthropic("not_found_error", "model: claude-x"), Kind::ModelNotFound),
+            (API, anthropic("request_too_large", "no"), Kind::UpstreamRejected),
+            (API, anthropic("invalid_request_error", "no"), Kind::UpstreamRejected),
         ];
         for (place, body, kind) in cases {
             let reason = Reason::of(&body).expect("a reason");

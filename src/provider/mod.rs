@@ -6,6 +6,7 @@
 //! before, `failure` names what went wrong, `session` keeps the login. Nothing outside of this room
 //! asks which protocol an upstream speaks: its capabilities say what that means.
 
+mod anthropic;
 mod base;
 mod body;
 pub mod breaker;
@@ -53,6 +54,8 @@ pub struct Capabilities {
     pub tools: bool,
     /// Whether it keeps conversations itself, so that a prompt needs the new messages only.
     pub keeps_conversations: bool,
+    /// Whether each question must say how long its answer may be.
+    pub needs_max_tokens: bool,
 }
 
 impl Capabilities {
@@ -104,6 +107,7 @@ impl Protocol {
         match name {
             config::Protocol::OpenAi => &openai::PROTOCOL,
             config::Protocol::WebChat => &web_chat::PROTOCOL,
+            config::Protocol::Anthropic => &anthropic::PROTOCOL,
         }
     }
 }

@@ -5,6 +5,7 @@ mod process;
 mod running;
 mod upstream;
 
+mod anthropic;
 mod answers;
 mod auth;
 mod canaries;

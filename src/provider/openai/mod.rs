@@ -39,6 +39,7 @@ pub(super) const PROTOCOL: Protocol = Protocol {
         images: true,
         tools: true,
         keeps_conversations: false,
+        needs_max_tokens: false,
     },
     base_path: |path| base::versioned(path, "/chat/completions"),
     key_header: KeyHeader::Bearer,

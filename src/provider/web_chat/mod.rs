@@ -28,6 +28,7 @@ pub(super) const PROTOCOL: Protocol = Protocol {
         images: false,
         tools: false,
         keeps_conversations: true,
+        needs_max_tokens: false,
     },
     base_path: |path| path.split("/rest/app-chat").next().unwrap_or_default().to_string(),
     key_header: KeyHeader::Bearer,
