@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::helpers::{Answer, KEY, TestApp, spawn, spawn_before};
+use crate::helpers::{Answer, KEY, TestApp, spawn, spawn_before, temporary_folder};
 use crate::upstream::{Fake, Request, Step, chunked, response, send};
 
 const SSE: &str = "text/event-stream";
@@ -375,4 +375,33 @@ async fn an_overloaded_upstream_gives_the_question_to_another() {
     for _ in 0..4 {
         assert_eq!(app.chat(json!({"message": "x"})).await.json()["answer"], "You said: x");
     }
+}
+
+#[actix_web::test]
+async fn beside_an_upstream_of_another_protocol_each_gets_the_questions_for_its_models() {
+    let other = Fake::start(|request| {
+        let body = match request.line.starts_with("GET") {
+            true => r#"{"data":[{"id":"gpt"}]}"#,
+            false => r#"{"choices":[{"index":0,"message":{"content":"the other"},"finish_reason":"stop"}]}"#,
+        };
+        send(response("200 OK", JSON, body))
+    })
+    .await;
+    let fake = Fake::start(speak).await;
+    let folder = temporary_folder();
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let path = format!("{folder}/upstreams.toml");
+    let file = format!(
+        "[[upstream]]\nname = \"one\"\nurl = \"{}\"\n[[upstream]]\nname = \"two\"\nurl = \"{}\"\nprotocol = \"anthropic\"\nkey = \"sk-ant-1\"\n",
+        other.url, fake.url
+    );
+    std::fs::write(&path, file).expect("a file");
+    let app = spawn(&[("UPSTREAMS_FILE", &path)]).await;
+    for (model, said) in [("gpt", "the other"), ("claude-a", "You said: x")] {
+        let body = json!({"model": model, "messages": [{"role": "user", "content": "x"}]}).to_string();
+        let answer = app.post("/v1/chat/completions", KEY, &body).await.json();
+        assert_eq!(answer["choices"][0]["message"]["content"], said, "{answer}");
+        assert_eq!(app.chat(json!({"message": "x", "model": model})).await.json()["answer"], said);
+    }
+    assert_eq!(questions(&fake)[0].header("x-api-key"), Some("sk-ant-1"));
 }
