@@ -1,5 +1,5 @@
-"""OpenAI's SDKs talk to `/v1` before an upstream of Anthropic's Messages API; and so do the terminal
-and the doctor."""
+"""OpenAI's SDKs talk to `/v1` before an upstream of Anthropic's Messages API; the terminal and the
+doctor ask it as well."""
 
 from __future__ import annotations
 
