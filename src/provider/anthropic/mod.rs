@@ -7,6 +7,7 @@
 //! ones: nothing goes through in its own words.
 
 pub(super) mod decoder;
+mod message;
 mod models;
 mod request;
 #[cfg(test)]
