@@ -5,8 +5,8 @@
 
 use mirrorgate::api::openai::{chat, head};
 use mirrorgate::api::tools::ChatRequest;
-use mirrorgate::http::body;
 use mirrorgate::config::{self, Config};
+use mirrorgate::http::body;
 use mirrorgate::provider::framing::{LineTooLong, Lines, SseEvents};
 use mirrorgate::provider::{failure, fuzzing};
 
@@ -17,6 +17,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("framing", framing),
     ("openai", openai),
+    ("anthropic", anthropic),
     ("web_chat", web_chat),
     ("relay", relay),
     ("request", request),
@@ -84,6 +85,13 @@ pub fn openai(data: &[u8]) {
         assert!(!wire.contains(['\n', '\r']), "a chunk of several lines: {wire:?}");
         assert!(!wire.contains('\u{fffd}') || bytes_hold_it(bytes), "no UTF-8: {wire:?}");
     }
+}
+
+/// Messages of Anthropic's Messages API: what a caller gets is written elsewhere.
+pub fn anthropic(data: &[u8]) {
+    same(data, fuzzing::anthropic);
+    let (bytes, _) = pieces(data);
+    assert!(fuzzing::anthropic(&[bytes]).0.iter().all(|piece| piece.wire.is_empty()));
 }
 
 /// Answers of a web chat.

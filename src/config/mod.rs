@@ -32,7 +32,6 @@ pub use problems::{Problem, Problems};
 pub use service::{Listen, Public};
 pub use store::{Location, Store};
 pub use upstream::{Timeouts, Upstream};
-pub use upstream_url::under;
 
 use reader::Reader;
 use settings::{LOG_FORMAT, RUST_LOG};
@@ -70,18 +69,24 @@ pub enum Protocol {
     OpenAi,
     /// A web chat: lines of JSON behind a login cookie.
     WebChat,
+    /// Anthropic's Messages API.
+    Anthropic,
 }
 
 impl Protocol {
     /// All protocols by their names.
-    const NAMES: &[(&str, Self)] =
-        &[(Protocol::OpenAi.name(), Protocol::OpenAi), (Protocol::WebChat.name(), Protocol::WebChat)];
+    const NAMES: &[(&str, Self)] = &[
+        (Protocol::OpenAi.name(), Protocol::OpenAi),
+        (Protocol::WebChat.name(), Protocol::WebChat),
+        (Protocol::Anthropic.name(), Protocol::Anthropic),
+    ];
 
     /// The name in `UPSTREAM_PROTOCOL`.
     pub const fn name(self) -> &'static str {
         match self {
             Protocol::OpenAi => "openai",
             Protocol::WebChat => "web-chat",
+            Protocol::Anthropic => "anthropic",
         }
     }
 }

@@ -17,10 +17,10 @@ use super::kinds::{
 
 declare! {
     "The mirror", Readme {
-        /// Base URL of the mirror; with or without `/v1`, or the full `/chat/completions` address; several
-        /// with commas between
+        /// Base URL of the mirror; with or without `/v1`, or the full address of a chat; several with commas
+        /// between
         UPSTREAM_URL: Text = Text("URL"),
-            zh: "鏡像站的基底網址；有無 `/v1` 皆可，也可填完整的 `/chat/completions` 網址；多個位址以逗號分隔",
+            zh: "鏡像站的基底網址；有無 `/v1` 皆可，也可填完整的聊天網址；多個位址以逗號分隔",
             unset: "none: the built-in demo upstream" / "無：使用內建示範上游",
             example: "https://mirror.example.com";
 
@@ -29,13 +29,14 @@ declare! {
             zh: "取代 `UPSTREAM_URL` 的 TOML 檔，每個上游各有一個 `[[upstream]]` 區塊",
             unset: "{}, if it is there" / "{}（若存在）";
 
-        /// What the mirror speaks: `openai` (JSON and SSE) or `web-chat` (NDJSON with cookies)
+        /// What the mirror speaks: `openai` (JSON and SSE), `web-chat` (NDJSON with cookies) or `anthropic`
+        /// (Anthropic's Messages API)
         UPSTREAM_PROTOCOL: Choice<Protocol> = choice(Protocol::NAMES, Protocol::OpenAi),
-            zh: "鏡像站使用的協定：`openai`（JSON 與 SSE）或 `web-chat`（NDJSON 與 Cookie）";
+            zh: "鏡像站使用的協定：`openai`（JSON 與 SSE）、`web-chat`（NDJSON 與 Cookie）或 `anthropic`（Anthropic 的 Messages API）";
 
-        /// Key for the mirror, sent as a bearer token
+        /// Key for the mirror, sent as a bearer token (`anthropic`: as `x-api-key`)
         UPSTREAM_API_KEY: Text = Text("KEY"),
-            zh: "鏡像站的金鑰，以 Bearer 權杖送出",
+            zh: "鏡像站的金鑰，以 Bearer 權杖送出（`anthropic`：以 `x-api-key` 送出）",
             example: "sk-...";
 
         /// Cookie header line, as copied from the browser's developer tools

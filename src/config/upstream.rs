@@ -22,7 +22,7 @@ pub struct Upstream {
     pub name: String,
     /// How often it is chosen beside the others.
     pub weight: u32,
-    /// `UPSTREAM_URL`, made to end where the protocol's paths begin; `None` for the demo.
+    /// `UPSTREAM_URL`, which may be a base or a full path of the protocol; `None` for the demo.
     pub url: Option<Url>,
     /// `UPSTREAM_PROTOCOL`
     pub protocol: Protocol,
@@ -68,7 +68,7 @@ pub struct Timeouts {
 impl Reader<'_> {
     pub fn upstream(&mut self) -> Upstream {
         let protocol = self.read(&UPSTREAM_PROTOCOL);
-        let url = self.url(protocol);
+        let url = self.url();
         let total = self.read(&REQUEST_TIMEOUT_SECONDS);
         let timeouts = Timeouts {
             connect: self.read(&CONNECT_TIMEOUT_SECONDS),
@@ -96,7 +96,7 @@ impl Reader<'_> {
         }
     }
 
-    fn url(&mut self, protocol: Protocol) -> Option<Url> {
+    fn url(&mut self) -> Option<Url> {
         let Some(text) = self.read(&UPSTREAM_URL) else {
             for credential in [&UPSTREAM_API_KEY, &UPSTREAM_COOKIE] {
                 if self.is_set(credential) {
@@ -109,7 +109,7 @@ impl Reader<'_> {
             }
             return None;
         };
-        upstream_url::normalize(&text, protocol)
+        upstream_url::parse(&text)
             .map_err(|(what, advice)| self.problem(UPSTREAM_URL.name, what, advice))
             .ok()
     }

@@ -207,6 +207,8 @@ pub struct Model {
     pub id: String,
     /// Who runs it, as far as the upstream says.
     pub owned_by: String,
+    /// The most tokens that it generates, where the upstream says so.
+    pub max_tokens: Option<u32>,
 }
 
 macro_rules! random_id {

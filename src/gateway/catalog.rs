@@ -305,7 +305,7 @@ impl Listing {
 
 /// A model that the settings name.
 pub(super) fn named(id: String) -> Model {
-    Model { id, owned_by: "upstream".into() }
+    Model { id, owned_by: "upstream".into(), max_tokens: None }
 }
 
 /// The error that an upstream did not give its list of models in time.

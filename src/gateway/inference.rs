@@ -195,7 +195,8 @@ impl Service {
         let candidates = self.candidates(named, open.upstream()).await;
         let asked = self.ask_in_turn(candidates, async |member| {
             let model = self.model_of(member, named).await?;
-            let (chat, thread) = open.chat(member, &self.settings);
+            let (mut chat, thread) = open.chat(member, &self.settings);
+            chat.max_tokens = self.max_tokens(member, &chat, model.as_deref()).await;
             let prompt = Prompt { model, chat, thread, total };
             let deltas = member.upstream.ask(&prompt).await?;
             Ok((prompt, deltas))
@@ -225,7 +226,8 @@ impl Service {
         talk.prefer(&mut candidates);
         let asked = self.ask_in_turn(candidates, async |member| {
             let model = self.model_of(member, named).await?;
-            let (chat, thread) = talk.chat(member);
+            let (mut chat, thread) = talk.chat(member);
+            chat.max_tokens = self.max_tokens(member, &chat, model.as_deref()).await;
             let prompt = Prompt { model, chat, thread, total: None };
             match member.upstream.ask(&prompt).await {
                 // The caller sent everything, so a conversation that the upstream lost begins anew.

@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 
 use super::catalog::{Known, Need, REFRESH_TIME, named, not_listed};
+use super::router::FIRST_LISTS_TIME;
 use super::{Member, Service};
-use crate::domain::chat::Model;
+use crate::domain::chat::{Chat, Model};
 use crate::domain::error::{Error, Kind};
 
 /// The models that a caller can name.
@@ -65,6 +66,19 @@ impl Service {
         } else {
             Err(Error::new(Kind::ModelNotFound, "the model is not one of `MODELS`").unworked())
         }
+    }
+
+    /// The most tokens to ask for: as many as the caller says. Where an upstream must be told and the
+    /// caller does not say, as many as the model can generate, if the upstream's list has that.
+    pub(super) async fn max_tokens(&self, member: &Member, asked: &Chat, model: Option<&str>) -> Option<u32> {
+        if asked.max_tokens.is_some() || !member.upstream.capabilities().needs_max_tokens {
+            return asked.max_tokens;
+        }
+        let catalog = &self.shared.catalog;
+        let answered = || catalog.renewed(member, Need::Models).answered_models();
+        let known = catalog.until(FIRST_LISTS_TIME, answered).await?;
+        let models = &known.listing.as_ref()?.models;
+        models.iter().find(|listed| Some(listed.id.as_str()) == model)?.max_tokens
     }
 
     /// The model for questions that name none: the configured one, else the upstream's first.

@@ -23,7 +23,7 @@ pub struct Member {
 
 /// How long the first lists are waited for when those that came do not offer the model: an upstream
 /// that is well has given its list by then.
-const FIRST_LISTS_TIME: Duration = Duration::from_millis(300);
+pub(super) const FIRST_LISTS_TIME: Duration = Duration::from_millis(300);
 
 /// What an upstream is for a question, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

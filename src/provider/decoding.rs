@@ -228,6 +228,11 @@ pub(super) fn first_byte(bytes: &[u8]) -> Option<u8> {
     bytes.iter().copied().find(|byte| !byte.is_ascii_whitespace())
 }
 
+/// An id for a tool call that the upstream did not name.
+pub(super) fn new_call_id() -> String {
+    format!("call_{}", uuid::Uuid::new_v4().simple())
+}
+
 /// What a decoder makes of bytes that come in these pieces, and how it ends: read as a body is.
 pub(super) fn read(decoder: &mut impl Decoder, pieces: &[&[u8]]) -> (VecDeque<Delta>, Result<(), Fault>) {
     let mut deltas = VecDeque::new();

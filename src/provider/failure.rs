@@ -117,6 +117,7 @@ const RULES: &[Rule] = &[
         what: "rejects the request",
         codes: &[
             "invalid_request",
+            "request_too_large",
             "invalid_argument",
             "invalid_parameter",
             "unsupported_parameter",
@@ -370,6 +371,8 @@ mod tests {
 
     #[test]
     fn errors_in_good_answers_are_told_apart() {
+        let anthropic =
+            |kind: &str, message: &str| json!({"type": "error", "error": {"type": kind, "message": message}});
         let cases = [
             (CHAT, json!({"error": {"code": 8, "message": "Too many requests"}}), Kind::UpstreamRateLimited),
             (CHAT, json!({"error": {"code": 16, "message": "no"}}), Kind::UpstreamAuthExpired),
@@ -380,6 +383,15 @@ mod tests {
             (API, json!({"error": {"code": 401, "message": "x"}}), Kind::UpstreamAuthExpired),
             (API, json!({"error": {"code": "429", "message": "x"}}), Kind::UpstreamRateLimited),
             (API, json!({"error": "boom"}), Kind::UpstreamError),
+            (API, anthropic("overloaded_error", "Overloaded"), Kind::UpstreamError),
+            (API, anthropic("api_error", "Internal server error"), Kind::UpstreamError),
+            (API, anthropic("rate_limit_error", "Slow down"), Kind::UpstreamRateLimited),
+            (API, anthropic("authentication_error", "invalid x-api-key"), Kind::UpstreamAuthExpired),
+            (API, anthropic("permission_error", "no"), Kind::UpstreamRefused),
+            (API, anthropic("billing_error", "no"), Kind::UpstreamRefused),
+            (API, anthropic("not_found_error", "model: claude-x"), Kind::ModelNotFound),
+            (API, anthropic("request_too_large", "no"), Kind::UpstreamRejected),
+            (API, anthropic("invalid_request_error", "no"), Kind::UpstreamRejected),
         ];
         for (place, body, kind) in cases {
             let reason = Reason::in_answer(&body).expect("a reason");

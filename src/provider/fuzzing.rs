@@ -1,6 +1,7 @@
 //! Ways in for the fuzz targets of `fuzz/`, built with the feature `fuzzing` alone: each protocol's
 //! decoder over an answer that arrives in these pieces, read as a body is.
 
+use super::anthropic::decoder::Events;
 use super::decoding::{self, Decoder, Fault};
 use super::openai::decoder::Chunks;
 use super::relay::EventBlocks;
@@ -25,6 +26,11 @@ pub struct Piece {
 /// A completion of the OpenAI protocol with this many choices.
 pub fn openai(pieces: &[&[u8]], choices: usize) -> Outcome {
     read(Chunks::new(choices, LINE_BYTES), pieces)
+}
+
+/// A message of Anthropic's Messages API.
+pub fn anthropic(pieces: &[&[u8]]) -> Outcome {
+    read(Events::new(LINE_BYTES), pieces)
 }
 
 /// A web chat's answer.

@@ -6,6 +6,8 @@
 //! before, `failure` names what went wrong, `session` keeps the login. Nothing outside of this room
 //! asks which protocol an upstream speaks: its capabilities say what that means.
 
+mod anthropic;
+mod base;
 mod body;
 pub mod breaker;
 mod decoding;
@@ -14,6 +16,7 @@ pub mod failure;
 pub mod framing;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod intake;
 mod openai;
 mod reason;
 pub mod relay;
@@ -30,12 +33,12 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use url::Url;
 
-use crate::config::{self, Protocol};
+use crate::config;
 use crate::domain::chat::{Chat, Model, Part, Prompt, ToolChoice};
 use crate::domain::error::{Error, Kind};
 pub use decoding::Deltas;
 pub use endpoint::Endpoint;
-use session::Session;
+use session::{KeyHeader, Session};
 use transport::Transport;
 
 /// What comes of an exchange with an upstream.
@@ -54,6 +57,8 @@ pub struct Capabilities {
     pub tools: bool,
     /// Whether it keeps conversations itself, so that a prompt needs the new messages only.
     pub keeps_conversations: bool,
+    /// Whether each question must say how long its answer may be.
+    pub needs_max_tokens: bool,
 }
 
 impl Capabilities {
@@ -88,11 +93,30 @@ impl Capabilities {
     }
 }
 
+/// What tells a protocol from the others.
+struct Protocol {
+    capabilities: Capabilities,
+    /// The path under which the protocol's paths lie, of the path in `UPSTREAM_URL`.
+    base_path: fn(&str) -> String,
+    key_header: KeyHeader,
+    /// Headers of each request; those in `UPSTREAM_HEADERS` win over them.
+    headers: &'static [(&'static str, &'static str)],
+    provider: fn(Rc<Transport>) -> Box<dyn Provider>,
+}
+
+impl Protocol {
+    /// The protocol of this name: the one place where protocols are told apart.
+    fn named(name: config::Protocol) -> &'static Self {
+        match name {
+            config::Protocol::OpenAi => &openai::PROTOCOL,
+            config::Protocol::WebChat => &web_chat::PROTOCOL,
+            config::Protocol::Anthropic => &anthropic::PROTOCOL,
+        }
+    }
+}
+
 /// A protocol, spoken with one upstream.
 trait Provider {
-    /// What such an upstream can do.
-    fn capabilities(&self) -> Capabilities;
-
     /// Asks, and gives the answer's pieces as they come.
     fn ask<'a>(&'a self, prompt: &'a Prompt) -> Exchange<'a, Deltas>;
 
@@ -144,29 +168,25 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// The upstream at `base` as it is configured, sharing `session` with the other threads.
-    pub fn new(base: Url, settings: &config::Upstream, session: Arc<Session>) -> Self {
-        let transport = |capabilities: Capabilities| {
-            Rc::new(Transport::new(base, Rc::new(settings.clone()), session, capabilities.browser_login))
-        };
-        match settings.protocol {
-            Protocol::OpenAi => Upstream::of(transport(openai::CAPABILITIES), openai::OpenAi::new),
-            Protocol::WebChat => Upstream::of(transport(web_chat::CAPABILITIES), web_chat::WebChat::new),
-        }
+    /// The upstream at `url` as it is configured, sharing `session` with the other threads.
+    pub fn new(url: Url, settings: &config::Upstream, session: Arc<Session>) -> Self {
+        Upstream::at(base::of(url, Protocol::named(settings.protocol).base_path), settings, session)
     }
 
-    fn of<P: Provider + 'static>(transport: Rc<Transport>, provider: fn(Rc<Transport>) -> P) -> Self {
-        Upstream { provider: Box::new(provider(Rc::clone(&transport))), transport }
+    fn at(base: Url, settings: &config::Upstream, session: Arc<Session>) -> Self {
+        let protocol = Protocol::named(settings.protocol);
+        let transport = Rc::new(Transport::new(base, Rc::new(settings.clone()), session, protocol));
+        Upstream { provider: (protocol.provider)(Rc::clone(&transport)), transport }
     }
 
     /// The same upstream with connections and a session of their own.
     pub fn with_session(&self, session: Arc<Session>) -> Self {
-        Upstream::new(self.transport.base().clone(), self.transport.settings(), session)
+        Upstream::at(self.transport.base().clone(), self.transport.settings(), session)
     }
 
     /// What it can do.
     pub fn capabilities(&self) -> Capabilities {
-        self.provider.capabilities()
+        self.transport.protocol().capabilities
     }
 
     /// Asks, and gives the answer's pieces as they come.
@@ -228,7 +248,7 @@ mod tests {
         let asked = |change: fn(&mut Chat)| {
             let mut chat = Chat { messages: vec![Message::new(Role::User, "x")], ..Chat::default() };
             change(&mut chat);
-            web_chat::CAPABILITIES.check(&chat).map_err(|error| error.kind)
+            web_chat::PROTOCOL.capabilities.check(&chat).map_err(|error| error.kind)
         };
         assert_eq!(asked(|chat| chat.temperature = Some(1.0)), Ok(()));
         assert_eq!(asked(|chat| chat.choices = Some(1)), Ok(()));

@@ -90,7 +90,9 @@ impl Reason {
         let message = self.message.as_deref().unwrap_or_default().to_ascii_lowercase();
         let after = message.find("model").map(|at| &message[at..]).unwrap_or_default();
         let missing = ["does not exist", "doesn't exist", "not found", "not_found"];
-        missing.iter().any(|words| after.contains(words))
+        // Anthropic names what was not found alone.
+        let is_named = self.has_code(&["not_found_error"]) && message.starts_with("model:");
+        is_named || missing.iter().any(|words| after.contains(words))
     }
 
     /// The parameter that it blames, where it names one.
@@ -128,7 +130,7 @@ fn reported(answer: &Map<String, Value>, depth: usize) -> Option<Reason> {
         || answer.get("detail").is_some_and(says_something)
         || is_failing(answer.get("code"))
             && WORDS.iter().any(|key| answer.get(*key).is_some_and(says_something))
-        || answer.get("message").is_some_and(Value::is_object);
+        || answer.get("message").is_some_and(|message| message.get("detail").is_some());
     fails.then(|| of(&Value::Object(answer.clone()), depth))
 }
 
@@ -270,6 +272,8 @@ mod tests {
             json!({"code": 0, "msg": "success", "data": {}}),
             json!({"base_resp": {"status_code": 0, "status_msg": "success"}}),
             json!({"result": {"token": "x"}}),
+            json!({"type": "message_start", "message": {"id": "m", "type": "message", "content": []}}),
+            json!({"type": "ping"}),
             json!({"id": "r", "object": "chat.completion.chunk"}),
         ] {
             assert_eq!(Reason::in_answer(&value), None, "{value}");

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use awc::http::header::HeaderValue;
+use awc::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use cookie_store::{CookieExpiration, CookieStore, RawCookie};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -59,7 +59,7 @@ impl State {
 pub struct Credentials {
     /// A Cookie header line.
     pub cookie: Option<SecretString>,
-    /// A bearer key.
+    /// An API key.
     pub api_key: Option<SecretString>,
 }
 
@@ -79,23 +79,38 @@ struct Inner {
     cookies: CookieStore,
     /// The names in the cookie line that a person gave: the login is among them.
     given: HashSet<String>,
-    api_key: Option<Bearer>,
+    api_key: Option<ApiKey>,
     state: State,
 }
 
-/// A bearer key, with the header that presents it.
-#[derive(Clone)]
-struct Bearer {
-    key: SecretString,
-    header: HeaderValue,
+/// The header that presents an API key.
+#[derive(Debug, Clone, Copy)]
+pub enum KeyHeader {
+    /// `Authorization`, with the scheme `Bearer`.
+    Bearer,
+    /// One of this name, in lower case, with the key alone.
+    Named(&'static str),
 }
 
-impl Bearer {
+/// An API key, with the values of the headers that may present it.
+#[derive(Clone)]
+struct ApiKey {
+    key: SecretString,
+    bearer: HeaderValue,
+    alone: HeaderValue,
+}
+
+impl ApiKey {
     /// A key as the settings have checked it; `None` for one that no header can hold.
     fn new(key: SecretString) -> Option<Self> {
-        let mut header = HeaderValue::try_from(format!("Bearer {}", key.expose_secret())).ok()?;
-        header.set_sensitive(true);
-        Some(Bearer { key, header })
+        let value = |text: &str| {
+            let mut value = HeaderValue::try_from(text).ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        };
+        let bearer = value(&format!("Bearer {}", key.expose_secret()))?;
+        let alone = value(key.expose_secret())?;
+        Some(ApiKey { key, bearer, alone })
     }
 }
 
@@ -120,7 +135,7 @@ impl Session {
         let mut inner = Inner {
             cookies: CookieStore::default(),
             given: HashSet::new(),
-            api_key: settings.api_key.clone().and_then(Bearer::new),
+            api_key: settings.api_key.clone().and_then(ApiKey::new),
             state: State::Unknown,
         };
         if let Some(line) = &settings.cookie {
@@ -146,7 +161,7 @@ impl Session {
             inner.seed(&self.base, line.expose_secret());
         }
         if let Some(key) = &credentials.api_key {
-            inner.api_key = Bearer::new(key.clone());
+            inner.api_key = ApiKey::new(key.clone());
         }
         Session {
             base: self.base.clone(),
@@ -173,9 +188,14 @@ impl Session {
         (!pairs.is_empty()).then(|| pairs.join("; "))
     }
 
-    /// The value of the header `Authorization`, where there is a bearer key.
-    pub fn authorization(&self) -> Option<HeaderValue> {
-        self.lock().api_key.as_ref().map(|bearer| bearer.header.clone())
+    /// The header that presents the API key in this form, where there is a key.
+    pub fn key_header(&self, form: KeyHeader) -> Option<(HeaderName, HeaderValue)> {
+        let inner = self.lock();
+        let key = inner.api_key.as_ref()?;
+        Some(match form {
+            KeyHeader::Bearer => (AUTHORIZATION, key.bearer.clone()),
+            KeyHeader::Named(name) => (HeaderName::from_static(name), key.alone.clone()),
+        })
     }
 
     /// All that must not be shown: the values of the cookies, and the key.
@@ -277,7 +297,7 @@ impl Session {
         *self.lock() = Inner {
             cookies,
             given: snapshot.given,
-            api_key: snapshot.api_key.map(SecretString::from).and_then(Bearer::new),
+            api_key: snapshot.api_key.map(SecretString::from).and_then(ApiKey::new),
             state: State::Unknown,
         };
         true
@@ -289,9 +309,9 @@ impl Session {
 }
 
 impl Inner {
-    /// The bearer key in clear text.
+    /// The API key in clear text.
     fn key(&self) -> Option<String> {
-        self.api_key.as_ref().map(|bearer| bearer.key.expose_secret().to_string())
+        self.api_key.as_ref().map(|key| key.key.expose_secret().to_string())
     }
 
     /// Takes in a Cookie header line.

@@ -29,6 +29,7 @@ use super::body::{self, Body};
 use super::failure::{self, Place};
 use super::reason::Reason;
 use super::session::Session;
+use super::{Protocol, base};
 use crate::config;
 use crate::domain::error::{Error, Kind};
 use crate::outbound::client::{self, CONNECTED, KEEP_ALIVE};
@@ -56,8 +57,7 @@ pub struct Transport {
     latest: RefCell<Option<Rc<Target>>>,
     settings: Rc<config::Upstream>,
     session: Arc<Session>,
-    /// Whether the login is a browser's, so that a web page in place of an answer tells of its end.
-    browser_login: bool,
+    protocol: &'static Protocol,
 }
 
 /// Where a call goes.
@@ -113,11 +113,11 @@ impl<'a> Call<'a> {
 
 impl Transport {
     /// A transport with connections of its own; it stays on the thread that made it.
-    pub fn new(
+    pub(super) fn new(
         base: Url,
         settings: Rc<config::Upstream>,
         session: Arc<Session>,
-        browser_login: bool,
+        protocol: &'static Protocol,
     ) -> Self {
         Transport {
             client: RefCell::new(client::client(&settings.timeouts, KEEP_ALIVE)),
@@ -127,7 +127,7 @@ impl Transport {
             latest: RefCell::default(),
             settings,
             session,
-            browser_login,
+            protocol,
         }
     }
 
@@ -139,6 +139,11 @@ impl Transport {
     /// Where the protocol's paths begin.
     pub fn base(&self) -> &Url {
         &self.base
+    }
+
+    /// The protocol that the upstream speaks.
+    pub(super) fn protocol(&self) -> &'static Protocol {
+        self.protocol
     }
 
     /// The longest line of a streamed answer, in bytes: an image comes in one.
@@ -162,10 +167,12 @@ impl Transport {
     /// Everything that keeps the answer from being a good one of the protocol, except what only
     /// its body shows.
     pub async fn open(&self, call: Call<'_>) -> Result<Body, Error> {
-        let place = Place { browser_login: self.browser_login, in_conversation: call.in_conversation };
+        // A web page in place of an answer tells of the end of a browser's login.
+        let browser_login = self.protocol.capabilities.browser_login;
+        let place = Place { browser_login, in_conversation: call.in_conversation };
         let outcome = self.exchange(&call, place).await;
         // Behind a browser's login no request surely needs it but a question.
-        let conclusive = call.body.is_some() || !self.browser_login;
+        let conclusive = call.body.is_some() || !browser_login;
         self.session.learn(outcome.as_ref().map(drop), conclusive);
         outcome
     }
@@ -254,7 +261,7 @@ impl Transport {
                 Ok(Rc::clone(target))
             }
             _ => {
-                let mut url = config::under(&self.base, call.path);
+                let mut url = base::under(&self.base, call.path);
                 url.set_query(call.query);
                 let uri = Uri::try_from(url.as_str()).map_err(|error| {
                     let error = InvalidUrl::HttpError(error.into());
@@ -302,8 +309,11 @@ impl Transport {
         if let Some((media_type, _)) = &call.body {
             request = request.insert_header((header::CONTENT_TYPE, *media_type));
         }
-        if let Some(value) = self.session.authorization() {
-            request = request.insert_header((header::AUTHORIZATION, value));
+        for header in self.protocol.headers {
+            request = request.insert_header(*header);
+        }
+        if let Some(header) = self.session.key_header(self.protocol.key_header) {
+            request = request.insert_header(header);
         }
         if let Some(cookies) = self.session.cookie_header(&target.url) {
             request = request.insert_header((header::COOKIE, cookies));

@@ -6,6 +6,7 @@ mod request_ids;
 mod running;
 mod upstream;
 
+mod anthropic;
 mod answers;
 mod auth;
 mod canaries;

@@ -212,31 +212,73 @@ def web_chat_lines(text: str, response: str, conversation: str | None) -> list[b
 # --- Anthropic's Messages ---
 
 
-def message(model: str, text: str) -> dict:
-    head = {"id": "msg_" + secrets.token_hex(8), "type": "message", "role": "assistant"}
-    head |= {"model": model, "content": [{"type": "text", "text": text}]}
-    usage = {"input_tokens": 3, "output_tokens": 5}
-    return {**head, "stop_reason": "end_turn", "stop_sequence": None, "usage": usage}
+def listed_by_anthropic(model: str) -> dict:
+    return {"type": "model", "id": model, "display_name": model.title(), "max_tokens": 32000}
 
 
-def message_events(model: str, text: str) -> list[bytes]:
-    begun = {**message(model, ""), "content": [], "stop_reason": None}
-    block = {"type": "text", "text": ""}
-    told: list[dict] = [
-        {"type": "message_start", "message": begun},
-        {"type": "content_block_start", "index": 0, "content_block": block},
-        {"type": "ping"},
+def tool_uses(tools: list[dict], count: int) -> list[dict]:
+    """Calls of the tools offered, as `called` makes them."""
+    offered = [{"function": {"name": tool["name"]}} for tool in tools]
+    return [
+        {
+            "type": "tool_use",
+            "id": "toolu_" + call["id"],
+            "name": call["function"]["name"],
+            "input": json.loads(call["function"]["arguments"]),
+        }
+        for call in called(offered, count)
     ]
-    for part in pieces(text, 5):
-        delta = {"type": "text_delta", "text": part}
-        told.append({"type": "content_block_delta", "index": 0, "delta": delta})
-    end = {"stop_reason": "end_turn", "stop_sequence": None}
+
+
+def message(model: str, blocks: list[dict]) -> dict:
+    head = {"id": "msg_" + secrets.token_hex(8), "type": "message", "role": "assistant"}
+    stop = "tool_use" if blocks[-1]["type"] == "tool_use" else "end_turn"
+    head |= {"model": model, "content": blocks}
+    usage = {"input_tokens": 3, "output_tokens": 5}
+    return {**head, "stop_reason": stop, "stop_sequence": None, "usage": usage}
+
+
+def text_block(text: str) -> dict:
+    return {"type": "text", "text": text}
+
+
+def thinking_block(thought: str) -> dict:
+    return {"type": "thinking", "thinking": thought, "signature": "c2lnbmVk"}
+
+
+def message_events(whole: dict) -> list[bytes]:
+    """The same message as Anthropic streams it."""
+    begun = {**whole, "content": [], "stop_reason": None}
+    told: list[dict] = [{"type": "message_start", "message": begun}, {"type": "ping"}]
+    for index, block in enumerate(whole["content"]):
+        empty, deltas = block_deltas(block)
+        told.append({"type": "content_block_start", "index": index, "content_block": empty})
+        told += [
+            {"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas
+        ]
+        told.append({"type": "content_block_stop", "index": index})
+    end = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
     told += [
-        {"type": "content_block_stop", "index": 0},
         {"type": "message_delta", "delta": end, "usage": {"output_tokens": 5}},
         {"type": "message_stop"},
     ]
     return [b"event: %s\n" % part["type"].encode() + event(part) for part in told]
+
+
+def block_deltas(block: dict) -> tuple[dict, list[dict]]:
+    """How a block begins, and the pieces that it goes on with."""
+    match block["type"]:
+        case "text":
+            parts = pieces(block["text"], 5)
+            return text_block(""), [{"type": "text_delta", "text": part} for part in parts]
+        case "thinking":
+            parts = pieces(block["thinking"], 5)
+            thoughts = [{"type": "thinking_delta", "thinking": part} for part in parts]
+            signed = {"type": "signature_delta", "signature": block["signature"]}
+            return {**thinking_block(""), "signature": ""}, [*thoughts, signed]
+    parts = ["", *pieces(json.dumps(block["input"], ensure_ascii=False), 4)]
+    deltas = [{"type": "input_json_delta", "partial_json": part} for part in parts]
+    return {**block, "input": {}}, deltas
 
 
 # --- what came out at the other end ---

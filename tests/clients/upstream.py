@@ -116,6 +116,12 @@ class Reply:
         return cls.json({"error": body}, status, **headers)
 
     @classmethod
+    def refusal(cls, status: int, kind: str, message: str, **headers: str) -> Reply:
+        """An error of Anthropic's."""
+        body = {"type": "error", "error": {"type": kind, "message": message}}
+        return cls.json(body, status, **headers)
+
+    @classmethod
     def stream(cls, *parts: Part) -> Reply:
         return cls(parts, media_type="text/event-stream; charset=utf-8")
 
@@ -350,6 +356,8 @@ class Upstream:
     interleaved: bool = False
     # Whether streams are written as the worst of mirrors write them.
     messy: bool = False
+    # What a model of Anthropic's thinks before it answers.
+    thought: str = ""
 
     def __post_init__(self) -> None:
         self._server = Server(self._reply)
@@ -398,8 +406,8 @@ class Upstream:
     def _speak(self, request: Request) -> Reply:
         if request.path.startswith("/rest/app-chat/"):
             return self._web_chat(request)
-        if request.path == "/v1/messages":
-            return self._message(request)
+        if request.path == "/v1/messages" or "x-api-key" in request.headers:
+            return self._anthropic(request)
         if request.headers.get("authorization") != f"Bearer {self.api_key}":
             return Reply.error(401, "Incorrect API key provided", "invalid_api_key")
         model = request.path.removeprefix("/v1/models/")
@@ -445,14 +453,31 @@ class Upstream:
             return Reply.stream(b": hello\n\n", *events, bodies.DONE)
         return Reply.events(chunks)
 
-    def _message(self, request: Request) -> Reply:
+    def _anthropic(self, request: Request) -> Reply:
         if request.headers.get("x-api-key") != self.api_key:
-            error = {"type": "authentication_error", "message": "invalid x-api-key"}
-            return Reply.json({"type": "error", "error": error}, 401)
-        model, text = request.body["model"], answered(request.body["messages"])
-        if request.body.get("stream"):
-            return Reply.stream(*bodies.message_events(model, text))
-        return Reply.json(bodies.message(model, text))
+            return Reply.refusal(401, "authentication_error", "invalid x-api-key")
+        if request.method == "GET" and request.path.split("?")[0] == "/v1/models":
+            models = [bodies.listed_by_anthropic(name) for name in MODELS]
+            return Reply.json({"data": models, "has_more": False})
+        if (request.method, request.path) != ("POST", "/v1/messages"):
+            return Reply.refusal(404, "not_found_error", "Not found")
+        body = request.body
+        model, messages = body["model"], body["messages"]
+        if model == "no-such-model":
+            return Reply.refusal(404, "not_found_error", f"model: {model}")
+        blocks = [bodies.thinking_block(self.thought)] if self.thought else []
+        last = messages[-1]["content"]
+        has_results = isinstance(last, list) and last[0]["type"] == "tool_result"
+        if body.get("tools") and not has_results:
+            blocks += bodies.tool_uses(body["tools"], self.calls)
+        else:
+            blocks.append(bodies.text_block(answered(messages)))
+        message = bodies.message(model, blocks)
+        return (
+            Reply.stream(*bodies.message_events(message))
+            if body.get("stream")
+            else Reply.json(message)
+        )
 
     def _web_chat(self, request: Request) -> Reply:
         cookies = {
@@ -492,5 +517,7 @@ def missing(model: object) -> Reply:
 
 
 def answered(messages: list[dict]) -> str:
-    questions = [message for message in messages if message["role"] == "user"]
+    # A message of the user may hold the results of tools alone.
+    users = [message for message in messages if message["role"] == "user"]
+    questions = [message for message in users if bodies.said(message)] or users
     return bodies.answer(len(questions), bodies.said(questions[-1]))

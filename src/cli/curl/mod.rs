@@ -127,7 +127,10 @@ mod tests {
         let text = r#"curl https://api.example.com/openai/v1/chat/completions -H "Authorization: Bearer sk-abc" -H "Content-Type: application/json" -d '{"model":"gpt-x","messages":[]}'"#;
         let imported = import(text).expect("a request");
         let upstream = config(&imported).upstream;
-        assert_eq!(upstream.url.map(String::from).as_deref(), Some("https://api.example.com/openai/v1"));
+        assert_eq!(
+            upstream.url.map(String::from).as_deref(),
+            Some("https://api.example.com/openai/v1/chat/completions")
+        );
         assert_eq!(upstream.protocol.name(), "openai");
         assert_eq!(upstream.api_key.map(|key| key.expose_secret().to_string()).as_deref(), Some("sk-abc"));
         assert_eq!(upstream.default_model.as_deref(), Some("gpt-x"));

@@ -223,7 +223,7 @@ kinds! {
         code: "upstream_not_found",
         api: 424, v1: 404, json_rpc: -32000, retryable: false, log: Warn,
         upstream: Asked { trips_breaker: false, session: Same, health: Down, lists_no_models: true },
-        hint: "check the path in `UPSTREAM_URL`, and `UPSTREAM_PROTOCOL`: `openai` or `web-chat`",
+        hint: "check the path in `UPSTREAM_URL`, and `UPSTREAM_PROTOCOL`: `openai`, `web-chat` or `anthropic`",
     }
     /// The upstream failed by its own account.
     UpstreamError {
@@ -279,7 +279,7 @@ kinds! {
         code: "upstream_invalid",
         api: 424, v1: 502, json_rpc: -32000, retryable: false, log: Warn,
         upstream: Asked { trips_breaker: false, session: Same, health: Down, lists_no_models: true },
-        hint: "check `UPSTREAM_PROTOCOL` (`openai` or `web-chat`) and that `UPSTREAM_URL` is the address of the mirror's API",
+        hint: "check `UPSTREAM_PROTOCOL` (`openai`, `web-chat` or `anthropic`) and that `UPSTREAM_URL` is the address of the mirror's API",
     }
     /// The upstream's answer is larger than the limit.
     UpstreamTooLarge {

@@ -19,12 +19,12 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::intake::{Intake, Rest};
 use super::tool_calls::Held;
 use super::{usage, whole};
 use crate::domain::answer::{Delta, Names};
 use crate::domain::chat::estimate_tokens;
 use crate::provider::decoding::{Decoder, Fault, Progress};
+use crate::provider::intake::{Intake, Rest};
 use crate::provider::reason::BROKEN_OFF;
 use crate::provider::template::{Template, text};
 

@@ -7,7 +7,6 @@
 //! this protocol goes through in its caller's own words.
 
 pub(super) mod decoder;
-mod intake;
 mod models;
 mod request;
 #[cfg(test)]
@@ -26,24 +25,32 @@ use serde_json::Value;
 use super::body::Body;
 use super::decoding::{Deltas, Fault, decode, first_byte};
 use super::relay::{self, Relayed};
+use super::session::KeyHeader;
 use super::transport::{Call, Transport};
-use super::{Capabilities, Exchange, Passthrough, Provider, Verbatim};
+use super::{Capabilities, Exchange, Passthrough, Protocol, Provider, Verbatim, base};
 use crate::domain::chat::{Model, Prompt, Usage};
 use crate::domain::error::{Error, Kind};
 use decoder::Chunks;
 
-pub(super) const CAPABILITIES: Capabilities = Capabilities {
-    noun: "an upstream of the OpenAI protocol",
-    browser_login: false,
-    images: true,
-    tools: true,
-    keeps_conversations: false,
+pub(super) const PROTOCOL: Protocol = Protocol {
+    capabilities: Capabilities {
+        noun: "an upstream of the OpenAI protocol",
+        browser_login: false,
+        images: true,
+        tools: true,
+        keeps_conversations: false,
+        needs_max_tokens: false,
+    },
+    base_path: |path| base::versioned(path, "/chat/completions"),
+    key_header: KeyHeader::Bearer,
+    headers: &[],
+    provider: |transport| Box::new(OpenAi { transport, dialect: Cell::new(Dialect::COMMON) }),
 };
 
 const COMPLETIONS: [&str; 2] = ["chat", "completions"];
 
 /// An upstream that speaks the OpenAI protocol.
-pub(super) struct OpenAi {
+struct OpenAi {
     transport: Rc<Transport>,
     dialect: Cell<Dialect>,
 }
@@ -80,10 +87,6 @@ impl Dialect {
 }
 
 impl OpenAi {
-    pub(super) fn new(transport: Rc<Transport>) -> Self {
-        OpenAi { transport, dialect: Cell::new(Dialect::COMMON) }
-    }
-
     async fn open(&self, body: Bytes, stream: bool, total: Option<Duration>) -> Result<Body, Error> {
         let accept = if stream { "text/event-stream, application/json" } else { "application/json" };
         self.transport.open(Call { total, ..Call::post(&COMPLETIONS, accept, body) }).await
@@ -102,10 +105,6 @@ impl OpenAi {
 }
 
 impl Provider for OpenAi {
-    fn capabilities(&self) -> Capabilities {
-        CAPABILITIES
-    }
-
     fn ask<'a>(&'a self, prompt: &'a Prompt) -> Exchange<'a, Deltas> {
         Box::pin(async {
             let body = loop {

@@ -22,5 +22,6 @@ pub fn list(json: &[u8]) -> Result<Vec<Model>, Fault> {
 fn model(value: &Value) -> Option<Model> {
     let text = |key: &str| value.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     let id = text("id").or_else(|| text("name")).or_else(|| value.as_str())?;
-    Some(Model { id: id.to_string(), owned_by: text("owned_by").unwrap_or("upstream").to_string() })
+    let owned_by = text("owned_by").unwrap_or("upstream").to_string();
+    Some(Model { id: id.to_string(), owned_by, max_tokens: None })
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::domain::answer::{Delta, ToolCallDelta};
 use crate::domain::chat::estimate_tokens;
+use crate::provider::decoding::new_call_id;
 
 /// A tool call, joined from its pieces.
 struct HeldCall {
@@ -77,7 +78,7 @@ impl Held {
             }
             None => {
                 let index = piece.get("index").and_then(Value::as_u64).unwrap_or(place as u64);
-                piece.insert("id".into(), id.unwrap_or_else(new_id).into());
+                piece.insert("id".into(), id.unwrap_or_else(new_call_id).into());
                 piece.insert("type".into(), "function".into());
                 self.calls.push(HeldCall { choice, index, call: piece, name, arguments });
             }
@@ -117,9 +118,4 @@ impl Held {
         delta.wire = Some(Value::Object(chunk).to_string().into());
         Some(delta)
     }
-}
-
-/// An id for a call that the upstream did not name.
-pub fn new_id() -> String {
-    format!("call_{}", uuid::Uuid::new_v4().simple())
 }

@@ -13,42 +13,46 @@ use std::rc::Rc;
 use serde_json::{Map, Value};
 
 use super::decoding::{Deltas, decode};
+use super::session::KeyHeader;
 use super::transport::{Call, Transport};
-use super::{Capabilities, Exchange, Provider};
+use super::{Capabilities, Exchange, Protocol, Provider};
 use crate::domain::chat::Prompt;
 use crate::domain::error::{Error, Kind};
 use decoder::Answer;
 use request::Request;
 
-pub(super) const CAPABILITIES: Capabilities = Capabilities {
-    noun: "a web chat",
-    browser_login: true,
-    images: false,
-    tools: false,
-    keeps_conversations: true,
+pub(super) const PROTOCOL: Protocol = Protocol {
+    capabilities: Capabilities {
+        noun: "a web chat",
+        browser_login: true,
+        images: false,
+        tools: false,
+        keeps_conversations: true,
+        needs_max_tokens: false,
+    },
+    base_path: |path| path.split("/rest/app-chat").next().unwrap_or_default().to_string(),
+    key_header: KeyHeader::Bearer,
+    headers: &[],
+    provider: |transport| Box::new(WebChat::new(transport)),
 };
 
 const CONVERSATIONS: [&str; 3] = ["rest", "app-chat", "conversations"];
 
 /// A mirror's web chat.
-pub(super) struct WebChat {
+struct WebChat {
     transport: Rc<Transport>,
     /// `UPSTREAM_BODY`
     switches: Map<String, Value>,
 }
 
 impl WebChat {
-    pub(super) fn new(transport: Rc<Transport>) -> Self {
+    fn new(transport: Rc<Transport>) -> Self {
         let switches = transport.settings().body.clone();
         WebChat { transport, switches }
     }
 }
 
 impl Provider for WebChat {
-    fn capabilities(&self) -> Capabilities {
-        CAPABILITIES
-    }
-
     fn ask<'a>(&'a self, prompt: &'a Prompt) -> Exchange<'a, Deltas> {
         Box::pin(async {
             let mut path = CONVERSATIONS.to_vec();

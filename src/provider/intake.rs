@@ -1,8 +1,8 @@
-//! Whether an answer of the OpenAI protocol is one JSON object or a stream of events: its first byte
-//! tells, and the rest is taken in by that form.
+//! Whether an answer is one JSON object or a stream of events, of a protocol that has both: its first
+//! byte tells, and the rest is taken in by that form.
 
-use crate::provider::decoding::{Fault, first_byte};
-use crate::provider::framing::{Lines, SseEvents};
+use super::decoding::{Fault, first_byte};
+use super::framing::{Lines, SseEvents};
 
 /// The most that is kept before the first byte that tells: a byte order mark is shorter, and blanks
 /// without end are not kept.
