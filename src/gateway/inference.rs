@@ -320,28 +320,16 @@ impl InFlight {
 
     /// As [`InFlight::next`].
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Delta, Failed>>> {
-        loop {
-            let ended = match &mut self.state {
-                State::Over => return Poll::Ready(None),
-                State::Keeping(work, failure) => {
-                    let (kept, failure) = (ready!(work.as_mut().poll(context)), failure.take());
-                    self.state = State::Over;
-                    return Poll::Ready(self.settle(kept, failure).map(Err));
+        while let State::Running = self.state {
+            match ready!(self.permit.poll_next(&mut self.deltas, context)) {
+                Some(Ok(mut delta)) => {
+                    self.take(&mut delta);
+                    return Poll::Ready(Some(Ok(delta)));
                 }
-                State::Running => ready!(self.permit.poll_next(&mut self.deltas, context)),
-            };
-            match ended {
-                Some(Ok(delta)) => return Poll::Ready(Some(Ok(self.take(delta)))),
-                Some(Err(error)) => self.end(Some(error)),
-                None => {
-                    let lacks = self.words != Words::Complete;
-                    self.end(lacks.then(|| {
-                        Error::new(Kind::UpstreamInvalid, "a part of the upstream's stream is broken")
-                            .hinted("try again; if it stays, look into the mirror's own log")
-                    }));
-                }
+                ended => self.end(ended.and_then(Result::err)),
             }
         }
+        self.poll_kept(context).map(|failed| failed.map(Err))
     }
 
     /// The whole answer.
@@ -349,17 +337,36 @@ impl InFlight {
     /// # Errors
     /// As [`InFlight::next`].
     pub async fn whole(mut self) -> Result<Reply, Failed> {
-        while let Some(delta) = self.next().await {
-            delta?;
+        match poll_fn(|context| self.poll_whole(context)).await {
+            Some(failed) => Err(failed),
+            None => Ok(self.reply()),
         }
-        Ok(self.reply())
     }
 
-    /// Takes a piece in, and gives it as the caller gets it.
-    fn take(&mut self, mut delta: Delta) -> Delta {
-        self.meter.take(&delta);
+    /// Takes all pieces in; gives the failure, if it fails.
+    fn poll_whole(&mut self, context: &mut Context<'_>) -> Poll<Option<Failed>> {
+        while let State::Running = self.state {
+            match ready!(self.permit.poll_next(&mut self.deltas, context)) {
+                Some(Ok(mut delta)) => self.take(&mut delta),
+                ended => self.end(ended.and_then(Result::err)),
+            }
+        }
+        self.poll_kept(context)
+    }
+
+    /// Waits until what came is kept; gives the failure, if it fails.
+    fn poll_kept(&mut self, context: &mut Context<'_>) -> Poll<Option<Failed>> {
+        let State::Keeping(work, failure) = &mut self.state else { return Poll::Ready(None) };
+        let (kept, failure) = (ready!(work.as_mut().poll(context)), failure.take());
+        self.state = State::Over;
+        Poll::Ready(self.settle(kept, failure))
+    }
+
+    /// Takes a piece in, and makes it one as the caller gets it.
+    fn take(&mut self, delta: &mut Delta) {
+        self.meter.take(delta);
         if self.verbatim {
-            return delta;
+            return;
         }
         // Bytes that were not asked for would be of another protocol.
         delta.wire = None;
@@ -380,18 +387,25 @@ impl InFlight {
         } else if delta.settled.is_some() {
             self.words = Words::Complete;
         }
-        self.answer.borrow_mut().apply(&delta);
-        delta
+        self.answer.borrow_mut().apply(delta);
     }
 
-    /// Keeps what came, where there is something to keep.
+    /// Ends: keeps what came, where there is something to keep and a place for it.
     fn end(&mut self, failure: Option<Error>) {
+        let lacks_words = failure.is_none() && self.words != Words::Complete;
+        let failure = failure.or_else(|| {
+            lacks_words.then(|| {
+                Error::new(Kind::UpstreamInvalid, "a part of the upstream's stream is broken")
+                    .hinted("try again; if it stays, look into the mirror's own log")
+            })
+        });
         let memory = std::mem::take(&mut self.memory);
         let mut answer = self.answer.borrow_mut();
-        let keeps = failure.is_none() || !answer.text.is_empty();
-        if keeps {
+        let comes_to_something = failure.is_none() || !answer.text.is_empty();
+        if comes_to_something && !self.verbatim {
             answer.usage = Some(self.meter.usage());
         }
+        let keeps = comes_to_something && !matches!(memory, Memory::None);
         let kept: LocalBoxFuture<'static, _> = if keeps {
             let (store, answer) = (Arc::clone(&self.store), answer.clone());
             let (upstream, partial) = (self.upstream.clone(), failure.is_some());

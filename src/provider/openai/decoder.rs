@@ -109,6 +109,8 @@ pub struct Chunks {
     intake: Intake,
     /// How many choices the caller asked for.
     choices: usize,
+    /// Whether the bytes alone are wanted: then words are counted where they stand.
+    wire_only: bool,
     seen: BTreeSet<u64>,
     /// The choice whose words are the answer: the first that came.
     first: Option<u64>,
@@ -131,6 +133,7 @@ impl Chunks {
         Chunks {
             intake: Intake::new(line_bytes),
             choices,
+            wire_only: false,
             seen: BTreeSet::new(),
             first: None,
             finished: BTreeMap::new(),
@@ -141,6 +144,13 @@ impl Chunks {
             done: false,
             skipped: 0,
         }
+    }
+}
+
+impl Chunks {
+    /// The same for a caller of the same protocol, who gets the bytes.
+    pub fn for_wire(self) -> Self {
+        Chunks { wire_only: true, ..self }
     }
 }
 
@@ -213,7 +223,11 @@ impl Chunks {
         if let Some((template, kind)) = &self.template
             && let Some(words) = template.words(&data)
         {
-            deltas.push_back(said(&data, words.into(), *kind));
+            deltas.push_back(match (self.wire_only, kind) {
+                (false, kind) => said(&data, words.into(), *kind),
+                (true, Words::Answer) => counted(&data, estimate_tokens(words)),
+                (true, Words::Reasoning) => counted(&data, 0),
+            });
             return Ok(());
         }
         let understood = self.understood;
@@ -286,7 +300,9 @@ impl Chunks {
             };
             let (content, reasoning) =
                 said.map_or((None, None), |said| (said.content, said.reasoning_content.or(said.reasoning)));
-            if self.first == Some(index) {
+            if self.wire_only {
+                delta.other_tokens += content.and_then(text).map_or(0, |words| estimate_tokens(&words));
+            } else if self.first == Some(index) {
                 delta.text = words(content);
                 delta.reasoning = words(reasoning);
                 delta.finish = finish.map(|reason| slice(data, reason));
@@ -399,6 +415,11 @@ fn said(data: &Bytes, words: Cow<'_, str>, kind: Words) -> Delta {
         Words::Answer => Delta { text: words, wire, ..Delta::default() },
         Words::Reasoning => Delta { reasoning: words, wire, ..Delta::default() },
     }
+}
+
+/// A chunk whose words are counted and stay where they are.
+fn counted(data: &Bytes, tokens: u64) -> Delta {
+    Delta { other_tokens: tokens, wire: Some(data.clone()), ..Delta::default() }
 }
 
 /// A text that was read out of these bytes, without a copy where it stands there as it is.

@@ -155,7 +155,7 @@ impl Passthrough for OpenAi {
             let Verbatim { body, stream, choices } = request;
             let mut body = self.open(body, stream, None).await?;
             if stream {
-                let decoder = Chunks::new(choices, self.transport.line_bytes());
+                let decoder = Chunks::new(choices, self.transport.line_bytes()).for_wire();
                 return Ok(decode(Rc::clone(&self.transport), body, decoder));
             }
             let bytes = body.whole().await?;
