@@ -392,13 +392,7 @@ impl InFlight {
 
     /// Ends: keeps what came, where there is something to keep and a place for it.
     fn end(&mut self, failure: Option<Error>) {
-        let lacks_words = failure.is_none() && self.words != Words::Complete;
-        let failure = failure.or_else(|| {
-            lacks_words.then(|| {
-                Error::new(Kind::UpstreamInvalid, "a part of the upstream's stream is broken")
-                    .hinted("try again; if it stays, look into the mirror's own log")
-            })
-        });
+        let failure = failure.or_else(|| self.defect());
         let memory = std::mem::take(&mut self.memory);
         let mut answer = self.answer.borrow_mut();
         let comes_to_something = failure.is_none() || !answer.text.is_empty();
@@ -415,6 +409,30 @@ impl InFlight {
             Box::pin(std::future::ready(Ok(self.conversation_id)))
         };
         self.state = State::Keeping(kept, failure);
+    }
+
+    /// What keeps an answer that its protocol calls complete from being a good one.
+    fn defect(&self) -> Option<Error> {
+        if self.words != Words::Complete {
+            return Some(
+                Error::new(Kind::UpstreamInvalid, "a part of the upstream's stream is broken")
+                    .hinted("try again; if it stays, look into the mirror's own log"),
+            );
+        }
+        let answer = self.answer.borrow();
+        if self.verbatim || !answer.text.is_empty() || !answer.tool_calls.is_empty() {
+            return None;
+        }
+        let empty = |what: &str| Error::new(Kind::UpstreamEmpty, what);
+        Some(match answer.finish_reason.as_deref() {
+            Some("content_filter") => empty("the upstream's content filter withheld the answer")
+                .hinted("put the question in other words"),
+            Some("length") if !answer.reasoning.is_empty() => {
+                empty("the model reached its bound of tokens while it was still reasoning")
+                    .hinted("raise `max_tokens`, or leave it empty")
+            }
+            _ => empty("the upstream's answer holds no text"),
+        })
     }
 
     /// What the caller is told when all is kept, or could not be.

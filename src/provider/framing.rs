@@ -6,6 +6,10 @@
 use std::mem;
 
 use memchr::memchr2;
+use serde::de::IgnoredAny;
+
+/// The largest JSON without a field that may end with its last brace.
+const MAX_BARE_BYTES: usize = 16 << 10;
 
 /// A line was longer than so many bytes.
 #[derive(Debug, PartialEq, Eq)]
@@ -76,19 +80,23 @@ fn within_limit(length: usize, most: usize) -> Result<(), LineTooLong> {
 /// Collects the data of server-sent events, one line at a time.
 ///
 /// Source: <https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream>.
-/// Comments, ids, event names and retry times are skipped: chat protocols say all in the data.
+/// Comments, ids, event names and retry times are skipped: chat protocols say all in the data. Two things
+/// that the specification drops are meant all the same, and often tell of a failure: a field `error`
+/// (llama.cpp), and JSON without any field, on one line or over several.
 #[derive(Debug)]
 pub struct SseEvents {
     max_bytes: usize,
     data: Vec<u8>,
     has_data: bool,
+    /// Whether the data are JSON without a field.
+    bare: bool,
     started: bool,
 }
 
 impl SseEvents {
     /// Events of at most so many bytes of data.
     pub fn new(max_bytes: usize) -> Self {
-        SseEvents { max_bytes, data: Vec::new(), has_data: false, started: false }
+        SseEvents { max_bytes, data: Vec::new(), has_data: false, bare: false, started: false }
     }
 
     /// Takes one line in; a line that ends an event with data gives that data.
@@ -104,22 +112,30 @@ impl SseEvents {
         if line.is_empty() {
             return Ok(self.end());
         }
-        let data = match line.strip_prefix(b"data") {
+        let is_bare = self.bare || !self.has_data && line.starts_with(b"{");
+        let data = match line.strip_prefix(b"data").or_else(|| line.strip_prefix(b"error")) {
+            _ if is_bare => line,
             Some([]) => &[],
             Some([b':', b' ', data @ ..]) | Some([b':', data @ ..]) => data,
             _ => return Ok(None),
         };
+        self.bare = is_bare;
         within_limit(self.data.len() + data.len() + 1, self.max_bytes)?;
         if mem::replace(&mut self.has_data, true) {
             self.data.push(b'\n');
         }
         self.data.extend_from_slice(data);
-        Ok(None)
+        // Nothing but its own last brace need end it. It is read again with each line, so only while it is
+        // small.
+        let may_end = self.bare && self.data.ends_with(b"}") && self.data.len() <= MAX_BARE_BYTES;
+        let is_whole = may_end && serde_json::from_slice::<IgnoredAny>(&self.data).is_ok();
+        Ok(if is_whole { self.end() } else { None })
     }
 
     /// The data of an event that the end of the stream leaves open. The specification drops it,
     /// yet a server that forgets the last blank line means it.
     pub fn end(&mut self) -> Option<Vec<u8>> {
+        self.bare = false;
         mem::take(&mut self.has_data).then(|| mem::take(&mut self.data))
     }
 }
@@ -186,6 +202,14 @@ mod tests {
     fn events_follow_the_specification() {
         let text = "\u{feff}: ping\n\ndata: one\n\nevent: x\nid: 1\ndata:two\ndata: three\n\ndata\n\ndatax: no\n\ndata: last";
         assert_eq!(events(&[text.as_bytes()]), [&b"one"[..], b"two\nthree", b"", b"last"]);
+    }
+
+    #[test]
+    fn a_field_of_an_error_and_bare_json_are_events() {
+        let text = "data: one\n\nerror: {\"code\":500}\n\n{\"error\":1}\n{\n  \"error\": {\n    \"x\": 1\n  }\n}\ndata: two\n\n";
+        let expected: [&[u8]; 5] =
+            [b"one", b"{\"code\":500}", b"{\"error\":1}", b"{\n  \"error\": {\n    \"x\": 1\n  }\n}", b"two"];
+        assert_eq!(events(&[text.as_bytes()]), expected);
     }
 
     proptest! {

@@ -97,6 +97,6 @@ impl Intake {
 
 /// Whether a line is one of an event stream, or the beginning of one.
 fn is_sse_line(line: &[u8]) -> bool {
-    let fields = [&b"data"[..], b":", b"event", b"id", b"retry", "\u{feff}".as_bytes()];
+    let fields = [&b"data"[..], b":", b"event", b"id", b"retry", b"error", b"{", "\u{feff}".as_bytes()];
     fields.iter().any(|field| line.starts_with(field) || field.starts_with(line))
 }

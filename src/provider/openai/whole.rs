@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use bytestring::ByteString;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
@@ -13,6 +14,7 @@ use super::usage;
 use crate::domain::answer::{Delta, Names, ToolCallDelta};
 use crate::domain::chat::{Usage, estimate_tokens};
 use crate::provider::decoding::{Fault, read};
+use crate::provider::reason::BROKEN_OFF;
 
 /// Takes over what a message, or a delta of one, says. Parts of a content become the text that they
 /// are, since clients take nothing else.
@@ -156,6 +158,13 @@ pub fn look(bytes: Bytes) -> Result<Delta, Fault> {
     struct WholeChoice<'a> {
         #[serde(borrow)]
         message: Option<Message<'a>>,
+        finish_reason: Option<&'a str>,
+        error: Option<IgnoredAny>,
+    }
+    impl WholeChoice<'_> {
+        fn is_good(&self) -> bool {
+            self.error.is_none() && self.finish_reason.is_none_or(|finish| !BROKEN_OFF.contains(&finish))
+        }
     }
     #[derive(Deserialize)]
     struct Message<'a> {
@@ -170,8 +179,10 @@ pub fn look(bytes: Bytes) -> Result<Delta, Fault> {
     let good = std::str::from_utf8(text).ok().and_then(|text| serde_json::from_str::<Whole<'_>>(text).ok());
     if let Some(Whole { choices: Some(choices), usage: spent, error: None }) = good {
         let spent = spent.map(|spent| counts(spent.get()));
-        let contents: Option<Vec<&RawValue>> =
-            choices.iter().map(|choice| choice.message.as_ref()?.content).collect();
+        let contents: Option<Vec<&RawValue>> = choices
+            .iter()
+            .map(|choice| choice.message.as_ref().filter(|_| choice.is_good())?.content)
+            .collect();
         if let Some(contents) = contents.filter(|all| !all.is_empty() && spent != Some(None)) {
             let spent = spent.flatten();
             let estimate = || contents.iter().map(|content| estimate_tokens(content.get())).sum();
