@@ -15,7 +15,6 @@ use serde_json::value::RawValue;
 
 use super::admission::Permit;
 use super::memory::{Memory, Talk, Turn};
-use super::relay::spoken;
 use super::usage::{Estimate, Meter};
 use super::{Member, Service};
 use crate::domain::answer::{Answer, Delta};
@@ -217,8 +216,8 @@ impl Service {
         stream: bool,
     ) -> Result<(&Member, Begun), Error> {
         let mut candidates = self.candidates(named, None).await;
-        if candidates.iter().any(|member| member.upstream.passthrough().is_some()) {
-            candidates.retain(|member| member.upstream.passthrough().is_some());
+        if candidates.iter().any(|member| member.passthrough().is_ok()) {
+            candidates.retain(|member| member.passthrough().is_ok());
             return self.ask_verbatim(transcript, candidates, named, stream).await;
         }
         let chat = (transcript.read)(&transcript.body)?;
@@ -259,7 +258,7 @@ impl Service {
                 Some(model) if named.is_none() => with_model(&body, model)?,
                 _ => body.clone(),
             };
-            Ok((model, spoken(member)?.complete(Verbatim { body, stream, choices }).await?))
+            Ok((model, member.passthrough()?.complete(Verbatim { body, stream, choices }).await?))
         });
         let (member, (model, deltas)) = asked.await?;
         let prompt_tokens = Estimate::Request(body, tokens);

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
+use super::Service;
 use super::inference::InFlight;
 use super::usage::{Estimate, Meter};
-use super::{Member, Service};
 use crate::domain::chat::Owner;
-use crate::domain::error::{Error, Kind};
-use crate::provider::Passthrough;
+use crate::domain::error::Error;
 use crate::provider::relay::{Form, Relayed, Request};
 
 /// The answer to such a request.
@@ -52,28 +51,17 @@ impl Service {
         let head = serde_json::from_slice::<Head>(&request.body).ok();
         let mut candidates = self.candidates(head.and_then(|head| head.model).as_deref(), None).await;
         // Where only others offer the model, its own upstream says best what it can do.
-        if candidates.iter().any(|member| spoken(member).is_ok()) {
-            candidates.retain(|member| spoken(member).is_ok());
-        } else if let Some(member) = self.members.iter().find(|member| spoken(member).is_ok()) {
+        if candidates.iter().any(|member| member.passthrough().is_ok()) {
+            candidates.retain(|member| member.passthrough().is_ok());
+        } else if let Some(member) = self.members.iter().find(|member| member.passthrough().is_ok()) {
             candidates = vec![member];
         }
-        let relayed = self.ask_in_turn(candidates, async |member| spoken(member)?.relay(&request).await);
+        let relayed =
+            self.ask_in_turn(candidates, async |member| member.passthrough()?.relay(&request).await);
         let (member, Relayed { status, headers, form, deltas }) = relayed.await?;
         let meter =
             Meter::new(Arc::clone(&self.shared.usage), owner, Estimate::Request(request.body, tokens));
         let body = InFlight::passed_on(deltas, permit, meter, Arc::clone(&self.shared.store));
         Ok(Relaying { status, upstream: self.upstream_label(member), headers, form, body })
     }
-}
-
-/// The way for requests in the OpenAI protocol's own words.
-///
-/// # Errors
-/// That the upstream speaks another protocol.
-pub(super) fn spoken(member: &Member) -> Result<&dyn Passthrough, Error> {
-    member.upstream.passthrough().ok_or_else(|| {
-        let noun = member.upstream.capabilities().noun;
-        Error::new(Kind::NotFound, format!("{noun} has nothing at this path"))
-            .hinted("use /v1/chat/completions or /v1/models: `UPSTREAM_PROTOCOL` is not openai")
-    })
 }

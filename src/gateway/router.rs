@@ -11,7 +11,7 @@ use super::Service;
 use super::catalog::{Known, Need, REFRESH_TIME};
 use crate::config;
 use crate::domain::error::{Error, Kind};
-use crate::provider::{Endpoint, Upstream};
+use crate::provider::{Endpoint, Passthrough, Upstream};
 
 /// One of the upstreams, with what is set about it.
 pub struct Member {
@@ -44,6 +44,18 @@ impl Member {
     /// The upstream at an endpoint, with connections of its own.
     pub fn new(endpoint: &Endpoint) -> Self {
         Member { upstream: Rc::new(endpoint.connect()), settings: endpoint.settings.clone() }
+    }
+
+    /// The way for requests in the OpenAI protocol's own words.
+    ///
+    /// # Errors
+    /// That the upstream speaks another protocol.
+    pub(super) fn passthrough(&self) -> Result<&dyn Passthrough, Error> {
+        self.upstream.passthrough().ok_or_else(|| {
+            let noun = self.upstream.capabilities().noun;
+            Error::new(Kind::NotFound, format!("{noun} has nothing at this path"))
+                .hinted("use /v1/chat/completions or /v1/models: `UPSTREAM_PROTOCOL` is not openai")
+        })
     }
 
     /// Whether its settings name this model.

@@ -14,9 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
+from bodies import MODELS
 from conftest import HERE, ROOT, Service, provider_settings
-from fake_openai import FakeOpenAI
-from fake_upstream import MODELS
+from upstream import Upstream
 
 SHOTS = ROOT / "target/screenshots"
 
@@ -229,7 +229,7 @@ def elsewhere() -> Iterator[str]:
 class Keyless:
     """A service that asks for no key, with one conversation, before an upstream that counts."""
 
-    def __init__(self, service: Callable[..., Service], provider: FakeOpenAI, **settings: str):
+    def __init__(self, service: Callable[..., Service], provider: Upstream, **settings: str):
         settings = provider_settings(provider, DEFAULT_MODEL=MODELS[0], **settings)
         self.service = service(key=None, GATEWAY_AUTH="none", **settings)
         self.provider = provider
@@ -252,7 +252,7 @@ class Keyless:
 
 @pytest.mark.parametrize("name", [None, "evil.test"])
 def test_a_page_of_another_origin_gets_nothing_from_a_service_without_keys(
-    service: Callable[..., Service], provider: FakeOpenAI, elsewhere: str, name: str | None
+    service: Callable[..., Service], provider: Upstream, elsewhere: str, name: str | None
 ):
     gateway = Keyless(service, provider)
     before = len(provider.requests)
@@ -264,7 +264,7 @@ def test_a_page_of_another_origin_gets_nothing_from_a_service_without_keys(
 
 
 def test_a_name_that_is_made_to_lead_here_gets_nothing_from_a_service_without_keys(
-    service: Callable[..., Service], provider: FakeOpenAI
+    service: Callable[..., Service], provider: Upstream
 ):
     gateway = Keyless(service, provider)
     before = len(provider.requests)
@@ -277,7 +277,7 @@ def test_a_name_that_is_made_to_lead_here_gets_nothing_from_a_service_without_ke
 
 
 def test_the_services_own_page_and_one_that_is_listed_get_all_from_a_service_without_keys(
-    service: Callable[..., Service], provider: FakeOpenAI, elsewhere: str
+    service: Callable[..., Service], provider: Upstream, elsewhere: str
 ):
     gateway = Keyless(service, provider, CORS_ALLOWED_ORIGINS=elsewhere)
     may = [attempt for attempt in READING if attempt["path"] != "/api/session"]

@@ -66,7 +66,7 @@ HEALTH = one(r'#\[get\("(/health)"\)\]', text("src/api/live.rs"), "the health pa
 check(f'"{HEALTH}"' in text("src/http/auth.rs"), f"{HEALTH} is not public in src/http/auth.rs")
 DRAIN = int(rows["SHUTDOWN_TIMEOUT_SECONDS"])
 KEEP_ALIVE = int(
-    one(r"KEEP_ALIVE: Duration = Duration::from_secs\((\d+)\)", text("src/app/mod.rs"), "KEEP_ALIVE in src/app/mod.rs")
+    one(r"KEEP_ALIVE: Duration = Duration::from_secs\((\d+)\)", text("src/app/server.rs"), "KEEP_ALIVE in src/app/mod.rs")
 )
 platform = text("src/config/platform.rs").split("#[cfg(test)]")[0]
 PLATFORM_VARIABLES = set(re.findall(r'"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+|RENDER|VERCEL)"', platform))

@@ -20,6 +20,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::tool_calls::Held;
+use super::whole::CHUNK;
 use super::{usage, whole};
 use crate::domain::answer::{Delta, Names};
 use crate::domain::chat::estimate_tokens;
@@ -100,9 +101,6 @@ impl SeenDelta<'_> {
             && self.tool_calls.is_none()
     }
 }
-
-/// The `object` of a chunk.
-pub(super) const CHUNK: &str = "chat.completion.chunk";
 
 /// Decodes a streamed completion into chunks; a whole one becomes one chunk.
 pub struct Chunks {

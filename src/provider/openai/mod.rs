@@ -7,6 +7,7 @@
 //! this protocol goes through in its caller's own words.
 
 pub(super) mod decoder;
+mod joined;
 mod models;
 mod request;
 #[cfg(test)]
@@ -163,7 +164,7 @@ impl Passthrough for OpenAi {
                 None => Err(Fault::empty()),
                 Some(b'<') => Err(Fault::Html),
                 Some(b'{' | b'[') => whole::look(bytes),
-                Some(_) => whole::joined(&bytes, choices),
+                Some(_) => joined::joined(&bytes, choices),
             };
             let whole = whole.map_err(|fault| fault.into_error(&self.transport, &body))?;
             Ok(Deltas::whole(body.status(), whole))

@@ -1,7 +1,8 @@
 //! Completions on their way through: mended, cut anywhere, broken.
 
-use super::decoder::{CHUNK, Chunks};
-use super::whole;
+use super::decoder::Chunks;
+use super::joined;
+use super::whole::CHUNK;
 use crate::domain::answer::Answer;
 use crate::domain::error::Kind;
 use crate::provider::decoding::{self, Fault, pieces};
@@ -119,7 +120,7 @@ fn what_small_mirrors_leave_out_is_filled_in() {
 
 #[test]
 fn a_stream_that_was_not_asked_for_is_joined() {
-    let chunk = whole::joined(STREAM.as_bytes(), 1).unwrap_or_else(|_| panic!("a completion"));
+    let chunk = joined::joined(STREAM.as_bytes(), 1).unwrap_or_else(|_| panic!("a completion"));
     let whole: Value = serde_json::from_slice(chunk.wire.as_ref().expect("bytes")).expect("JSON");
     assert_eq!((whole["object"].as_str(), whole["id"].as_str()), (Some("chat.completion"), Some("r")));
     let message = &whole["choices"][0]["message"];
