@@ -14,9 +14,8 @@ from typing import Any
 
 import httpx
 import pytest
-from bodies import MODELS
 from conftest import HERE, ROOT, Service, provider_settings
-from upstream import Upstream
+from upstream import MODELS, Upstream
 
 SHOTS = ROOT / "target/screenshots"
 
