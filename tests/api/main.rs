@@ -15,6 +15,7 @@ mod certificate;
 mod completions;
 mod conversations;
 mod doctor;
+mod dialects;
 mod documents;
 mod drain;
 mod faults;

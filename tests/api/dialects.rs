@@ -1,0 +1,323 @@
+//! What real servers answered oddly, as literal bytes, and what each face must make of it. A new report
+//! is one more [`Case`]: its bytes, and the right value.
+
+use serde_json::{Value, json};
+
+use crate::helpers::{KEY, TestApp, spawn_before};
+use crate::upstream::{Fake, Step, chunked, response, send};
+
+/// What every face must give.
+enum Right {
+    /// A success with this text.
+    Text(&'static str),
+    /// A failure with this code, and with these words of the upstream.
+    Fails(&'static str, &'static str),
+    /// A success with these tool calls, on `/v1` alone: names and arguments.
+    Calls(&'static [(&'static str, &'static str)]),
+}
+
+/// One answer.
+struct Case {
+    /// What the person met.
+    met: &'static str,
+    protocol: &'static str,
+    /// The answer as a stream: SSE, or a web chat's lines.
+    stream: &'static str,
+    /// The answer where no stream was asked for; empty where the stream comes all the same.
+    whole: &'static str,
+    right: Right,
+}
+
+const fn openai(met: &'static str, stream: &'static str, whole: &'static str, right: Right) -> Case {
+    Case { met, protocol: "openai", stream, whole, right }
+}
+
+const fn web_chat(met: &'static str, stream: &'static str, right: Right) -> Case {
+    Case { met, protocol: "web-chat", stream, whole: "", right }
+}
+
+use Right::{Calls, Fails, Text};
+
+const HELLO: &str = r#"data: {"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":"Hello"},"finish_reason":null}]}
+
+"#;
+
+/// Cases in which the stream begins with the word Hello.
+const AFTER_A_WORD: &[Case] = &[
+    openai(
+        "vLLM reports an error after words, and then [DONE]",
+        "data: {\"object\":\"error\",\"message\":\"boom ctx\",\"type\":\"BadRequestError\",\"code\":400}\n\ndata: [DONE]\n\n",
+        "",
+        Fails("upstream_rejected", "boom ctx"),
+    ),
+    openai(
+        "DashScope reports one by code and message",
+        "data: {\"code\":\"DataInspectionFailed\",\"message\":\"boom ctx\",\"request_id\":\"r\"}\n\ndata: [DONE]\n\n",
+        "",
+        Fails("upstream_rejected", "boom ctx"),
+    ),
+    openai(
+        "a provider behind OpenRouter dies, told beside the choice",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\"},\"finish_reason\":\"error\",\"error\":{\"code\":502,\"message\":\"boom ctx\"}}]}\n\ndata: [DONE]\n\n",
+        r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"Hello"},"finish_reason":"error","error":{"code":502,"message":"boom ctx"}}]}"#,
+        Fails("upstream_error", "boom ctx"),
+    ),
+    openai(
+        "only the finish_reason says that the answer broke off",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"network_error\"}]}\n\ndata: [DONE]\n\n",
+        r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"Hello"},"finish_reason":"network_error"}]}"#,
+        Fails("upstream_error", "network_error"),
+    ),
+    openai(
+        "llama.cpp reports an error in a field of that name",
+        "error: {\"code\":500,\"message\":\"boom ctx\",\"type\":\"server_error\"}\n\ndata: [DONE]\n\n",
+        "",
+        Fails("upstream_error", "boom ctx"),
+    ),
+    openai(
+        "an error stands there over several lines, without a field",
+        "{\n  \"error\": {\n    \"message\": \"boom ctx\"\n  }\n}\n\n",
+        "",
+        Fails("upstream_error", "boom ctx"),
+    ),
+    openai(
+        "a content comes as an object, and one in parts",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":{\"type\":\"text\",\"text\":\" brave\"}}}]}\n\ndata: {\"choices\":[{\"index\":0,\"delta\":{\"content\":[{\"type\":\"text\",\"text\":\" world\"}]},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+        "",
+        Text("Hello brave world"),
+    ),
+    openai(
+        "a key comes twice in a chunk",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"reasoning_content\":\"hm\",\"content\":\" world\",\"reasoning_content\":\"hm\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+        "",
+        Text("Hello world"),
+    ),
+    openai(
+        "a chunk in the middle is broken",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" brave\"\n\ndata: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" world\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+        "",
+        Fails("upstream_invalid", ""),
+    ),
+];
+
+const CASES: &[Case] = &[
+    openai(
+        "MiniMax reports an error in base_resp",
+        "data: {\"id\":\"x\",\"choices\":null,\"base_resp\":{\"status_code\":1008,\"status_msg\":\"boom ctx\"}}\n\n",
+        r#"{"id":"x","choices":null,"base_resp":{"status_code":1008,"status_msg":"boom ctx"}}"#,
+        Fails("upstream_error", "boom ctx"),
+    ),
+    openai(
+        "the model has no room now, which is no unknown model",
+        "data: {\"error\":{\"code\":503,\"message\":\"The model is overloaded and not available right now.\"}}\n\n",
+        "",
+        Fails("upstream_error", "overloaded"),
+    ),
+    openai(
+        "finish_reason stands on every chunk",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"one \"},\"finish_reason\":\"stop\"}]}\n\ndata: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"two\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+        "",
+        Text("one two"),
+    ),
+    openai(
+        "the model refuses: its words are the answer",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"refusal\":\"I can't\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+        "{\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":null,\"refusal\":\"I can't\"},\"finish_reason\":\"stop\"}]}",
+        Text("I can't"),
+    ),
+    openai(
+        "parallel tool calls all have index 0",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"a\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"a\\\":1}\"}}]}}]}\n\ndata: {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"b\",\"type\":\"function\",\"function\":{\"name\":\"g\",\"arguments\":\"{\\\"b\\\":2}\"}}]},\"finish_reason\":\"tool_calls\"}]}\n\ndata: [DONE]\n\n",
+        "",
+        Calls(&[("f", "{\"a\":1}"), ("g", "{\"b\":2}")]),
+    ),
+    web_chat(
+        "an overload is told in the response, and a message without words follows",
+        "{\"result\":{\"conversation\":{\"conversationId\":\"c\"}}}\n{\"result\":{\"response\":{\"error\":{\"message\":\"Admission denied boom ctx\"},\"responseId\":\"r\"}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"\",\"responseId\":\"r\"}}}}\n",
+        Fails("upstream_error", "Admission denied"),
+    ),
+    web_chat(
+        "a usage limit is told in streamErrors",
+        "{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"\",\"responseId\":\"r\",\"streamErrors\":[{\"message\":\"You've reached your usage limit.\"}]}}}}\n",
+        Fails("upstream_rate_limited", "usage limit"),
+    ),
+    web_chat(
+        "the final message is empty after tokens",
+        "{\"result\":{\"response\":{\"token\":\"Hello\",\"responseId\":\"r\"}}}\n{\"result\":{\"response\":{\"token\":\" world\",\"responseId\":\"r\"}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"\",\"responseId\":\"r\"}}}}\n",
+        Text("Hello world"),
+    ),
+    web_chat(
+        "tokens are tagged as cards and results of tools",
+        "{\"result\":{\"response\":{\"token\":\"<x>\",\"messageTag\":\"tool_usage_card\"}}}\n{\"result\":{\"response\":{\"token\":\"raw\",\"messageTag\":\"raw_function_result\"}}}\n{\"result\":{\"response\":{\"token\":\"Hello\",\"messageTag\":\"final\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n",
+        Text("Hello"),
+    ),
+];
+
+/// What a face gave: the text and the tool calls of a success, or the code and the message.
+type Given = Result<(String, Vec<(String, String)>), (String, String)>;
+
+fn failure(error: &Value) -> (String, String) {
+    let text = |key: &str| error[key].as_str().unwrap_or_default().to_string();
+    (text("code"), text("message"))
+}
+
+async fn chat(app: &TestApp) -> Given {
+    let envelope = app.chat(json!({"message": "hi", "model": "m"})).await.json();
+    match envelope["success"] == true {
+        true => Ok((envelope["answer"].as_str().unwrap_or_default().into(), Vec::new())),
+        false => Err(failure(&envelope["error"])),
+    }
+}
+
+async fn completion(app: &TestApp, stream: bool) -> Given {
+    let body = json!({"model": "m", "stream": stream, "messages": [{"role": "user", "content": "hi"}]});
+    let answer = app.post("/v1/chat/completions", KEY, &body.to_string()).await;
+    if answer.status != 200 {
+        return Err(failure(&answer.json()["error"]));
+    }
+    let mut text = String::new();
+    let mut calls: Vec<(String, String)> = Vec::new();
+    let mut take = |message: &Value| {
+        let said = ["content", "refusal"].map(|key| message[key].as_str().unwrap_or_default());
+        text.extend(said);
+        for call in message["tool_calls"].as_array().into_iter().flatten() {
+            let of = |key: &str| call["function"][key].as_str().unwrap_or_default().to_string();
+            calls.push((of("name"), of("arguments")));
+        }
+    };
+    if !stream {
+        take(&answer.json()["choices"][0]["message"]);
+        return Ok((text, calls));
+    }
+    let mut done = false;
+    for data in answer.text.lines().filter_map(|line| line.strip_prefix("data: ")) {
+        done = data == "[DONE]";
+        let Ok(chunk) = serde_json::from_str::<Value>(data) else { continue };
+        if !chunk["error"].is_null() {
+            return Err(failure(&chunk["error"]));
+        }
+        take(&chunk["choices"][0]["delta"]);
+    }
+    assert!(done, "a stream that does not fail ends with [DONE]: {}", answer.text);
+    Ok((text, calls))
+}
+
+fn check(case: &Case, face: &str, given: &Given) {
+    let context = format!("{} ({face}): {given:?}", case.met);
+    match (&case.right, given) {
+        (Text(text), Ok((said, _))) => assert_eq!(text, said, "{context}"),
+        (Calls(calls), Ok((_, made))) => {
+            let made: Vec<_> = made.iter().map(|(name, arguments)| (&**name, &**arguments)).collect();
+            assert_eq!(&made, calls, "{context}");
+        }
+        (Fails(code, words), Err((named, message))) => {
+            assert!(code == named && message.contains(words), "{context}");
+        }
+        _ => panic!("{context}"),
+    }
+}
+
+async fn try_case(case: &'static Case, before: &str) {
+    let media = if case.protocol == "openai" { "text/event-stream" } else { "application/json" };
+    let stream = chunked(media, &format!("{before}{}", case.stream));
+    let fake = Fake::start(move |request| {
+        let asks_whole = case.protocol == "openai" && !request.body.contains("\"stream\":true");
+        if asks_whole && !case.whole.is_empty() {
+            return send(response("200 OK", "application/json", case.whole));
+        }
+        vec![Step::Send(stream.clone().into_bytes())]
+    })
+    .await;
+    let more = [("MODELS", "m")];
+    let app = spawn_before(&fake.url, case.protocol, &more).await;
+    if !matches!(case.right, Calls(_)) {
+        check(case, "/api/chat", &chat(&app).await);
+    }
+    check(case, "/v1", &completion(&app, false).await);
+    check(case, "/v1, streamed", &completion(&app, true).await);
+}
+
+#[actix_web::test]
+async fn odd_answers_are_understood_on_every_face() {
+    for case in CASES {
+        try_case(case, "").await;
+    }
+    for case in AFTER_A_WORD {
+        try_case(case, HELLO).await;
+    }
+}
+
+/// An error status, what the upstream says with it, and the code that callers see.
+const STATUSES: &[(&str, &str, &str, &str, &str)] = &[
+    (
+        "400 X",
+        "application/json",
+        r#"[{"error":{"code":400,"message":"boom ctx","status":"INVALID_ARGUMENT"}}]"#,
+        "upstream_rejected",
+        "boom ctx",
+    ),
+    (
+        "422 X",
+        "application/json",
+        r#"{"detail":[{"loc":["body","messages"],"msg":"field required","type":"missing"}]}"#,
+        "upstream_rejected",
+        "body.messages: field required",
+    ),
+    ("400 X", "text/plain", "model is required boom ctx", "upstream_rejected", "boom ctx"),
+    ("400 X", "application/json", r#"{"code":1001,"msg":"boom ctx"}"#, "upstream_rejected", "boom ctx"),
+    (
+        "400 X",
+        "application/json",
+        r#"{"error":{"message":"Provider returned error","code":400,"metadata":{"raw":"{\"error\":{\"message\":\"boom ctx\"}}"}}}"#,
+        "upstream_rejected",
+        "boom ctx",
+    ),
+    (
+        "400 X",
+        "application/json",
+        r#"{"code":"Client specified an invalid argument","error":"Incorrect API key provided: xx***yy"}"#,
+        "upstream_auth_expired",
+        "Incorrect API key",
+    ),
+    (
+        "429 X",
+        "application/json",
+        r#"{"error":{"message":"You exceeded your current quota","type":"insufficient_quota","code":"insufficient_quota"}}"#,
+        "upstream_refused",
+        "current quota",
+    ),
+    (
+        "400 X",
+        "application/json",
+        r#"{"error":{"message":"Unsupported parameter: 'logit_bias' is not supported with this model.","param":"logit_bias","code":"unsupported_parameter"}}"#,
+        "upstream_rejected",
+        "not supported with this model",
+    ),
+    (
+        "503 X",
+        "application/json",
+        r#"{"error":{"message":"No available channel for model m","code":"model_not_found"}}"#,
+        "model_not_found",
+        "No available channel",
+    ),
+    ("403 X", "text/plain", "error code: 1020", "upstream_challenge", "1020"),
+    (
+        "500 X",
+        "application/json",
+        r#"{"error":{"code":13,"message":"Failed to load model catalog in region"}}"#,
+        "upstream_error",
+        "catalog in region",
+    ),
+];
+
+#[actix_web::test]
+async fn errors_keep_their_words_and_codes_decide_before_prose() {
+    for (status, media, body, code, words) in STATUSES {
+        let fake = Fake::start(move |_| send(response(status, media, body))).await;
+        let app = spawn_before(&fake.url, "openai", &[]).await;
+        for given in [chat(&app).await, completion(&app, false).await, completion(&app, true).await] {
+            let (named, message) = given.expect_err("a failure");
+            assert!(named == *code && message.contains(words), "{status} {body}: {named} {message}");
+        }
+    }
+}
