@@ -131,30 +131,30 @@ fn welcome(config: &Config, application: &Application, tunnel: Option<&Tunnel>) 
             line("key", keys);
         }
     }
-    match Unreachable::of(url) {
-        Some(Unreachable::Loopback | Unreachable::Private) => {
-            line("note", "Dify in the cloud cannot reach this address; deploy it, or set PUBLIC_URL to a tunnel's address".into());
+    for note in notes(config, application, tunnel) {
+        line("note", note);
+    }
+    println!("{}", lines.join("\n"));
+}
+
+/// What a person should know about this start.
+fn notes(config: &Config, application: &Application, tunnel: Option<&Tunnel>) -> Vec<String> {
+    let reach = Unreachable::of(&application.url).map(|why| match why {
+        Unreachable::Loopback | Unreachable::Private => {
+            "Dify in the cloud cannot reach this address; deploy it, or set PUBLIC_URL to a tunnel's address"
         }
-        Some(Unreachable::Http) => line(
-            "note",
+        Unreachable::Http => {
             "Dify in the cloud wants https: put a proxy with a certificate in front and set PUBLIC_URL"
-                .into(),
-        ),
-        Some(Unreachable::Port) => line("note", "Dify in the cloud reaches https on port 443 only".into()),
-        None => {}
-    }
-    if let Some(limits) = tunnel.and_then(|tunnel| tunnel.provider.limits()) {
-        line("note", limits.into());
-    }
+        }
+        Unreachable::Port => "Dify in the cloud reaches https on port 443 only",
+    });
+    let limits = tunnel.and_then(|tunnel| tunnel.provider.limits());
     let concern = match application.lasts {
         true => config.state_concern(),
         false => Some("conversations and the login are forgotten at a restart".into()),
     };
-    if let Some(concern) = concern {
-        line(
-            "note",
-            format!("{concern}; set DATABASE_URL to a PostgreSQL server, or DATA_DIR to a disk that lasts"),
-        );
-    }
-    println!("{}", lines.join("\n"));
+    let concern = concern.map(|concern| {
+        format!("{concern}; set DATABASE_URL to a PostgreSQL server, or DATA_DIR to a disk that lasts")
+    });
+    reach.into_iter().chain(limits).map(String::from).chain(concern).collect()
 }

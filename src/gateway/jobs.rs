@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
-use super::inference::Progress;
+use super::in_flight::Progress;
 use super::{Asked, Failed, InferenceRequest, Reply, Service, Turn};
 use crate::domain::answer::{Answer, Names};
 use crate::domain::chat::{AnswerId, ConversationId, Owner, Usage};
@@ -135,11 +135,11 @@ impl Service {
             )
         })?;
         let id = AnswerId::random()?;
-        let store = &self.shared.store;
-        store.keep_answer(&owner, id, Record::partial(progress, asked_in), Some(VOUCHED)).await?;
+        let (store, progress) = (Arc::clone(&self.shared.store), Rc::clone(progress));
+        let job = Job { store, owner, id, progress, asked_in, _permit: permit };
+        job.keep(Record::partial(&job.progress, asked_in), Some(VOUCHED)).await?;
         log::info!("an answer goes on without its caller");
-        let task = carry_on(Arc::clone(store), owner, id, work, Rc::clone(progress), asked_in, permit);
-        tokio::task::spawn_local(request_id::carried(task));
+        tokio::task::spawn_local(request_id::carried(job.run(work)));
         Ok(id)
     }
 }
@@ -148,36 +148,45 @@ fn still_running() -> Error {
     Error::new(Kind::StillRunning, "the answer is not complete yet and goes on").retry_after(Some(RENEWAL))
 }
 
-/// Keeps what comes of an answer until it is finished.
-async fn carry_on(
+/// An answer that goes on without its caller.
+struct Job {
     store: Arc<crate::store::Store>,
     owner: Owner,
     id: AnswerId,
-    mut work: Work,
     progress: Progress,
     asked_in: Option<ConversationId>,
+    /// Another may go on when this one has ended.
     _permit: OwnedSemaphorePermit,
-) {
-    let outcome = loop {
-        match timeout(RENEWAL, &mut work).await {
-            Ok(outcome) => break outcome,
-            Err(_) => {
-                let record = Record::partial(&progress, asked_in);
-                if let Err(error) = store.keep_answer(&owner, id, record, Some(VOUCHED)).await {
-                    log::warn!(error = error.kind.code(); "an answer that goes on is not kept now: {}", error.message);
+}
+
+impl Job {
+    /// Keeps what comes of the answer until it is finished.
+    async fn run(self, mut work: Work) {
+        let outcome = loop {
+            match timeout(RENEWAL, &mut work).await {
+                Ok(outcome) => break outcome,
+                Err(_) => {
+                    let record = Record::partial(&self.progress, self.asked_in);
+                    if let Err(error) = self.keep(record, Some(VOUCHED)).await {
+                        log::warn!(error = error.kind.code(); "an answer that goes on is not kept now: {}", error.message);
+                    }
+                }
+            }
+        };
+        let record = Record::finished(outcome);
+        for _ in 0..KEEPING_TRIES {
+            match self.keep(record.clone(), None).await {
+                Ok(()) => return,
+                Err(error) => {
+                    log::warn!(error = error.kind.code(); "a finished answer is not kept yet: {}", error.message);
+                    sleep(RENEWAL).await;
                 }
             }
         }
-    };
-    let record = Record::finished(outcome);
-    for _ in 0..KEEPING_TRIES {
-        match store.keep_answer(&owner, id, record.clone(), None).await {
-            Ok(()) => return,
-            Err(error) => {
-                log::warn!(error = error.kind.code(); "a finished answer is not kept yet: {}", error.message);
-                sleep(RENEWAL).await;
-            }
-        }
+    }
+
+    async fn keep(&self, record: String, vouched: Option<Duration>) -> Result<(), Error> {
+        self.store.keep_answer(&self.owner, self.id, record, vouched).await
     }
 }
 

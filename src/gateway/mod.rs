@@ -1,6 +1,7 @@
 //! The use cases: ask, list the models, tell the health. Every face calls these and nothing below.
 
 mod catalog;
+mod in_flight;
 mod inference;
 mod jobs;
 mod memory;
@@ -27,7 +28,8 @@ use crate::store::{Store, Transcript as KeptTranscript};
 use admission::Admission;
 use catalog::Catalog;
 pub use health::{Health, Status};
-pub use inference::{Asked, Failed, InFlight, InferenceRequest, Reply, Transcript};
+pub use in_flight::{Failed, InFlight, Reply};
+pub use inference::{Asked, InferenceRequest, Transcript};
 pub use memory::Turn;
 pub use models::Models;
 pub use relay::Relaying;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Service;
-use super::inference::InFlight;
+use super::in_flight::{InFlight, Terms};
 use super::usage::{Estimate, Meter};
 use crate::domain::chat::Owner;
 use crate::domain::error::Error;
@@ -61,7 +61,7 @@ impl Service {
         let (member, Relayed { status, headers, form, deltas }) = relayed.await?;
         let meter =
             Meter::new(Arc::clone(&self.shared.usage), owner, Estimate::Request(request.body, tokens));
-        let body = InFlight::passed_on(deltas, permit, meter, Arc::clone(&self.shared.store));
+        let body = InFlight::new(deltas, permit, meter, Arc::clone(&self.shared.store), Terms::default());
         Ok(Relaying { status, upstream: self.upstream_label(member), headers, form, body })
     }
 }

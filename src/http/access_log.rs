@@ -63,15 +63,7 @@ pub async fn track<B: MessageBody>(
     match AssertUnwindSafe(answer).catch_unwind().await {
         Ok(result) => {
             let mut response = result?;
-            // Else a caller who keeps its connection would hold up the end.
-            let draining = response.request().app_data::<Data<Draining>>();
-            if draining.is_some_and(|draining| draining.has_begun()) {
-                response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
-            }
-            let headers = response.headers_mut();
-            headers.insert(REQUEST_ID, id);
-            headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-            headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+            set_head(&mut response, id);
             line.answered = Some(Answered {
                 status: response.status(),
                 is_stream: is_event_stream(response.headers()),
@@ -100,6 +92,19 @@ pub async fn track<B: MessageBody>(
             Err(actix_web::error::InternalError::from_response(error, response).into())
         }
     }
+}
+
+/// Sets what the head of every answer has.
+fn set_head<B>(response: &mut ServiceResponse<B>, id: HeaderValue) {
+    // Else a caller who keeps its connection would hold up the end.
+    let draining = response.request().app_data::<Data<Draining>>();
+    if draining.is_some_and(|draining| draining.has_begun()) {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, id);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
 }
 
 fn is_event_stream(headers: &header::HeaderMap) -> bool {

@@ -26,6 +26,16 @@ const ERROR_BODY_TIME: Duration = Duration::from_secs(2);
 const MAX_DRAIN_BYTES: usize = 64 << 10;
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
+/// What bounds the reading of a body.
+pub struct Bounds {
+    /// The most that is read of it, in bytes.
+    pub most: u64,
+    /// The longest silence.
+    pub idle: Duration,
+    /// When it must have ended.
+    pub deadline: Instant,
+}
+
 /// A good answer's body, read piece by piece.
 pub struct Body {
     response: ClientResponse,
@@ -45,17 +55,13 @@ pub struct Body {
 }
 
 impl Body {
-    /// The body of an answer with a good head; `expected` is its announced length, `most` the
-    /// largest that is read, both in bytes.
+    /// The body of an answer with a good head; `expected` is its announced length in bytes.
     pub fn new(
         response: ClientResponse,
         place: Place,
         expected: Option<u64>,
-        most: u64,
-        idle: Duration,
-        deadline: Instant,
+        Bounds { most, idle, deadline }: Bounds,
     ) -> Self {
-        let (silent_until, timer) = (None, Timer::default());
         Body {
             response,
             place,
@@ -65,8 +71,8 @@ impl Body {
             idle,
             deadline,
             until: deadline,
-            silent_until,
-            timer,
+            silent_until: None,
+            timer: Timer::default(),
         }
     }
 

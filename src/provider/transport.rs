@@ -25,7 +25,7 @@ use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::body::{self, Body};
+use super::body::{self, Body, Bounds};
 use super::failure::{self, Place};
 use super::reason::Reason;
 use super::session::Session;
@@ -244,8 +244,8 @@ impl Transport {
             check_encoding(status, response.headers())?;
             let expected = content_length(response.headers());
             check_framing(&response, expected)?;
-            let most = self.settings.answer_bytes;
-            return Ok(Body::new(response, place, expected, most, timeouts.idle, deadline));
+            let bounds = Bounds { most: self.settings.answer_bytes, idle: timeouts.idle, deadline };
+            return Ok(Body::new(response, place, expected, bounds));
         }
         let headers = response.headers().clone();
         let excerpt = body::error_excerpt(response, deadline).await;

@@ -1,0 +1,292 @@
+//! A question that is being answered: the one thing that every face reads, whole or piece by piece, and
+//! the one end at which an answer becomes a turn.
+
+use std::cell::{Ref, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_util::future::LocalBoxFuture;
+
+use super::admission::Permit;
+use super::memory::Memory;
+use super::usage::Meter;
+use crate::domain::answer::{Answer, Delta};
+use crate::domain::chat::ConversationId;
+use crate::domain::error::{Error, Kind};
+use crate::provider::Deltas;
+use crate::store::Store;
+
+/// An answer as a caller gets it; after a failure, what is known of it.
+#[derive(Debug, Clone, Default)]
+pub struct Reply {
+    /// The answer.
+    pub answer: Answer,
+    /// The conversation that the turn belongs to.
+    pub conversation_id: Option<ConversationId>,
+}
+
+/// A failed question, with what is known of the answer.
+#[derive(Debug, Clone)]
+pub struct Failed {
+    /// Why it failed.
+    pub error: Error,
+    /// What had come by then.
+    pub partial: Box<Reply>,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Failed { error, partial: Box::default() }
+    }
+}
+
+/// An answer so far, for whoever else wants to see it.
+pub type Progress = Rc<RefCell<Answer>>;
+
+/// A question that is being answered.
+pub struct InFlight {
+    deltas: Deltas,
+    permit: Permit,
+    meter: Meter,
+    answer: Progress,
+    /// Whether the pieces have their bytes for the caller.
+    verbatim: bool,
+    /// Whether the caller has each piece as it came: then what the upstream settles can only add to it.
+    stream: bool,
+    words: Words,
+    /// The name of the upstream.
+    upstream: String,
+    memory: Memory,
+    /// The conversation that was gone on with; at the end, the one that the answer was kept in.
+    conversation_id: Option<ConversationId>,
+    store: Arc<Store>,
+    state: State,
+}
+
+/// How an answer is to be read, and what it is remembered for. By default its pieces are passed on.
+pub(super) struct Terms {
+    /// Where the answer so far can be seen.
+    pub answer: Progress,
+    /// Whether the pieces have their bytes for the caller.
+    pub verbatim: bool,
+    /// Whether the caller has each piece as it came.
+    pub stream: bool,
+    /// The name of the upstream.
+    pub upstream: String,
+    /// What it is remembered for.
+    pub memory: Memory,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        let (answer, upstream) = (Progress::default(), String::new());
+        Terms { answer, verbatim: true, stream: true, upstream, memory: Memory::None }
+    }
+}
+
+/// Whether words of an answer are missing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Words {
+    Complete,
+    /// A piece could not be read; the settled answer would have its words.
+    Gap,
+    /// They are not in what the caller has.
+    Missing,
+}
+
+/// How far an answer is.
+enum State {
+    Running,
+    /// What came is being kept; then it ends, with this error where it broke off.
+    Keeping(LocalBoxFuture<'static, Result<Option<ConversationId>, Error>>, Option<Error>),
+    Over,
+}
+
+impl InFlight {
+    pub(super) fn new(deltas: Deltas, permit: Permit, meter: Meter, store: Arc<Store>, terms: Terms) -> Self {
+        let Terms { answer, verbatim, stream, upstream, memory } = terms;
+        InFlight {
+            deltas,
+            permit,
+            meter,
+            answer,
+            verbatim,
+            stream,
+            words: Words::Complete,
+            upstream,
+            conversation_id: memory.conversation_id(),
+            memory,
+            store,
+            state: State::Running,
+        }
+    }
+
+    /// Whether each piece has its bytes in the caller's own protocol.
+    pub fn is_verbatim(&self) -> bool {
+        self.verbatim
+    }
+
+    /// The answer so far; of one in the caller's own protocol, only what was known at its beginning.
+    pub fn answer(&self) -> Ref<'_, Answer> {
+        self.answer.borrow()
+    }
+
+    /// What it came to, once it has ended.
+    pub fn reply(&self) -> Reply {
+        Reply { answer: self.answer.borrow().clone(), conversation_id: self.conversation_id }
+    }
+
+    /// The next piece, or `None` when the answer is complete, and kept where it is to be.
+    ///
+    /// # Errors
+    /// Why the answer breaks off, with what came of it, which is kept as a part.
+    pub async fn next(&mut self) -> Option<Result<Delta, Failed>> {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// As [`InFlight::next`].
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Delta, Failed>>> {
+        while let State::Running = self.state {
+            match ready!(self.permit.poll_next(&mut self.deltas, context)) {
+                Some(Ok(mut delta)) => {
+                    self.take(&mut delta);
+                    return Poll::Ready(Some(Ok(delta)));
+                }
+                ended => self.end(ended.and_then(Result::err)),
+            }
+        }
+        self.poll_kept(context).map(|failed| failed.map(Err))
+    }
+
+    /// The whole answer.
+    ///
+    /// # Errors
+    /// As [`InFlight::next`].
+    pub async fn whole(mut self) -> Result<Reply, Failed> {
+        match poll_fn(|context| self.poll_whole(context)).await {
+            Some(failed) => Err(failed),
+            None => Ok(self.reply()),
+        }
+    }
+
+    /// Takes all pieces in; gives the failure, if it fails.
+    fn poll_whole(&mut self, context: &mut Context<'_>) -> Poll<Option<Failed>> {
+        while let State::Running = self.state {
+            match ready!(self.permit.poll_next(&mut self.deltas, context)) {
+                Some(Ok(mut delta)) => self.take(&mut delta),
+                ended => self.end(ended.and_then(Result::err)),
+            }
+        }
+        self.poll_kept(context)
+    }
+
+    /// Waits until what came is kept; gives the failure, if it fails.
+    fn poll_kept(&mut self, context: &mut Context<'_>) -> Poll<Option<Failed>> {
+        let State::Keeping(work, failure) = &mut self.state else { return Poll::Ready(None) };
+        let (kept, failure) = (ready!(work.as_mut().poll(context)), failure.take());
+        self.state = State::Over;
+        Poll::Ready(self.settle(kept, failure))
+    }
+
+    /// Takes a piece in, and makes it one as the caller gets it.
+    fn take(&mut self, delta: &mut Delta) {
+        self.meter.take(delta);
+        if self.verbatim {
+            return;
+        }
+        // Bytes that were not asked for would be of another protocol.
+        delta.wire = None;
+        if delta.gap {
+            self.words = Words::Gap;
+        }
+        if let Some(settled) = delta.settled.take_if(|_| self.stream) {
+            // What was sent stands; only what the pieces left out can be added. The upstream may also
+            // settle its answer in other words, as when it takes its marks for sources out.
+            match settled.strip_prefix(self.answer.borrow().text.as_str()) {
+                Some(rest) => {
+                    delta.text = rest.into();
+                    self.words = Words::Complete;
+                }
+                None if self.words == Words::Gap => self.words = Words::Missing,
+                None => {}
+            }
+        } else if delta.settled.is_some() {
+            self.words = Words::Complete;
+        }
+        self.answer.borrow_mut().apply(delta);
+    }
+
+    /// Ends: keeps what came, where there is something to keep and a place for it.
+    fn end(&mut self, failure: Option<Error>) {
+        let failure = failure.or_else(|| self.defect());
+        let memory = std::mem::take(&mut self.memory);
+        let mut answer = self.answer.borrow_mut();
+        let comes_to_something = failure.is_none() || !answer.text.is_empty();
+        if comes_to_something && !self.verbatim {
+            answer.usage = Some(self.meter.usage());
+        }
+        let keeps = comes_to_something && !matches!(memory, Memory::None);
+        let kept: LocalBoxFuture<'static, _> = if keeps {
+            let (store, answer) = (Arc::clone(&self.store), answer.clone());
+            let (upstream, partial) = (self.upstream.clone(), failure.is_some());
+            Box::pin(async move { memory.keep(&store, &answer, upstream, partial).await })
+        } else {
+            drop(memory);
+            Box::pin(std::future::ready(Ok(self.conversation_id)))
+        };
+        self.state = State::Keeping(kept, failure);
+    }
+
+    /// What keeps an answer that its protocol calls complete from being a good one.
+    fn defect(&self) -> Option<Error> {
+        if self.words != Words::Complete {
+            return Some(
+                Error::new(Kind::UpstreamInvalid, "a part of the upstream's stream is broken")
+                    .hinted("try again; if it stays, look into the mirror's own log"),
+            );
+        }
+        let answer = self.answer.borrow();
+        if self.verbatim || !answer.text.is_empty() || !answer.tool_calls.is_empty() {
+            return None;
+        }
+        let empty = |what: &str| Error::new(Kind::UpstreamEmpty, what);
+        Some(match answer.finish_reason.as_deref() {
+            Some("content_filter") => empty("the upstream's content filter withheld the answer")
+                .hinted("put the question in other words"),
+            Some("length") if !answer.reasoning.is_empty() => {
+                empty("the model reached its bound of tokens while it was still reasoning")
+                    .hinted("raise `max_tokens`, or leave it empty")
+            }
+            _ => empty("the upstream's answer holds no text"),
+        })
+    }
+
+    /// What the caller is told when all is kept, or could not be.
+    fn settle(
+        &mut self,
+        kept: Result<Option<ConversationId>, Error>,
+        failure: Option<Error>,
+    ) -> Option<Failed> {
+        let error = match (kept, failure) {
+            (Ok(id), None) => {
+                self.conversation_id = id;
+                return None;
+            }
+            (Ok(id), Some(error)) => {
+                self.conversation_id = id;
+                error
+            }
+            (Err(error), None) => {
+                self.conversation_id = None;
+                error
+            }
+            (Err(trouble), Some(error)) => {
+                log::warn!(error = trouble.kind.code(); "a partial answer was not kept: {}", trouble.message);
+                error
+            }
+        };
+        Some(Failed { error, partial: Box::new(self.reply()) })
+    }
+}
