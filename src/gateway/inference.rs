@@ -9,11 +9,11 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::in_flight::{Failed, InFlight, Progress, Reply, Terms};
-use super::memory::{Memory, Talk, Turn};
+use super::memory::{Memory, OpenTurn, Talk, Turn};
 use super::usage::{Estimate, Meter};
 use super::{Member, Service};
 use crate::domain::answer::Answer;
-use crate::domain::chat::{Chat, Owner, Prompt};
+use crate::domain::chat::{Chat, ConversationId, Owner, Prompt};
 use crate::domain::error::{Error, Kind};
 use crate::provider::{Deltas, Verbatim};
 
@@ -73,18 +73,20 @@ impl Service {
             Asked::Transcript(_) => None,
         };
         let begun = self.shared.admission.until_over(self.begin(request, answer)).await;
-        begun.and_then(|begun| begun).map_err(|error| {
-            let partial = Box::new(Reply { conversation_id: asked_in, ..Reply::default() });
-            Failed { error, partial }
-        })
+        begun.unwrap_or_else(|error| Err(failed_in(asked_in, error)))
     }
 
-    async fn begin(&self, request: InferenceRequest, answer: Progress) -> Result<InFlight, Error> {
+    async fn begin(&self, request: InferenceRequest, answer: Progress) -> Result<InFlight, Failed> {
         let InferenceRequest { owner, operation, model, asked, stream, total } = request;
         let permit = self.shared.admission.enter(&owner, operation)?;
         let named = model.as_deref();
         let (member, begun) = match asked {
-            Asked::Turn(turn) => self.ask_turn(turn, &owner, named, total).await?,
+            Asked::Turn(turn) => {
+                let asked_in = turn.conversation;
+                let open = turn.open(&self.shared.store, &owner, self.settings.history_max_messages).await?;
+                let begun = self.ask_turn(open, named, total).await;
+                begun.map_err(|error| failed_in(asked_in, error))?
+            }
             Asked::Transcript(transcript) => self.ask_transcript(transcript, &owner, named, stream).await?,
         };
         let Begun { deltas, model, memory, verbatim, prompt_tokens } = begun;
@@ -103,12 +105,10 @@ impl Service {
     /// Asks the next question of a conversation that the gateway keeps.
     async fn ask_turn(
         &self,
-        turn: Turn,
-        owner: &Owner,
+        open: OpenTurn,
         named: Option<&str>,
         total: Option<Duration>,
     ) -> Result<(&Member, Begun), Error> {
-        let open = turn.open(&self.shared.store, owner, self.settings.history_max_messages).await?;
         let candidates = self.candidates(named, open.upstream()).await;
         let asked = self.ask_in_turn(candidates, async |member| {
             let model = self.model_of(member, named).await?;
@@ -184,6 +184,11 @@ impl Service {
     }
 }
 
+/// The failure of a question in a conversation that its caller has.
+fn failed_in(conversation_id: Option<ConversationId>, error: Error) -> Failed {
+    Failed { error, partial: Box::new(Reply { conversation_id, ..Reply::default() }) }
+}
+
 /// An answer that an upstream has begun.
 struct Begun {
     deltas: Deltas,
@@ -196,8 +201,8 @@ struct Begun {
 /// The request with a model in it, in place of none, null or an empty one.
 fn with_model(body: &[u8], model: &str) -> Result<Bytes, Error> {
     let fail = |_| Error::new(Kind::InvalidRequest, "the request body is no JSON object");
-    let mut fields: BTreeMap<&str, &RawValue> = serde_json::from_slice(body).map_err(fail)?;
+    let mut fields: BTreeMap<String, &RawValue> = serde_json::from_slice(body).map_err(fail)?;
     let name = serde_json::value::to_raw_value(model).map_err(fail)?;
-    fields.insert("model", &name);
+    fields.insert("model".into(), &name);
     serde_json::to_vec(&fields).map(Bytes::from).map_err(fail)
 }

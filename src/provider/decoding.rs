@@ -189,7 +189,7 @@ impl<D: Decoder + Unpin> Stream for Decoding<D> {
 }
 
 impl<D: Decoder> Decoding<D> {
-    /// Takes in one piece of the body. What comes after an answer is settled can end it, not spoil it.
+    /// Takes in one piece of the body.
     fn take(&mut self, chunk: Result<Option<Bytes>, Error>) {
         let Some(body) = &mut self.body else { return };
         let settled = self.decoder.progress() == Progress::Settled;
@@ -207,7 +207,8 @@ impl<D: Decoder> Decoding<D> {
             (Ok(false), Progress::Open | Progress::Settled) => {}
             (Ok(false), Progress::Done) => self.body.take().into_iter().for_each(Body::drain),
             (Ok(true), _) => self.body = None,
-            (Err(_), _) if settled => {
+            // What comes after an answer is settled can end it; only a failure that is reported spoils it.
+            (Err(Fault::Error(_) | Fault::Html), Progress::Settled) => {
                 // What it held back for the end goes out all the same.
                 let _ = self.decoder.finish(&mut self.queue);
                 self.body = None;
@@ -241,8 +242,7 @@ pub(super) fn read(decoder: &mut impl Decoder, pieces: &[&[u8]]) -> (VecDeque<De
         match (fed, decoder.progress()) {
             (Ok(()), Progress::Open | Progress::Settled) => {}
             (Ok(()), Progress::Done) => return (deltas, Ok(())),
-            // What follows a settled answer can end it, not spoil it.
-            (Err(_), Progress::Settled) => break,
+            (Err(Fault::Error(_) | Fault::Html), Progress::Settled) => break,
             (Err(fault), _) => return (deltas, Err(fault)),
         }
     }

@@ -216,7 +216,8 @@ fn left_to(place: Place, status: u16, reason: Option<&Reason>) -> (Kind, &'stati
 }
 
 /// The error for a redirect, which is never followed: credentials belong to one address.
-pub fn from_redirect(place: Place, status: StatusCode, location: Option<&str>) -> Error {
+/// The `secrets` are kept out of what it says.
+pub fn from_redirect(place: Place, status: StatusCode, location: Option<&str>, secrets: &[String]) -> Error {
     let location = location.unwrap_or_default();
     // The query may carry tokens, and is of no use to the reader.
     let target = location.split(['?', '#']).next().unwrap_or_default();
@@ -230,7 +231,7 @@ pub fn from_redirect(place: Place, status: StatusCode, location: Option<&str>) -
         Error::new(kind, format!("the upstream redirects to a login page (HTTP {code})"))
     } else {
         Error::new(Kind::UpstreamRedirect, format!("the upstream redirects (HTTP {code})"))
-            .detail(clean(target, &[]))
+            .detail(clean(target, secrets))
     };
     error.upstream_status(code)
 }
@@ -403,12 +404,13 @@ mod tests {
     fn redirects_to_a_login_page_are_an_expired_session_of_a_web_chat() {
         for (place, location, kind) in [
             (CHAT, "https://accounts.example.com/sign-in?next=x", Kind::UpstreamAuthExpired),
-            (CHAT, "https://www.example.com/", Kind::UpstreamRedirect),
+            (CHAT, "https://www.example.com/sekret-token/x", Kind::UpstreamRedirect),
             (API, "/login", Kind::UpstreamRedirect),
         ] {
-            let error = from_redirect(place, StatusCode::FOUND, Some(location));
+            let error = from_redirect(place, StatusCode::FOUND, Some(location), &["sekret-token".into()]);
             assert_eq!(error.kind, kind);
             assert!(!error.caller_message().contains("next="));
+            assert!(!error.caller_message().contains("sekret"));
         }
     }
 

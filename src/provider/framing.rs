@@ -11,6 +11,9 @@ use serde::de::IgnoredAny;
 /// The largest JSON without a field that may end with its last brace.
 const MAX_BARE_BYTES: usize = 16 << 10;
 
+/// How often it is tried whether it has ended.
+const MAX_TRIES: usize = 16;
+
 /// A line was longer than so many bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct LineTooLong(pub usize);
@@ -90,13 +93,15 @@ pub struct SseEvents {
     has_data: bool,
     /// Whether the data are JSON without a field.
     bare: bool,
+    /// How often it was tried whether these have ended.
+    tries: usize,
     started: bool,
 }
 
 impl SseEvents {
     /// Events of at most so many bytes of data.
     pub fn new(max_bytes: usize) -> Self {
-        SseEvents { max_bytes, data: Vec::new(), has_data: false, bare: false, started: false }
+        SseEvents { max_bytes, data: Vec::new(), has_data: false, bare: false, tries: 0, started: false }
     }
 
     /// Takes one line in; a line that ends an event with data gives that data.
@@ -125,10 +130,12 @@ impl SseEvents {
             self.data.push(b'\n');
         }
         self.data.extend_from_slice(data);
-        // Nothing but its own last brace need end it. It is read again with each line, so only while it is
-        // small.
+        // Nothing but its own last brace need end it. It is read again with some lines, so only while it is
+        // small and they are few.
         let may_end = self.bare && self.data.ends_with(b"}") && self.data.len() <= MAX_BARE_BYTES;
-        let is_whole = may_end && serde_json::from_slice::<IgnoredAny>(&self.data).is_ok();
+        self.tries += usize::from(may_end);
+        let is_whole =
+            may_end && self.tries <= MAX_TRIES && serde_json::from_slice::<IgnoredAny>(&self.data).is_ok();
         Ok(if is_whole { self.end() } else { None })
     }
 
@@ -136,6 +143,7 @@ impl SseEvents {
     /// yet a server that forgets the last blank line means it.
     pub fn end(&mut self) -> Option<Vec<u8>> {
         self.bare = false;
+        self.tries = 0;
         mem::take(&mut self.has_data).then(|| mem::take(&mut self.data))
     }
 }

@@ -56,7 +56,10 @@ impl Reason {
         let is_error =
             ["object", "type"].iter().any(|key| value.get(key).is_some_and(|name| name == "error"))
                 || value.get("error").is_some_and(says_something);
-        is_error.then(|| Self::in_answer(value)).flatten()
+        // A job or a file that has failed says so in a good answer.
+        let is_resource =
+            value.get("id").is_some() && value.get("object").is_some_and(|object| object != "error");
+        (is_error && !is_resource).then(|| Self::in_answer(value)).flatten()
     }
 
     /// What the body of an answer with an error's status says: JSON of any of the shapes, or text. A web
@@ -103,7 +106,10 @@ impl Reason {
 
 /// The failure that an object reports, if it does.
 fn reported(answer: &Map<String, Value>, depth: usize) -> Option<Reason> {
-    if let Some(error) = answer.get("error").filter(|error| says_something(error)) {
+    let has_choices =
+        answer.get("choices").and_then(Value::as_array).is_some_and(|choices| !choices.is_empty());
+    let is_error = |error: &&Value| says_something(error) && !(has_choices && says_all_is_well(error));
+    if let Some(error) = answer.get("error").filter(is_error) {
         let mut reason = of(error, depth);
         // Codes may stand beside the words instead of with them.
         let beside = of_codes(answer);
@@ -115,15 +121,16 @@ fn reported(answer: &Map<String, Value>, depth: usize) -> Option<Reason> {
     if named("object", "error") || named("type", "error") {
         return Some(of(&Value::Object(answer.clone()), depth));
     }
-    if let Some(choice) = answer.get("choices").and_then(|choices| choices.get(0)) {
-        return of_choice(choice, depth);
-    }
     let list = answer.get("errors").and_then(Value::as_array).and_then(|errors| errors.first());
     if let Some(first) = list {
         return Some(of(first, depth));
     }
-    if let Some(base) = answer.get("base_resp").filter(|base| is_failing(base.get("status_code"))) {
+    let base = answer.get("base_resp");
+    if let Some(base) = base.filter(|base| is_failing(base.get("status_code"))) {
         return Some(of(base, depth));
+    }
+    if let Some(choice) = answer.get("choices").and_then(|choices| choices.get(0)) {
+        return of_choice(choice, depth);
     }
     let fails = answer.get("success").is_some_and(|success| *success == false)
         || ["error_code", "error_type"].iter().any(|key| is_failing(answer.get(*key)))
@@ -214,6 +221,22 @@ fn says_something(value: &Value) -> bool {
     }
 }
 
+/// Whether an error beside an answer says that there is none.
+fn says_all_is_well(error: &Value) -> bool {
+    let fine = |text: &str| {
+        ["", "none", "null", "ok", "success"].contains(&text.trim().to_ascii_lowercase().as_str())
+    };
+    match error {
+        Value::String(text) => fine(text),
+        Value::Object(fields) => fields.values().all(|value| match value {
+            Value::String(text) => fine(text),
+            Value::Number(number) => matches!(number.as_i64(), Some(0 | 200)),
+            other => !says_something(other),
+        }),
+        _ => false,
+    }
+}
+
 /// Whether a code is there and is none of those that say that all is well.
 fn is_failing(code: Option<&Value>) -> bool {
     let fine = ["0", "200", "ok", "success", "succeeded"];
@@ -243,6 +266,7 @@ mod tests {
             json!({"code": 1001, "msg": "boom"}),
             json!({"error_code": 17, "error_msg": "boom"}),
             json!({"id": "x", "choices": null, "base_resp": {"status_code": 1008, "status_msg": "boom"}}),
+            json!({"choices": [{"message": {}}], "base_resp": {"status_code": 1027, "status_msg": "boom"}}),
             json!({"success": false, "message": "boom"}),
             json!({"success": false, "errors": [{"code": 7003, "message": "boom"}], "result": null}),
             json!({"choices": null, "error_type": "BadRequestError", "error_message": "boom"}),
@@ -266,6 +290,8 @@ mod tests {
         for value in [
             json!({"choices": [{"delta": {"content": "x"}}], "error": null}),
             json!({"choices": [{"delta": {"content": "x"}}], "error": {}}),
+            json!({"choices": [{"delta": {"content": "x"}}], "error": {"code": 0, "message": "success"}}),
+            json!({"choices": [{"delta": {"content": "x"}}], "error": "none"}),
             json!({"choices": [{"delta": {"content": "x"}}], "error": {"code": null, "message": ""}}),
             json!({"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "code": 0, "message": "ok"}),
             json!({"choices": [{"delta": {}, "finish_reason": "length", "error": null}]}),
@@ -278,7 +304,10 @@ mod tests {
         ] {
             assert_eq!(Reason::in_answer(&value), None, "{value}");
         }
-        for value in [json!({"detail": "x"}), json!({"code": 5, "message": "x"}), json!({"error": {}})] {
+        let failed_job = json!({"id": "j", "object": "job", "status": "failed", "error": {"message": "x"}});
+        for value in
+            [json!({"detail": "x"}), json!({"code": 5, "message": "x"}), json!({"error": {}}), failed_job]
+        {
             assert_eq!(Reason::in_relayed(&value), None, "{value}");
         }
     }

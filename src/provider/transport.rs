@@ -238,7 +238,7 @@ impl Transport {
         }
         if status.is_redirection() {
             let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
-            return Err(failure::from_redirect(place, status, location));
+            return Err(failure::from_redirect(place, status, location, &self.secrets()));
         }
         if status.is_success() {
             check_encoding(status, response.headers())?;

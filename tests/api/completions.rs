@@ -202,6 +202,7 @@ async fn what_callers_do_wrong_is_said_in_openais_shape() {
         ("PUT", "/v1/files", vec![("authorization", &key)], "", 405, "method_not_allowed"),
         ("GET", "/v1/models/z", vec![("authorization", &key)], "", 404, "model_not_found"),
         ("GET", "/v1/files/%2e%2e/x", vec![("authorization", &key)], "", 404, "not_found"),
+        ("GET", "/v1/files//x", vec![("authorization", &key)], "", 404, "not_found"),
     ] {
         let answer = app.call(method, path, &headers, Some(body.as_bytes().to_vec())).await;
         assert_eq!(

@@ -26,6 +26,11 @@ pub fn canonical(path: &str) -> Option<String> {
     let twice =
         bare.len() > COMPLETIONS.len() && bare.starts_with(&COMPLETIONS) && bare.ends_with(&COMPLETIONS);
     let meant = if twice { &COMPLETIONS } else { bare };
+    let is_known = meant == COMPLETIONS || meant.first() == Some(&"models");
+    // Elsewhere an empty segment may stand for an id that was left out, and must not become another path.
+    if !is_known && path.split('/').skip(1).any(str::is_empty) {
+        return None;
+    }
     let meant = ["", "v1"].iter().chain(meant).copied().collect::<Vec<_>>().join("/");
     (meant != path).then_some(meant)
 }
@@ -49,7 +54,11 @@ mod tests {
         }
         assert_eq!(canonical("/v1//models").as_deref(), Some("/v1/models"));
         assert_eq!(canonical("/models/a/b").as_deref(), Some("/v1/models/a/b"));
+        assert_eq!(canonical("/v1/v1/files/a").as_deref(), Some("/v1/files/a"));
         for path in ["/v1/chat/completions", "/v1/models", "/v1", "/api/chat", "/", "/v1/files/a", "/chat"] {
+            assert_eq!(canonical(path), None, "{path}");
+        }
+        for path in ["/v1/files//", "/v1//files", "/v1/files//content", "//v1/files/a"] {
             assert_eq!(canonical(path), None, "{path}");
         }
     }

@@ -13,7 +13,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use memchr::memchr;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -24,6 +23,7 @@ use super::whole::CHUNK;
 use super::{usage, whole};
 use crate::domain::answer::{Delta, Names};
 use crate::domain::chat::estimate_tokens;
+use crate::domain::error::{Error, Kind};
 use crate::provider::decoding::{Decoder, Fault, Progress};
 use crate::provider::intake::{Intake, Rest};
 use crate::provider::reason::BROKEN_OFF;
@@ -77,10 +77,15 @@ enum Words {
 
 impl<'a> Seen<'a> {
     /// The words of a chunk that says one thing and ends nothing.
-    fn words(&self) -> Option<(&'a RawValue, Words)> {
-        let [SeenChoice { finish_reason: None, delta: Some(delta), .. }] = self.choices.as_deref()? else {
+    fn words(&self, first: Option<u64>) -> Option<(&'a RawValue, Words)> {
+        let [SeenChoice { index, finish_reason: None, delta: Some(delta), .. }] = self.choices.as_deref()?
+        else {
             return None;
         };
+        // Words of another choice would be taken for the answer's.
+        if first.is_some() && *index != first {
+            return None;
+        }
         match (delta.content, delta.reasoning_content.or(delta.reasoning)) {
             _ if self.usage.is_some() => None,
             (Some(words), None) => Some((words, Words::Answer)),
@@ -210,13 +215,14 @@ impl Chunks {
             return self.end(deltas);
         }
         if text[0] != b'{' {
+            if text[0] == b'[' {
+                Fault::check(&serde_json::from_slice(text).unwrap_or_default())?;
+            }
             self.skipped += 1;
             return Ok(());
         }
         // In valid JSON a line end stands between tokens alone, so a blank means the same.
-        while let Some(place) = memchr(b'\n', &data) {
-            data[place] = b' ';
-        }
+        data.iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = b' ');
         let data = Bytes::from(data);
         if let Some((template, kind)) = &self.template
             && let Some(words) = template.words(&data)
@@ -233,7 +239,7 @@ impl Chunks {
         let text = std::str::from_utf8(&data).map_err(|_| broken())?;
         let looked = match serde_json::from_str::<Seen<'_>>(text) {
             Ok(seen) => {
-                let words = seen.words();
+                let words = seen.words(self.first);
                 let looked = self.look(&data, seen);
                 let template = words.filter(|_| looked.is_some() && self.finished.is_empty());
                 self.template = template.and_then(|(words, kind)| Some((Template::of(&data, words)?, kind)));
@@ -252,6 +258,10 @@ impl Chunks {
     fn end(&mut self, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
         if !self.understood {
             return Err(Fault::empty());
+        }
+        // What was skipped may have said why it does not.
+        if self.skipped > 0 && !self.has_ended() {
+            return Err(Fault::unfinished(true, self.skipped, b""));
         }
         self.done = true;
         deltas.extend(self.held.release(|_| true));
@@ -360,6 +370,10 @@ impl Chunks {
             }
         }
         choices.retain_mut(|choice| self.mend_choice(choice, &chunk, &mut delta));
+        if self.held.is_over_full() {
+            let message = "the upstream's answer holds too many tool calls";
+            return Err(Fault::Error(Error::new(Kind::UpstreamInvalid, message)));
+        }
         let said_nothing_else = choices.len() < before && choices.is_empty() && spent.is_none();
         let ended = choices.iter().filter(|choice| choice["finish_reason"].is_string());
         let ended: Vec<u64> = ended.map(|choice| choice["index"].as_u64().unwrap_or_default()).collect();

@@ -73,12 +73,16 @@ impl Dialect {
     /// The dialect to ask in again after a request was refused whole for a parameter that can be left out
     /// or renamed.
     fn after(self, error: &Error) -> Option<Self> {
-        let words = error.detail.as_deref().unwrap_or_default().to_ascii_lowercase();
-        let next = if words.contains("stream_options") && self.stream_options {
+        let detail = error.detail.as_deref().unwrap_or_default().to_ascii_lowercase();
+        let words: Vec<&str> = detail.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+        let next = if words.contains(&"stream_options") && self.stream_options {
             Dialect { stream_options: false, ..self }
-        } else if words.contains("max_tokens") && words.contains("max_completion_tokens") {
+        } else if words.contains(&"max_tokens") && words.contains(&"max_completion_tokens") {
             Dialect { completion_tokens: true, ..self }
-        } else if words.contains("stream") {
+        } else if words.contains(&"stream")
+            || words.contains(&"streaming")
+            || words.contains(&"stream_options")
+        {
             Dialect { streams: false, ..self }
         } else {
             self
@@ -108,17 +112,21 @@ impl OpenAi {
 impl Provider for OpenAi {
     fn ask<'a>(&'a self, prompt: &'a Prompt) -> Exchange<'a, Deltas> {
         Box::pin(async {
+            let mut dialect = self.dialect.get();
             let body = loop {
-                let dialect = self.dialect.get();
                 let request = request::body(prompt, dialect)?;
                 match self.open(request, dialect.streams, prompt.total).await {
-                    Ok(body) => break body,
+                    Ok(body) => {
+                        // Only what helped is remembered.
+                        self.dialect.set(dialect);
+                        break body;
+                    }
                     Err(error) => {
                         let next = dialect.after(&error).ok_or(error)?;
                         log::warn!(
                             "the upstream refuses a parameter, which is left out or renamed from now on: {next:?}"
                         );
-                        self.dialect.set(next);
+                        dialect = next;
                     }
                 }
             };
@@ -183,5 +191,8 @@ fn usage(value: &Value) -> Option<Usage> {
     let number =
         |key: &str| value.get(key).and_then(|value| value.as_u64().or_else(|| whole(value.as_f64()?)));
     let completion_tokens = number("completion_tokens").unwrap_or_default();
-    Some(Usage::told(number("prompt_tokens")?, completion_tokens, number("total_tokens")))
+    let prompt_tokens = number("prompt_tokens")?;
+    // Some send zeros with each chunk: no answer costs nothing.
+    let is_told = prompt_tokens > 0 || completion_tokens > 0;
+    is_told.then(|| Usage::told(prompt_tokens, completion_tokens, number("total_tokens")))
 }

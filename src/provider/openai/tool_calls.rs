@@ -4,9 +4,14 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::whole;
 use crate::domain::answer::{Delta, ToolCallDelta};
 use crate::domain::chat::estimate_tokens;
 use crate::provider::decoding::new_call_id;
+
+/// How many calls are held of one answer. Nobody offers so many tools, and each piece is looked up among
+/// the calls before it.
+const MAX_CALLS: usize = 1024;
 
 /// A tool call, joined from its pieces.
 struct HeldCall {
@@ -33,6 +38,11 @@ impl Held {
         self.calls.iter().any(|call| call.choice == choice)
     }
 
+    /// Whether there are more calls than an answer may hold. Those beyond were left out.
+    pub fn is_over_full(&self) -> bool {
+        self.calls.len() > MAX_CALLS
+    }
+
     /// Takes in the pieces that a choice of this chunk holds.
     pub fn join(&mut self, choice: u64, pieces: Vec<Value>, chunk: &Map<String, Value>) {
         if self.calls.is_empty() {
@@ -40,7 +50,9 @@ impl Held {
             self.head.insert("usage".into(), Value::Null);
         }
         for (place, piece) in pieces.into_iter().enumerate() {
-            if let Value::Object(piece) = piece {
+            if let Value::Object(piece) = piece
+                && !self.is_over_full()
+            {
                 self.add(choice, place, piece);
             }
         }
@@ -53,12 +65,7 @@ impl Held {
             Some(Value::Object(function)) => function,
             _ => Map::new(),
         };
-        let mut text = |key: &str| match function.shift_remove(key) {
-            Some(Value::String(text)) => text,
-            Some(Value::Null) | None => String::new(),
-            // Some mirrors give the arguments as the object that they describe.
-            Some(value) => value.to_string(),
-        };
+        let mut text = |key: &str| function.shift_remove(key).map(whole::as_text).unwrap_or_default();
         let (name, arguments) = (text("name"), text("arguments"));
         let of_choice = |call: &&mut HeldCall| call.choice == choice;
         let of_id = |call: &HeldCall| id.as_ref().is_none_or(|id| call.call["id"].as_str() == Some(id));
@@ -117,5 +124,22 @@ impl Held {
         chunk.insert("choices".into(), choices.into());
         delta.wire = Some(Value::Object(chunk).to_string().into());
         Some(delta)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_calls_than_an_answer_may_hold_are_not_kept() {
+        let mut held = Held::default();
+        held.join(0, (0..MAX_CALLS).map(|index| json!({ "index": index })).collect(), &Map::new());
+        assert!(!held.is_over_full());
+        held.join(0, vec![json!({ "index": 0 }); 5], &Map::new());
+        assert!(!held.is_over_full());
+        held.join(0, vec![json!({}), json!({ "id": "b" }), json!({ "id": "c" })], &Map::new());
+        assert!(held.is_over_full());
+        assert_eq!(held.calls.len(), MAX_CALLS + 1);
     }
 }

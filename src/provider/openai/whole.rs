@@ -42,6 +42,29 @@ fn text_of(content: &Value) -> Option<String> {
     }
 }
 
+/// What a part of a tool call says. Some mirrors give the arguments as the object that they describe.
+pub fn as_text(value: Value) -> String {
+    match value {
+        Value::String(text) => text,
+        Value::Null => String::new(),
+        value => value.to_string(),
+    }
+}
+
+/// The tool calls of a message, with their arguments as the text that clients take alone.
+fn calls(message: &mut Value) -> Vec<&mut Map<String, Value>> {
+    let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten();
+    let mut calls: Vec<_> = calls.filter_map(Value::as_object_mut).collect();
+    for call in &mut calls {
+        if let Some(arguments) = call.get_mut("function").and_then(|function| function.get_mut("arguments"))
+            && !arguments.is_string()
+        {
+            *arguments = as_text(arguments.take()).into();
+        }
+    }
+    calls
+}
+
 /// A whole completion as one chunk, for callers that asked for a stream.
 pub fn chunk_of(bytes: &[u8]) -> Result<Delta, Fault> {
     let mut value = whole_value(bytes)?;
@@ -54,8 +77,7 @@ pub fn chunk_of(bytes: &[u8]) -> Result<Delta, Fault> {
     let choices = object.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten();
     for (place, choice) in choices.filter_map(Value::as_object_mut).enumerate() {
         let mut message = choice.remove("message").unwrap_or_else(|| json!({}));
-        let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten();
-        for (index, call) in calls.filter_map(Value::as_object_mut).enumerate() {
+        for (index, call) in calls(&mut message).into_iter().enumerate() {
             call.insert("index".into(), index.into());
             if place == 0 {
                 delta.tool_calls.push(call_of(index, call));
@@ -123,6 +145,25 @@ pub fn look(bytes: Bytes) -> Result<Delta, Fault> {
     struct Message<'a> {
         #[serde(borrow, default, deserialize_with = "present")]
         content: Option<&'a RawValue>,
+        #[serde(borrow)]
+        tool_calls: Option<Vec<Call<'a>>>,
+    }
+    #[derive(Deserialize)]
+    struct Call<'a> {
+        #[serde(borrow)]
+        function: Option<Function<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Function<'a> {
+        #[serde(borrow)]
+        arguments: Option<&'a RawValue>,
+    }
+    impl<'a> Message<'a> {
+        fn good_content(&self) -> Option<&'a RawValue> {
+            let functions = self.tool_calls.iter().flatten().filter_map(|call| call.function.as_ref());
+            let mut arguments = functions.filter_map(|function| function.arguments);
+            self.content.filter(|_| arguments.all(|arguments| arguments.get().starts_with('"')))
+        }
     }
     fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
         Deserialize::deserialize(value).map(Some)
@@ -134,7 +175,7 @@ pub fn look(bytes: Bytes) -> Result<Delta, Fault> {
         let spent = spent.map(|spent| counts(spent.get()));
         let contents: Option<Vec<&RawValue>> = choices
             .iter()
-            .map(|choice| choice.message.as_ref().filter(|_| choice.is_good())?.content)
+            .map(|choice| choice.message.as_ref().filter(|_| choice.is_good())?.good_content())
             .collect();
         if let Some(contents) = contents.filter(|all| !all.is_empty() && spent != Some(None)) {
             let spent = spent.flatten();
@@ -155,7 +196,9 @@ pub fn look(bytes: Bytes) -> Result<Delta, Fault> {
         };
     }
     for choice in value["choices"].as_array_mut().into_iter().flatten() {
-        if let Some(message) = choice.get_mut("message").and_then(Value::as_object_mut) {
+        let Some(message) = choice.get_mut("message") else { continue };
+        calls(message);
+        if let Some(message) = message.as_object_mut() {
             message.entry("content").or_insert(Value::Null);
         }
     }
@@ -194,5 +237,19 @@ mod tests {
         for usage in ["null", "[1,2,3]", "{}", r#"{"prompt_tokens":1}"#, r#"{"prompt_tokens":"1"}"#] {
             assert_eq!(totals(usage), None, "{usage}");
         }
+    }
+
+    #[test]
+    fn arguments_that_are_an_object_become_text() {
+        let whole = r#"{"choices":[{"index":0,"message":{"content":null,"tool_calls":[{"id":"a","function":{"name":"f","arguments":{"x":1}}}]},"finish_reason":"tool_calls"}]}"#;
+        let arguments = |delta: Delta, said: &str| {
+            let wire: Value = serde_json::from_slice(&delta.wire.expect("bytes")).expect("JSON");
+            wire["choices"][0][said]["tool_calls"][0]["function"]["arguments"].clone()
+        };
+        let looked = look(Bytes::from_static(whole.as_bytes())).unwrap_or_else(|_| panic!("good"));
+        assert_eq!(arguments(looked, "message"), r#"{"x":1}"#);
+        let chunk = chunk_of(whole.as_bytes()).unwrap_or_else(|_| panic!("good"));
+        assert_eq!(chunk.tool_calls[0].arguments, r#"{"x":1}"#);
+        assert_eq!(arguments(chunk, "delta"), r#"{"x":1}"#);
     }
 }

@@ -84,8 +84,7 @@ struct ModelResponse {
     message: Option<String>,
     response_id: Option<String>,
     model: Option<String>,
-    #[serde(default)]
-    stream_errors: Vec<Value>,
+    stream_errors: Option<Vec<Value>>,
 }
 
 /// Parts of the tags of tokens that are no words of the answer: what tools were called with and gave.
@@ -245,7 +244,7 @@ impl Answer {
         }
         if let Some(response) = part.model_response {
             // A mirror tells of a usage limit or an overload here, in an answer that is else complete.
-            fail_if_reported(response.stream_errors.into_iter().next())?;
+            fail_if_reported(response.stream_errors.into_iter().flatten().next())?;
             self.whole = true;
             self.respond(response.response_id, deltas);
             if response.model.is_some() {
