@@ -63,10 +63,10 @@ check(len(rows) > 20, "the tables of settings in README.md and docs/limits.md we
 SETTINGS = set(rows)
 PORT = int(rows["PORT"])
 HEALTH = one(r'#\[get\("(/health)"\)\]', text("src/api/live.rs"), "the health path in src/api/live.rs")
-check(f'"{HEALTH}"' in text("src/http/auth.rs"), f"{HEALTH} is not public in src/http/auth.rs")
+check(f'"{HEALTH}"' in text("src/api/mod.rs"), f"{HEALTH} is not public in src/api/mod.rs")
 DRAIN = int(rows["SHUTDOWN_TIMEOUT_SECONDS"])
 KEEP_ALIVE = int(
-    one(r"KEEP_ALIVE: Duration = Duration::from_secs\((\d+)\)", text("src/app/server.rs"), "KEEP_ALIVE in src/app/mod.rs")
+    one(r"KEEP_ALIVE: Duration = Duration::from_secs\((\d+)\)", text("src/app/server.rs"), "KEEP_ALIVE in src/app/server.rs")
 )
 platform = text("src/config/platform.rs").split("#[cfg(test)]")[0]
 PLATFORM_VARIABLES = set(re.findall(r'"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+|RENDER|VERCEL)"', platform))
