@@ -2,12 +2,12 @@
 //! where the upstream speaks another protocol.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use actix_web::web::Bytes;
-use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::de::{self, Error as _, IgnoredAny, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::domain::chat::{Chat, Message, Owner, Part, Role, Tool, ToolCall, ToolChoice, estimate_tokens};
@@ -76,9 +76,9 @@ struct Meant {
     #[serde(default, deserialize_with = "number")]
     max_completion_tokens: Option<f64>,
     n: Option<usize>,
-    #[serde(default)]
-    tools: Vec<AskedTool>,
-    tool_choice: Option<AskedChoice>,
+    tools: Option<List<AskedTool>>,
+    #[serde(default, deserialize_with = "tool_choice")]
+    tool_choice: ToolChoice,
     #[serde(default, deserialize_with = "one_or_more")]
     stop: Vec<String>,
 }
@@ -95,50 +95,97 @@ struct AskedFunction {
     parameters: Option<Box<RawValue>>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum AskedChoice {
-    Word(String),
-    Named { function: Named },
-    Other(IgnoredAny),
-}
+/// How many messages, parts and calls a request may hold together, each of which takes many times its
+/// bytes. It is Anthropic's limit of messages: <https://docs.anthropic.com/en/api/messages>.
+const MAX_ELEMENTS: usize = 100_000;
 
-#[derive(Deserialize)]
-struct Named {
-    name: String,
-}
+/// A list of which no more is kept than a request may hold.
+struct List<T>(Vec<T>);
 
-impl From<AskedChoice> for ToolChoice {
-    fn from(asked: AskedChoice) -> Self {
-        match asked {
-            AskedChoice::Word(word) if word == "none" => ToolChoice::None,
-            AskedChoice::Word(word) if word == "required" => ToolChoice::Required,
-            AskedChoice::Named { function } => ToolChoice::Named(function.name),
-            AskedChoice::Word(_) => ToolChoice::Auto,
-            // Of another form, such as a list of the tools that are allowed.
-            AskedChoice::Other(_) => ToolChoice::Required,
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<T> {
+            type Value = List<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut asked: A) -> Result<List<T>, A::Error> {
+                let mut list = Vec::new();
+                while let Some(next) = asked.next_element()? {
+                    list.push(next);
+                    bounded(list.len())?;
+                }
+                Ok(List(list))
+            }
         }
+        deserializer.deserialize_seq(Reader(PhantomData))
     }
+}
+
+fn bounded<E: de::Error>(elements: usize) -> Result<(), E> {
+    if elements > MAX_ELEMENTS {
+        return Err(E::custom(format_args!("more than {MAX_ELEMENTS} messages, parts or calls")));
+    }
+    Ok(())
+}
+
+/// The JSON of a value that has several forms. An untagged enum would first keep what it is read from, at
+/// many times its bytes.
+fn raw<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Deserialize::deserialize(deserializer)
+}
+
+/// A text, or the JSON of anything else.
+fn text_or_json(json: Box<RawValue>) -> String {
+    text(&json).unwrap_or_else(|| json.get().into())
+}
+
+/// A text out of its JSON, if it is one.
+fn text(json: &RawValue) -> Option<String> {
+    serde_json::from_str(json.get()).ok()
+}
+
+fn tool_choice<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ToolChoice, D::Error> {
+    #[derive(Deserialize)]
+    struct Named {
+        function: Function,
+    }
+    #[derive(Deserialize)]
+    struct Function {
+        name: String,
+    }
+    let Some(asked) = raw(deserializer)? else { return Ok(ToolChoice::Auto) };
+    Ok(match text(&asked).as_deref() {
+        Some("none") => ToolChoice::None,
+        Some("required") => ToolChoice::Required,
+        Some(_) => ToolChoice::Auto,
+        None => match serde_json::from_str(asked.get()) {
+            Ok(Named { function }) => ToolChoice::Named(function.name),
+            // Of another form, such as a list of the tools that are allowed.
+            Err(_) => ToolChoice::Required,
+        },
+    })
 }
 
 /// A number, which may be written as a text. What is none counts as absent: it is a hint alone.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-    let value = Value::deserialize(deserializer)?;
-    Ok(value.as_f64().or_else(|| value.as_str()?.trim().parse().ok()).filter(|number| number.is_finite()))
+    let Some(asked) = raw(deserializer)? else { return Ok(None) };
+    let text = text(&asked);
+    let number = text.as_deref().unwrap_or(asked.get()).trim().parse().ok();
+    Ok(number.filter(|number: &f64| number.is_finite()))
 }
 
 fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Stop {
-        One(String),
-        More(Vec<String>),
-        None(()),
+    let Some(asked) = raw(deserializer)? else { return Ok(Vec::new()) };
+    if let Some(text) = text(&asked) {
+        return Ok(vec![text]);
     }
-    Ok(match Stop::deserialize(deserializer)? {
-        Stop::One(text) => vec![text],
-        Stop::More(texts) => texts,
-        Stop::None(()) => Vec::new(),
+    serde_json::from_str(asked.get()).map(|List(texts)| texts).map_err(|_| {
+        let form = "a text or a list of texts";
+        D::Error::invalid_type(Unexpected::Other("another value"), &form)
     })
 }
 
@@ -157,10 +204,14 @@ impl<'de> Deserialize<'de> for Messages {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut asked: A) -> Result<Messages, A::Error> {
-                let mut messages = Vec::new();
+                let (mut messages, mut elements) = (Vec::new(), 0);
                 while let Some(next) = asked.next_element::<AskedMessage>()? {
                     match message(next) {
-                        Ok(message) => messages.push(message),
+                        Ok(message) => {
+                            elements += 1 + message.parts.len() + message.tool_calls.len();
+                            bounded(elements)?;
+                            messages.push(message);
+                        }
                         Err(error) => {
                             while asked.next_element::<IgnoredAny>()?.is_some() {}
                             return Ok(Messages(Err(error)));
@@ -191,14 +242,20 @@ struct Content(Vec<Part>);
 struct AskedPart {
     r#type: String,
     text: Option<Arc<str>>,
-    image_url: Option<AskedImage>,
+    #[serde(default, deserialize_with = "image")]
+    image_url: Option<Arc<str>>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum AskedImage {
-    Url(Arc<str>),
-    Object { url: Arc<str> },
+/// The URL of a picture, which may stand in an object.
+fn image<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<str>>, D::Error> {
+    #[derive(Deserialize)]
+    struct Image {
+        url: Arc<str>,
+    }
+    let Some(asked) = raw(deserializer)? else { return Ok(None) };
+    let url = serde_json::from_str(asked.get());
+    let url = url.or_else(|_| serde_json::from_str(asked.get()).map(|Image { url }| url));
+    url.map(Some).map_err(|_| D::Error::custom("a picture without its `url`"))
 }
 
 impl<'de> Deserialize<'de> for Content {
@@ -220,9 +277,10 @@ impl<'de> Deserialize<'de> for Content {
                 while let Some(AskedPart { r#type, text, image_url }) = asked.next_element()? {
                     parts.push(match (text, image_url) {
                         (Some(text), _) => Part::Text(text),
-                        (None, Some(AskedImage::Url(url) | AskedImage::Object { url })) => Part::Image(url),
+                        (None, Some(url)) => Part::Image(url),
                         (None, None) => Part::Other(r#type),
                     });
+                    bounded(parts.len())?;
                 }
                 Ok(Content(parts))
             }
@@ -241,19 +299,15 @@ fn calls<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ToolCall>, D:
     #[derive(Deserialize)]
     struct Function {
         name: Option<String>,
-        arguments: Option<Value>,
+        arguments: Option<Box<RawValue>>,
     }
-    let asked: Option<Vec<AskedCall>> = Deserialize::deserialize(deserializer)?;
+    let asked: Option<List<AskedCall>> = Deserialize::deserialize(deserializer)?;
     let call = |AskedCall { id, function }| {
         let Function { name, arguments } = function?;
-        let arguments = match arguments.unwrap_or_default() {
-            Value::String(text) => text,
-            Value::Null => String::new(),
-            object => object.to_string(),
-        };
+        let arguments = arguments.map(text_or_json).unwrap_or_default();
         Some(ToolCall { id: id.unwrap_or_default(), name: name.unwrap_or_default(), arguments })
     };
-    Ok(asked.into_iter().flatten().filter_map(call).collect())
+    Ok(asked.into_iter().flat_map(|List(calls)| calls).filter_map(call).collect())
 }
 
 /// What a request means.
@@ -279,8 +333,8 @@ pub fn chat(bytes: &[u8]) -> Result<Chat, Error> {
     let max_tokens = max_tokens.filter(|most| *most >= 1.0).map(|most| most as u32);
     Ok(Chat {
         messages,
-        tools: asked.tools.into_iter().filter_map(tool).collect(),
-        tool_choice: asked.tool_choice.map(ToolChoice::from).unwrap_or_default(),
+        tools: asked.tools.into_iter().flat_map(|List(tools)| tools).filter_map(tool).collect(),
+        tool_choice: asked.tool_choice,
         temperature: asked.temperature,
         top_p: asked.top_p,
         max_tokens,
@@ -311,7 +365,7 @@ pub fn prompt_tokens(body: &[u8]) -> u64 {
     struct Request {
         messages: Option<Vec<Said>>,
         #[serde(alias = "prompt")]
-        input: Option<Value>,
+        input: Option<Box<RawValue>>,
     }
     #[derive(Deserialize)]
     struct Said {
@@ -323,14 +377,13 @@ pub fn prompt_tokens(body: &[u8]) -> u64 {
         Part::Text(text) => estimate_tokens(&text),
         Part::Image(_) | Part::Other(_) => 0,
     });
-    let input = input.map(|input| input.as_str().map_or_else(|| input.to_string(), String::from));
-    texts.chain(input.map(|text| estimate_tokens(&text))).sum()
+    texts.chain(input.map(|input| estimate_tokens(&text_or_json(input)))).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn read(value: Value) -> Result<Chat, Error> {
         chat(value.to_string().as_bytes())
@@ -382,5 +435,51 @@ mod tests {
         {
             assert!(inference(owner(), Bytes::from(body)).is_err(), "{body}");
         }
+    }
+
+    #[test]
+    fn no_more_is_kept_than_a_request_may_hold() {
+        let said = json!({"role": "user", "content": [{"type": "text", "text": "a"}]});
+        let half = MAX_ELEMENTS / 2;
+        assert!(read(json!({"messages": vec![&said; half]})).is_ok());
+        let calls = json!({"role": "assistant", "tool_calls": vec![json!({}); MAX_ELEMENTS + 1]});
+        let parts = json!({"role": "user", "content": vec![json!({"type": "text"}); MAX_ELEMENTS + 1]});
+        for asked in [
+            json!({"messages": vec![&said; half + 1]}),
+            json!({"messages": [calls]}),
+            json!({"messages": [parts]}),
+            json!({"messages": [&said], "tools": vec![json!({}); MAX_ELEMENTS + 1]}),
+        ] {
+            let error = read(asked).expect_err("too much");
+            assert_eq!(error.kind, Kind::InvalidRequest);
+            assert!(error.caller_message().contains("more than 100000"), "{}", error.caller_message());
+        }
+    }
+
+    #[test]
+    fn values_of_several_forms_are_understood() {
+        let with = |name: &str, value: Value| {
+            let mut asked = json!({"messages": [{"role": "user", "content": "a"}]});
+            asked[name] = value;
+            read(asked)
+        };
+        for (value, choice) in [
+            (json!(null), ToolChoice::Auto),
+            (json!("auto"), ToolChoice::Auto),
+            (json!("none"), ToolChoice::None),
+            (json!("required"), ToolChoice::Required),
+            (json!({"type": "function", "function": {"name": "f"}}), ToolChoice::Named("f".into())),
+            (json!([0, 0]), ToolChoice::Required),
+        ] {
+            assert_eq!(with("tool_choice", value).expect("good").tool_choice, choice);
+        }
+        for (value, number) in
+            [(json!("0.5"), Some(0.5)), (json!(1), Some(1.0)), (json!([0]), None), (json!(true), None)]
+        {
+            assert_eq!(with("temperature", value).expect("good").temperature, number);
+        }
+        assert_eq!(with("stop", json!(["a", "b"])).expect("good").stop, ["a", "b"]);
+        assert!(with("stop", json!(null)).expect("good").stop.is_empty());
+        assert!(with("stop", json!([0])).is_err());
     }
 }
