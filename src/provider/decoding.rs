@@ -117,6 +117,18 @@ impl Fault {
     }
 }
 
+#[cfg(test)]
+impl Fault {
+    /// The kind of error that it becomes before any upstream has explained itself.
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Fault::Error(error) => error.kind,
+            Fault::Html => Kind::UpstreamHtml,
+            Fault::Reported(_) => Kind::UpstreamError,
+        }
+    }
+}
+
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         Fault::Error(error)
@@ -219,6 +231,21 @@ impl<D: Decoder> Decoding<D> {
             }
         }
     }
+}
+
+/// What `read` makes of a body that is there as a whole, unless that is nothing or a web page.
+pub(super) async fn whole<T>(
+    transport: &Transport,
+    body: &mut Body,
+    read: impl FnOnce(Bytes) -> Result<T, Fault>,
+) -> Result<T, Error> {
+    let bytes = body.whole().await?;
+    let value = match first_byte(&bytes) {
+        None => Err(Fault::empty()),
+        Some(b'<') => Err(Fault::Html),
+        Some(_) => read(bytes),
+    };
+    value.map_err(|fault| fault.into_error(transport, body))
 }
 
 /// The first byte that is neither blank nor a byte order mark.

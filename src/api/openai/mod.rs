@@ -7,6 +7,7 @@ mod answer;
 mod body;
 mod events;
 mod failure;
+mod forms;
 mod models;
 pub mod paths;
 mod relay;

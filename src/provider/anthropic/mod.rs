@@ -15,7 +15,7 @@ mod tests;
 
 use std::rc::Rc;
 
-use super::decoding::{Deltas, Fault, decode, first_byte};
+use super::decoding::{self, Deltas, decode};
 use super::session::KeyHeader;
 use super::transport::{Call, Transport};
 use super::{Capabilities, Exchange, Protocol, Provider, base};
@@ -50,13 +50,7 @@ impl Anthropic {
     async fn list(&self) -> Result<Vec<Model>, Error> {
         let call = Call { query: Some(WHOLE_LIST), ..Call::get(&["models"]) };
         let mut body = self.transport.open(call).await?;
-        let bytes = body.whole().await?;
-        let list = match first_byte(&bytes) {
-            None => Err(Fault::empty()),
-            Some(b'<') => Err(Fault::Html),
-            Some(_) => models::list(&bytes),
-        };
-        list.map_err(|fault| fault.into_error(&self.transport, &body))
+        decoding::whole(&self.transport, &mut body, |bytes| models::list(&bytes)).await
     }
 }
 

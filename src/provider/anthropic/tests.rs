@@ -14,11 +14,7 @@ fn read(chunks: &[&[u8]]) -> (VecDeque<Delta>, Answer, Result<(), Kind>) {
     let (deltas, end) = decoding::read(&mut Events::new(1 << 20), chunks);
     let mut answer = Answer::default();
     deltas.iter().for_each(|delta| answer.apply(delta));
-    let end = end.map_err(|fault| match fault {
-        Fault::Error(error) => error.kind,
-        Fault::Html => Kind::UpstreamHtml,
-        Fault::Reported(_) => Kind::UpstreamError,
-    });
+    let end = end.map_err(Fault::kind);
     (deltas, answer, end)
 }
 

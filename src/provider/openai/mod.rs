@@ -24,7 +24,7 @@ use futures_util::future::LocalBoxFuture;
 use serde_json::Value;
 
 use super::body::Body;
-use super::decoding::{Deltas, Fault, decode, first_byte};
+use super::decoding::{self, Deltas, decode, first_byte};
 use super::relay::{self, Relayed};
 use super::session::KeyHeader;
 use super::transport::{Call, Transport};
@@ -99,13 +99,7 @@ impl OpenAi {
 
     async fn list(&self) -> Result<Vec<Model>, Error> {
         let mut body = self.transport.open(Call::get(&["models"])).await?;
-        let bytes = body.whole().await?;
-        let list = match first_byte(&bytes) {
-            None => Err(Fault::empty()),
-            Some(b'<') => Err(Fault::Html),
-            Some(_) => models::list(&bytes),
-        };
-        list.map_err(|fault| fault.into_error(&self.transport, &body))
+        decoding::whole(&self.transport, &mut body, |bytes| models::list(&bytes)).await
     }
 }
 
@@ -167,14 +161,11 @@ impl Passthrough for OpenAi {
                 let decoder = Chunks::new(choices, self.transport.line_bytes()).for_wire();
                 return Ok(decode(Rc::clone(&self.transport), body, decoder));
             }
-            let bytes = body.whole().await?;
-            let whole = match first_byte(&bytes) {
-                None => Err(Fault::empty()),
-                Some(b'<') => Err(Fault::Html),
+            let whole = decoding::whole(&self.transport, &mut body, |bytes| match first_byte(&bytes) {
                 Some(b'{' | b'[') => whole::look(bytes),
-                Some(_) => joined::joined(&bytes, choices),
-            };
-            let whole = whole.map_err(|fault| fault.into_error(&self.transport, &body))?;
+                _ => joined::joined(&bytes, choices),
+            });
+            let whole = whole.await?;
             Ok(Deltas::whole(body.status(), whole))
         })
     }

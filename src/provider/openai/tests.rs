@@ -19,11 +19,7 @@ fn decoded(chunks: &[&[u8]]) -> (Vec<Value>, Answer, Result<(), Kind>) {
     });
     let mut answer = Answer::default();
     deltas.iter().for_each(|delta| answer.apply(delta));
-    let end = end.map_err(|fault| match fault {
-        Fault::Error(error) => error.kind,
-        Fault::Html => Kind::UpstreamHtml,
-        Fault::Reported(_) => Kind::UpstreamError,
-    });
+    let end = end.map_err(Fault::kind);
     (data.collect(), answer, end)
 }
 
