@@ -9,7 +9,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::domain::chat::ConversationId;
 use crate::domain::error::{Error, Kind};
-use crate::gateway::Service;
+use crate::gateway::Gateway;
 use crate::http::auth::Caller;
 use crate::http::failure::Failure;
 use crate::http::log_fields::LogFields;
@@ -89,12 +89,12 @@ pub struct DeletedResult {
 async fn get_conversation(
     request: HttpRequest,
     caller: ReqData<Caller>,
-    service: Data<Service>,
+    gateway: Data<Gateway>,
     id: Path<String>,
 ) -> Result<HttpResponse, Failure> {
     let fail = |error| Failure::new(&request, error);
     let id = parse(&id).map_err(fail)?;
-    let transcript = service.transcript(&caller.owner, id).await.map_err(fail)?;
+    let transcript = gateway.transcript(&caller.owner, id).await.map_err(fail)?;
     let message = |role, content, partial| TurnMessage { role, content, partial };
     let messages = transcript.turns.into_iter().flat_map(|(question, answer, partial)| {
         [message("user", question, false), message("assistant", answer, partial)]
@@ -127,12 +127,12 @@ async fn get_conversation(
 async fn delete_conversation(
     request: HttpRequest,
     caller: ReqData<Caller>,
-    service: Data<Service>,
+    gateway: Data<Gateway>,
     id: Path<String>,
 ) -> Result<HttpResponse, Failure> {
     let fail = |error| Failure::new(&request, error);
     let id = parse(&id).map_err(fail)?;
-    service.forget(&caller.owner, id).await.map_err(fail)?;
+    gateway.forget(&caller.owner, id).await.map_err(fail)?;
     let body = DeletedResult { success: true, conversation_id: id.to_string(), error: None };
     Ok(reply::json(StatusCode::OK, &body, LogFields::of("delete_conversation")))
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use crate::gateway::{Health, Service};
+use crate::gateway::{Gateway, Health};
 use crate::http::auth::Guard;
 use crate::http::base_url::Peers;
 use crate::http::documents::{Document, Documents};
@@ -87,19 +87,19 @@ pub struct Endpoints {
 #[get("/")]
 async fn home(
     request: HttpRequest,
-    service: Data<Service>,
+    gateway: Data<Gateway>,
     peers: Data<Peers>,
     guard: Data<Guard>,
     documents: Data<Documents>,
 ) -> HttpResponse {
     let base = peers.base_url(&request);
-    let health = service.recent_health().await;
+    let health = gateway.recent_health().await;
     let mut response = if wants_json(&request) {
         let result = HomeResult {
             name: "mirrorgate",
             version: VERSION,
             status: health.as_ref().map_or("unknown", |health| health.status.name()),
-            demo: service.is_demo(),
+            demo: gateway.is_demo(),
             endpoints: Endpoints {
                 document: format!("{base}/openapi.json"),
                 full_document: format!("{base}/openapi/full.json"),
@@ -110,7 +110,7 @@ async fn home(
         };
         reply::json(StatusCode::OK, &result, LogFields::default())
     } else {
-        let page = page(language(&request), &base, health, &service, guard.needs_key(), &documents);
+        let page = page(language(&request), &base, health, &gateway, guard.needs_key(), &documents);
         HttpResponse::Ok()
             .insert_header((header::CONTENT_TYPE, "text/html; charset=utf-8"))
             .insert_header((header::CACHE_CONTROL, "no-store"))
@@ -128,7 +128,7 @@ fn page(
     language: Language,
     base: &str,
     health: Option<Health>,
-    service: &Service,
+    gateway: &Gateway,
     needs_key: bool,
     documents: &Documents,
 ) -> String {
@@ -144,10 +144,10 @@ fn page(
         version => VERSION,
         base_url => base,
         document_url => format!("{base}/openapi.json"),
-        demo => service.is_demo(),
+        demo => gateway.is_demo(),
         upstream => context! {
             status => health.as_ref().map_or("unknown", |health| health.status.name()),
-            name => if service.is_demo() { "demo" } else { service.protocol_name() },
+            name => if gateway.is_demo() { "demo" } else { gateway.protocol_name() },
             latency_ms => health.as_ref().map(|health| health.latency.as_millis() as u64),
             session => health.as_ref().map_or("unknown", |health| health.session.name()),
             message => error.map(|error| error.kind.code()),

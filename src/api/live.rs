@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use crate::gateway::Service;
+use crate::gateway::Gateway;
 use crate::http::draining::Draining;
 use crate::http::log_fields::LogFields;
 use crate::http::reply;
@@ -68,12 +68,12 @@ async fn live() -> HttpResponse {
     security(()),
 )]
 #[get("/ready")]
-async fn ready(draining: Data<Draining>, service: Data<Service>) -> HttpResponse {
+async fn ready(draining: Data<Draining>, gateway: Data<Gateway>) -> HttpResponse {
     let mut reasons = Vec::new();
     if draining.has_begun() {
         reasons.push("the service is stopping".to_string());
     }
-    reasons.extend(service.store_ready().await.err().map(|error| error.message));
+    reasons.extend(gateway.store_ready().await.err().map(|error| error.message));
     let (status, word) = match reasons.is_empty() {
         true => (StatusCode::OK, "ok"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),

@@ -5,7 +5,7 @@ use actix_web::web::Data;
 use actix_web::{HttpResponse, get};
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use crate::gateway::Service;
+use crate::gateway::Gateway;
 use crate::http::log_fields::{LogFields, SharedLogFields};
 use crate::http::reply::FailureBody;
 use crate::metrics::{self, Metrics};
@@ -28,8 +28,8 @@ pub fn routes(config: &mut ServiceConfig) {
     security(("bearer" = [])),
 )]
 #[get("/metrics")]
-async fn get_metrics(service: Data<Service>, metrics: Data<Metrics>) -> HttpResponse {
-    service.measure().await;
+async fn get_metrics(gateway: Data<Gateway>, metrics: Data<Metrics>) -> HttpResponse {
+    gateway.measure().await;
     let mut response = HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, metrics::MEDIA_TYPE))
         .insert_header((header::CACHE_CONTROL, "no-store"))

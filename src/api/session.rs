@@ -10,7 +10,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::config;
 use crate::domain::error::{Error, Kind};
-use crate::gateway::{Credentials, Service};
+use crate::gateway::{Credentials, Gateway};
 use crate::http::body::JsonBody;
 use crate::http::failure::Failure;
 use crate::http::log_fields::LogFields;
@@ -85,13 +85,13 @@ pub struct SessionResult {
 #[put("/api/session")]
 async fn set_session(
     request: HttpRequest,
-    service: Data<Service>,
+    gateway: Data<Gateway>,
     body: JsonBody<SessionRequest>,
 ) -> Result<HttpResponse, Failure> {
     let fail = |error| Failure::new(&request, error);
     let upstream = body.0.upstream.clone().filter(|name| !name.trim().is_empty());
     let credentials = body.0.credentials().map_err(fail)?;
-    let state = service.swap(upstream.as_deref(), &credentials).await.map_err(fail)?;
+    let state = gateway.swap(upstream.as_deref(), &credentials).await.map_err(fail)?;
     let body = SessionResult { success: true, session: state.name(), error: None };
     Ok(reply::json(StatusCode::OK, &body, LogFields::of("set_session")))
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use crate::gateway::Service;
+use crate::gateway::Gateway;
 use crate::http::auth::Caller;
 use crate::http::failure::Failure;
 use crate::http::log_fields::LogFields;
@@ -65,9 +65,9 @@ pub struct UsageResult {
 async fn get_usage(
     request: HttpRequest,
     caller: ReqData<Caller>,
-    service: Data<Service>,
+    gateway: Data<Gateway>,
 ) -> Result<HttpResponse, Failure> {
-    let (tally, since) = service.usage(&caller.owner).await.map_err(|error| Failure::new(&request, error))?;
+    let (tally, since) = gateway.usage(&caller.owner).await.map_err(|error| Failure::new(&request, error))?;
     let body = UsageResult {
         success: true,
         key: caller.name.clone(),

@@ -20,7 +20,7 @@ use super::StartError;
 use crate::api::{self, openai};
 use crate::config::{Config, Limits};
 use crate::doctor::Doctor;
-use crate::gateway::{Member, Service, Shared};
+use crate::gateway::{Gateway, Member, Shared};
 use crate::http::access_log;
 use crate::http::auth::{self, Guard};
 use crate::http::base_url::{LocalAddress, Peers};
@@ -82,9 +82,9 @@ impl Parts {
     }
 
     /// Hands them to an application; the use cases are a worker's own.
-    fn provide(self, application: &mut ServiceConfig, service: Service) {
+    fn provide(self, application: &mut ServiceConfig, gateway: Gateway) {
         application
-            .app_data(Data::new(service))
+            .app_data(Data::new(gateway))
             .app_data(self.guard)
             .app_data(self.peers)
             .app_data(self.documents)
@@ -116,9 +116,9 @@ pub fn run(
         (config.limits.header_time, config.limits.slow_reader, config.limits.shutdown);
     let server = HttpServer::new(move || {
         let members = upstreams.iter().map(Member::new).collect();
-        let service = Service::new(members, Arc::clone(&parts.shared));
+        let gateway = Gateway::new(members, Arc::clone(&parts.shared));
         let (app, _) = App::new().into_utoipa_app().configure(api::routes).split_for_parts();
-        app.configure(|application| parts.clone().provide(application, service))
+        app.configure(|application| parts.clone().provide(application, gateway))
             .configure(api::pages)
             .wrap(from_fn(auth::check))
             .wrap(cors(cors_origins.as_deref()))

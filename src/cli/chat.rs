@@ -11,7 +11,7 @@ use super::{described, fail};
 use crate::app::upstreams;
 use crate::config::{self, Config};
 use crate::domain::chat::Owner;
-use crate::gateway::{Asked, InferenceRequest, Member, Service, Shared, Turn};
+use crate::gateway::{Asked, Gateway, InferenceRequest, Member, Shared, Turn};
 use crate::telemetry;
 
 /// Asks the question and writes the answer as it comes.
@@ -63,8 +63,8 @@ async fn ask(config: Config, question: InferenceRequest) -> ExitCode {
     };
     let members = opened.iter().map(|(endpoint, _)| Member::new(endpoint)).collect();
     let before: Vec<_> = opened.iter().map(|(endpoint, _)| endpoint.session.snapshot()).collect();
-    let service = Service::new(members, Arc::new(Shared::new(Arc::clone(&store), &config.limits)));
-    let code = answer(&service, question).await;
+    let gateway = Gateway::new(members, Arc::new(Shared::new(Arc::clone(&store), &config.limits)));
+    let code = answer(&gateway, question).await;
     for ((endpoint, mut sync), before) in opened.into_iter().zip(before) {
         if endpoint.session.snapshot() != before
             && let Err(error) = sync.keep().await
@@ -77,8 +77,8 @@ async fn ask(config: Config, question: InferenceRequest) -> ExitCode {
 }
 
 /// Asks the question and writes the answer as it comes.
-async fn answer(service: &Service, question: InferenceRequest) -> ExitCode {
-    let mut in_flight = match service.infer(question).await {
+async fn answer(gateway: &Gateway, question: InferenceRequest) -> ExitCode {
+    let mut in_flight = match gateway.infer(question).await {
         Ok(in_flight) => in_flight,
         Err(failed) => return fail(1, described(&failed.error)),
     };

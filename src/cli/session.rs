@@ -11,7 +11,7 @@ use super::{described, fail};
 use crate::app::{StartError, upstreams};
 use crate::config::{self, Config, Location};
 use crate::domain::error::{Error, Kind};
-use crate::gateway::{Member, Service, Shared};
+use crate::gateway::{Gateway, Member, Shared};
 use crate::provider::session::Credentials;
 use crate::store::Store;
 use crate::telemetry;
@@ -97,7 +97,7 @@ async fn set_session(
     let mut sync = upstreams::session_sync(config, &store, &endpoint);
     sync.follow().await?;
     let member = Member::new(&endpoint);
-    let service = Service::new(vec![member], Arc::new(Shared::new(store, &config.limits)));
-    service.swap(None, credentials).await?;
+    let gateway = Gateway::new(vec![member], Arc::new(Shared::new(store, &config.limits)));
+    gateway.swap(None, credentials).await?;
     sync.keep().await
 }

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
 use super::catalog::{Need, Probe};
-use super::{Member, Service};
+use super::{Gateway, Member};
 use crate::domain::error::{self, Error, Kind};
 use crate::provider::session::{Credentials, Session, State};
 
@@ -54,7 +54,7 @@ pub struct Health {
     pub error: Option<Error>,
 }
 
-impl Service {
+impl Gateway {
     /// The upstream's health, asked of it now. It costs no tokens.
     ///
     /// Of several upstreams all are asked: as long as one is well, so is the service, if degraded.

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::in_flight::{Failed, InFlight, Progress, Reply, Terms};
 use super::memory::{Memory, OpenTurn, Talk, Turn};
 use super::usage::{Estimate, Meter};
-use super::{Member, Service};
+use super::{Gateway, Member};
 use crate::domain::answer::Answer;
 use crate::domain::chat::{Chat, ConversationId, Owner, Prompt};
 use crate::domain::error::{Error, Kind};
@@ -53,7 +53,7 @@ pub struct Transcript {
     pub tokens: fn(&[u8]) -> u64,
 }
 
-impl Service {
+impl Gateway {
     /// Asks. The answer is read from [`InFlight`].
     ///
     /// # Errors
@@ -62,7 +62,7 @@ impl Service {
         self.infer_into(request, Progress::default()).await
     }
 
-    /// As [`Service::infer`], with a place where the answer so far can be seen.
+    /// As [`Gateway::infer`], with a place where the answer so far can be seen.
     pub(super) async fn infer_into(
         &self,
         request: InferenceRequest,

@@ -15,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
 use super::in_flight::Progress;
-use super::{Asked, Failed, InferenceRequest, Reply, Service, Turn};
+use super::{Asked, Failed, Gateway, InferenceRequest, Reply, Turn};
 use crate::domain::answer::{Answer, Names};
 use crate::domain::chat::{AnswerId, ConversationId, Owner, Usage};
 use crate::domain::error::{Error, Kind};
@@ -44,7 +44,7 @@ struct Record {
     error: Option<(String, String, String)>,
 }
 
-impl Service {
+impl Gateway {
     /// Asks and waits for the whole answer, for as long as `wait`, at most
     /// `REQUEST_TIMEOUT_SECONDS`. Then it goes on without its caller.
     ///
@@ -70,8 +70,8 @@ impl Service {
             stream: false,
             total: Some(timeouts.long),
         };
-        let (service, seen) = (Arc::clone(&self), Rc::clone(&progress));
-        let mut work: Work = Box::pin(async move { service.infer_into(request, seen).await?.whole().await });
+        let (gateway, seen) = (Arc::clone(&self), Rc::clone(&progress));
+        let mut work: Work = Box::pin(async move { gateway.infer_into(request, seen).await?.whole().await });
         match timeout(wait, &mut work).await {
             Ok(outcome) => outcome,
             Err(_) => {

@@ -1,6 +1,6 @@
 //! What the metrics are told about the upstreams.
 
-use super::{Member, Service, Status};
+use super::{Gateway, Member, Status};
 use crate::domain::error::Error;
 use crate::metrics::Breaker;
 use crate::provider::breaker::BreakerState;
@@ -15,7 +15,7 @@ const SESSIONS: [&str; 5] = [
     State::Refused.name(),
 ];
 
-impl Service {
+impl Gateway {
     /// Brings what the metrics say of the upstreams up to date. It costs no tokens, and each upstream
     /// is asked at most twice a minute.
     pub async fn measure(&self) {

@@ -92,7 +92,7 @@ impl Shared {
 }
 
 /// The use cases over the upstreams; one a thread.
-pub struct Service {
+pub struct Gateway {
     /// At least one.
     members: Vec<Member>,
     shared: Arc<Shared>,
@@ -100,11 +100,11 @@ pub struct Service {
     settings: config::Upstream,
 }
 
-impl Service {
+impl Gateway {
     /// The use cases over these upstreams, at least one.
     pub fn new(members: Vec<Member>, shared: Arc<Shared>) -> Self {
         let settings = members.first().expect("there is an upstream, at least the demo").settings.clone();
-        Service { members, shared, settings }
+        Gateway { members, shared, settings }
     }
 
     /// The name of what the upstream speaks.
@@ -137,7 +137,7 @@ impl Service {
     /// Deletes a conversation.
     ///
     /// # Errors
-    /// As [`Service::transcript`].
+    /// As [`Gateway::transcript`].
     pub async fn forget(&self, owner: &Owner, id: ConversationId) -> Result<(), Error> {
         self.shared.store.delete(owner, id).await
     }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::catalog::{Known, Need, REFRESH_TIME, named, not_listed};
 use super::router::FIRST_LISTS_TIME;
-use super::{Member, Service};
+use super::{Gateway, Member};
 use crate::domain::chat::{Chat, Model};
 use crate::domain::error::{Error, Kind};
 
@@ -17,7 +17,7 @@ pub struct Models {
     pub default_model: Option<String>,
 }
 
-impl Service {
+impl Gateway {
     /// The models that a caller can name: those of all upstreams, each once, as they were told at most
     /// `CACHE_TIME` ago. An upstream that is silent is waited for in a bound.
     ///

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Service;
+use super::Gateway;
 use super::in_flight::{InFlight, Terms};
 use super::usage::{Estimate, Meter};
 use crate::domain::chat::Owner;
@@ -23,7 +23,7 @@ pub struct Relaying {
     pub body: InFlight,
 }
 
-impl Service {
+impl Gateway {
     /// Passes a request on. `tokens` estimates those in its body.
     ///
     /// # Errors

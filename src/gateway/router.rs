@@ -7,7 +7,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::Service;
+use super::Gateway;
 use super::catalog::{Known, Need, REFRESH_TIME};
 use crate::config;
 use crate::domain::error::{Error, Kind};
@@ -81,7 +81,7 @@ impl Member {
     }
 }
 
-impl Service {
+impl Gateway {
     /// What an answer says of the upstream that gave it: its name, where there are others.
     pub(super) fn upstream_label(&self, member: &Member) -> Option<String> {
         (self.members.len() > 1).then(|| member.settings.name.clone())

@@ -19,7 +19,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::tools::{self, TOOLS};
 use crate::domain::error::{Error, Kind};
-use crate::gateway::Service;
+use crate::gateway::Gateway;
 use crate::http::auth::Caller;
 use crate::http::body::{self, JsonBody};
 use crate::http::documents::{Document, Documents};
@@ -106,7 +106,7 @@ async fn mcp(
     _: Admitted,
     request: HttpRequest,
     caller: ReqData<Caller>,
-    service: Data<Service>,
+    gateway: Data<Gateway>,
     documents: Data<Documents>,
     heartbeat: Data<Heartbeat>,
     body: JsonBody<Message>,
@@ -128,7 +128,7 @@ async fn mcp(
         "ping" => Ok(json!({})),
         "tools/list" => Ok(json!({ "tools": schema::tools(&documents.at(Document::Tools, "")) })),
         "tools/call" => {
-            match body::parse(params.as_bytes()).and_then(|call| work(call, &service, &caller, &request)) {
+            match body::parse(params.as_bytes()).and_then(|call| work(call, &gateway, &caller, &request)) {
                 Ok(work) => {
                     let work = async move { called(id, work.await) };
                     return Ok(keep_alive::respond(**heartbeat, Box::pin(work)).await);
@@ -181,7 +181,7 @@ fn initialized(params: &str) -> Value {
 /// When there is no such tool.
 fn work(
     call: Call,
-    service: &Data<Service>,
+    gateway: &Data<Gateway>,
     caller: &Caller,
     request: &HttpRequest,
 ) -> Result<LocalBoxFuture<'static, Prepared>, Error> {
@@ -189,8 +189,8 @@ fn work(
         let error = Error::new(Kind::InvalidRequest, "there is no such tool");
         return Err(error.hinted("tools/list names the tools"));
     };
-    let (service, caller, request) = (service.clone(), caller.clone(), request.clone());
-    Ok((tool.call)(tools::Call { service, caller, request, arguments: call.arguments }))
+    let (gateway, caller, request) = (gateway.clone(), caller.clone(), request.clone());
+    Ok((tool.call)(tools::Call { gateway, caller, request, arguments: call.arguments }))
 }
 
 /// The answer to a call: what the operation would have answered, failures too.

@@ -22,7 +22,7 @@ use actix_web::web::{self, Data, ReqData};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, post};
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use crate::gateway::{Failed, InferenceRequest, Service};
+use crate::gateway::{Failed, Gateway, InferenceRequest};
 use crate::http::auth::Caller;
 use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, EventStream, Heartbeat};
@@ -65,7 +65,7 @@ pub fn pages(config: &mut web::ServiceConfig) {
 async fn chat_completions(
     request: HttpRequest,
     caller: ReqData<Caller>,
-    service: Data<Service>,
+    gateway: Data<Gateway>,
     heartbeat: Data<Heartbeat>,
     body: V1Body,
 ) -> Result<HttpResponse, Failure> {
@@ -73,12 +73,12 @@ async fn chat_completions(
     let fail = |error| Failure::new(&request, error);
     let body = body.json(&request).map_err(fail)?;
     let (asked, include_usage) = request::inference(caller.owner.clone(), body).map_err(fail)?;
-    let service = service.into_inner();
+    let gateway = gateway.into_inner();
     Ok(if asked.stream {
-        let begin = Box::pin(streamed(service, asked, include_usage, request_id));
+        let begin = Box::pin(streamed(gateway, asked, include_usage, request_id));
         keep_alive::stream(&request, heartbeat.every, begin).await
     } else {
-        keep_alive::respond(**heartbeat, Box::pin(whole(service, asked, request_id))).await
+        keep_alive::respond(**heartbeat, Box::pin(whole(gateway, asked, request_id))).await
     })
 }
 
@@ -89,10 +89,10 @@ fn failed(failed: Failed, model: Option<String>, request_id: &str) -> Prepared {
     failure::prepared(&error, request_id, LogFields { model: log_fields.model.or(model), ..log_fields })
 }
 
-async fn whole(service: Arc<Service>, asked: InferenceRequest, request_id: String) -> Prepared {
+async fn whole(gateway: Arc<Gateway>, asked: InferenceRequest, request_id: String) -> Prepared {
     let model = asked.model.clone();
     let outcome = async {
-        let mut in_flight = service.infer(asked).await?;
+        let mut in_flight = gateway.infer(asked).await?;
         let mut wire = None;
         while let Some(delta) = in_flight.next().await {
             wire = delta?.wire.or(wire);
@@ -110,14 +110,14 @@ async fn whole(service: Arc<Service>, asked: InferenceRequest, request_id: Strin
 }
 
 async fn streamed(
-    service: Arc<Service>,
+    gateway: Arc<Gateway>,
     asked: InferenceRequest,
     include_usage: bool,
     request_id: String,
 ) -> Result<EventStream, Prepared> {
     let model = asked.model.clone();
     let begun = async {
-        let in_flight = service.infer(asked).await?;
+        let in_flight = gateway.infer(asked).await?;
         let (log_fields, upstream) = {
             let answer = in_flight.answer();
             (LogFields::of("chat_completions").answered(&answer), answer.upstream.clone().unwrap_or_default())

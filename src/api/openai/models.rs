@@ -11,7 +11,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use super::failure::{self, OpenAiFailure};
 use crate::domain::chat::Model;
 use crate::domain::error::{Error, Kind};
-use crate::gateway::Service;
+use crate::gateway::Gateway;
 use crate::http::log_fields::{LogFields, RequestId};
 use crate::http::reply::Prepared;
 
@@ -66,9 +66,9 @@ pub struct OpenAiModels {
     security(("bearer" = [])),
 )]
 #[get("/v1/models")]
-async fn openai_list_models(request: HttpRequest, service: Data<Service>) -> HttpResponse {
+async fn openai_list_models(request: HttpRequest, gateway: Data<Gateway>) -> HttpResponse {
     let log_fields = LogFields::of("openai_list_models");
-    match service.models().await {
+    match gateway.models().await {
         Ok(models) => {
             let data = models.models.into_iter().map(OpenAiModel::from).collect();
             plain(&OpenAiModels { object: "list", data }, log_fields)
@@ -91,9 +91,9 @@ async fn openai_list_models(request: HttpRequest, service: Data<Service>) -> Htt
     security(("bearer" = [])),
 )]
 #[get("/v1/models/{id:.*}")]
-async fn openai_get_model(request: HttpRequest, service: Data<Service>, id: Path<String>) -> HttpResponse {
+async fn openai_get_model(request: HttpRequest, gateway: Data<Gateway>, id: Path<String>) -> HttpResponse {
     let log_fields = LogFields::of("openai_get_model");
-    let found = service.models().await.and_then(|models| {
+    let found = gateway.models().await.and_then(|models| {
         let missing = || Error::new(Kind::ModelNotFound, "there is no model of this name");
         models.models.into_iter().find(|model| model.id == *id).ok_or_else(missing)
     });

@@ -10,7 +10,7 @@ use super::body::V1Body;
 use super::events::Events;
 use super::{failure, request};
 use crate::domain::error::{Error, Kind};
-use crate::gateway::{Failed, InFlight, RelayForm, RelayRequest, Relaying, Service};
+use crate::gateway::{Failed, Gateway, InFlight, RelayForm, RelayRequest, Relaying};
 use crate::http::auth::Caller;
 use crate::http::documents::Documents;
 use crate::http::failure::Failure;
@@ -25,7 +25,7 @@ const PASSED: [&str; 4] = ["anthropic-version", "anthropic-beta", "openai-beta",
 pub async fn relay(
     request: HttpRequest,
     caller: ReqData<Caller>,
-    service: Data<Service>,
+    gateway: Data<Gateway>,
     heartbeat: Data<Heartbeat>,
     documents: Data<Documents>,
     body: V1Body,
@@ -38,7 +38,7 @@ pub async fn relay(
     let body = body.json_or_form(&request).map_err(fail)?;
     let relayed = asked(&request, body).map_err(fail)?;
     let request_id = RequestId::of(request.extensions());
-    let Relaying { status, upstream, headers, form, body } = match service
+    let Relaying { status, upstream, headers, form, body } = match gateway
         .relay(caller.owner.clone(), relayed, request::prompt_tokens)
         .await
     {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::Tool;
 use super::chat::{self, ChatResult};
 use crate::domain::error::{Error, Kind};
-use crate::gateway::{Failed, Service};
+use crate::gateway::{Failed, Gateway};
 use crate::http::auth::Caller;
 use crate::http::log_fields::LogFields;
 use crate::http::reply::Prepared;
@@ -20,7 +20,7 @@ pub(super) const TOOL: Tool = Tool {
     },
     call: |call| {
         let which = call.arguments().map(|Which { response_id }| response_id);
-        Box::pin(read(call.service, call.caller, which, call.request))
+        Box::pin(read(call.gateway, call.caller, which, call.request))
     },
 };
 
@@ -48,22 +48,22 @@ struct Which {
 async fn get_answer(
     request: HttpRequest,
     caller: ReqData<Caller>,
-    service: Data<Service>,
+    gateway: Data<Gateway>,
     response_id: Path<String>,
 ) -> HttpResponse {
-    read(service, caller.into_inner(), Ok(response_id.into_inner()), request).await.response()
+    read(gateway, caller.into_inner(), Ok(response_id.into_inner()), request).await.response()
 }
 
 /// What get_answer answers, also to a request that was not understood.
 async fn read(
-    service: Data<Service>,
+    gateway: Data<Gateway>,
     caller: Caller,
     response_id: Result<String, Error>,
     request: HttpRequest,
 ) -> Prepared {
     let missing = |()| Error::new(Kind::AnswerNotFound, "there is no such answer, or it was forgotten");
     let outcome = match response_id.and_then(|id| id.trim().parse().map_err(missing)) {
-        Ok(id) => service.answer_of(&caller.owner, id).await,
+        Ok(id) => gateway.answer_of(&caller.owner, id).await,
         Err(error) => Err(Failed::from(error)),
     };
     chat::prepared(outcome, LogFields::of("get_answer"), &request)

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::Tool;
 use crate::domain::chat::Usage;
 use crate::domain::error::{Error, Kind};
-use crate::gateway::{Failed, Reply, Service, Turn};
+use crate::gateway::{Failed, Gateway, Reply, Turn};
 use crate::http::auth::Caller;
 use crate::http::body::JsonBody;
 use crate::http::keep_alive::{self, Heartbeat};
@@ -26,7 +26,7 @@ pub(super) const TOOL: Tool = Tool {
     },
     call: |call| {
         let asked = call.arguments();
-        Box::pin(ask(call.service, call.caller, asked, call.request))
+        Box::pin(ask(call.gateway, call.caller, asked, call.request))
     },
 };
 
@@ -240,24 +240,24 @@ impl ChatResult {
 async fn chat(
     request: HttpRequest,
     caller: ReqData<Caller>,
-    service: Data<Service>,
+    gateway: Data<Gateway>,
     heartbeat: Data<Heartbeat>,
     body: JsonBody<ChatRequest>,
 ) -> HttpResponse {
-    let work = ask(service, caller.into_inner(), Ok(body.0), request);
+    let work = ask(gateway, caller.into_inner(), Ok(body.0), request);
     keep_alive::respond(**heartbeat, Box::pin(work)).await
 }
 
 /// What chat answers, also to a request that was not understood.
 async fn ask(
-    service: Data<Service>,
+    gateway: Data<Gateway>,
     caller: Caller,
     asked: Result<ChatRequest, Error>,
     request: HttpRequest,
 ) -> Prepared {
     let asked = asked.and_then(|asked| Ok((asked.wait()?, asked.turn()?)));
     let outcome = match asked {
-        Ok((wait, (model, turn))) => service.into_inner().ask(caller.owner, model, turn, wait).await,
+        Ok((wait, (model, turn))) => gateway.into_inner().ask(caller.owner, model, turn, wait).await,
         Err(error) => Err(Failed::from(error)),
     };
     prepared(outcome, LogFields::of("chat"), &request)

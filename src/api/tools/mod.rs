@@ -22,7 +22,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 pub use chat::ChatRequest;
 
 use crate::domain::error::Error;
-use crate::gateway::{Health, Models, Service};
+use crate::gateway::{Gateway, Health, Models};
 use crate::http::auth::Caller;
 use crate::http::body;
 use crate::http::log_fields::LogFields;
@@ -46,7 +46,7 @@ pub struct Tool {
 /// A call of a tool.
 pub struct Call {
     /// The use cases.
-    pub service: Data<Service>,
+    pub gateway: Data<Gateway>,
     /// Who calls.
     pub caller: Caller,
     /// The request that the call came in.
@@ -79,7 +79,7 @@ const LIST_MODELS: Tool = Tool {
     route: |config| {
         config.service(list_models);
     },
-    call: |call| Box::pin(models(call.service, call.request)),
+    call: |call| Box::pin(models(call.gateway, call.request)),
 };
 
 const HEALTH: Tool = Tool {
@@ -88,7 +88,7 @@ const HEALTH: Tool = Tool {
     route: |config| {
         config.service(health);
     },
-    call: |call| Box::pin(probe(call.service, call.request)),
+    call: |call| Box::pin(probe(call.gateway, call.request)),
 };
 
 /// A model that can be named.
@@ -133,14 +133,14 @@ pub struct ModelsResult {
     extensions(("x-openai-isConsequential" = json!(false))),
 )]
 #[get("/api/models")]
-async fn list_models(request: HttpRequest, service: Data<Service>) -> HttpResponse {
-    models(service, request).await.response()
+async fn list_models(request: HttpRequest, gateway: Data<Gateway>) -> HttpResponse {
+    models(gateway, request).await.response()
 }
 
 /// What list_models answers.
-async fn models(service: Data<Service>, request: HttpRequest) -> Prepared {
+async fn models(gateway: Data<Gateway>, request: HttpRequest) -> Prepared {
     let log_fields = LogFields::of("list_models");
-    match service.models().await {
+    match gateway.models().await {
         Ok(Models { models, default_model }) => {
             let models = models.into_iter().map(|model| ModelBody { id: model.id, owned_by: model.owned_by });
             let body = ModelsResult { success: true, models: models.collect(), default_model, error: None };
@@ -195,13 +195,13 @@ pub struct HealthResult {
     extensions(("x-openai-isConsequential" = json!(false))),
 )]
 #[get("/api/health")]
-async fn health(request: HttpRequest, service: Data<Service>) -> HttpResponse {
-    probe(service, request).await.response()
+async fn health(request: HttpRequest, gateway: Data<Gateway>) -> HttpResponse {
+    probe(gateway, request).await.response()
 }
 
 /// What health answers.
-async fn probe(service: Data<Service>, request: HttpRequest) -> Prepared {
-    let Health { status, upstream, latency, session, error } = service.health().await;
+async fn probe(gateway: Data<Gateway>, request: HttpRequest) -> Prepared {
+    let Health { status, upstream, latency, session, error } = gateway.health().await;
     let log_fields = match &error {
         Some(error) => LogFields::of("health").failed(error),
         None => LogFields::of("health"),
@@ -209,7 +209,7 @@ async fn probe(service: Data<Service>, request: HttpRequest) -> Prepared {
     let body = HealthResult {
         success: error.is_none(),
         status: status.name(),
-        upstream: if service.is_demo() { service.upstream_name() } else { upstream },
+        upstream: if gateway.is_demo() { gateway.upstream_name() } else { upstream },
         latency_ms: latency.as_millis() as u64,
         session: session.name(),
         error: error.map(|error| ErrorBody::new(&error, &request)),
