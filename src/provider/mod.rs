@@ -17,6 +17,7 @@ pub mod framing;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod intake;
+mod jar;
 mod openai;
 mod reason;
 pub mod relay;

@@ -9,7 +9,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use awc::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
-use cookie_store::{CookieExpiration, CookieStore, RawCookie};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -17,14 +16,12 @@ use tokio::sync::Notify;
 use url::Url;
 
 use super::breaker::Breaker;
+use super::jar::Jar;
 use crate::config;
 use crate::domain::error::{self, Error};
 
 /// A login that ends sooner than this is told of beforehand.
 const EXPIRING: Duration = Duration::from_secs(24 * 3600);
-
-/// Cookies of protection services, which live for minutes and say nothing about a login.
-const ROLLING: [&str; 2] = ["__cf_bm", "_cfuvid"];
 
 /// How the upstream last took the credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,12 +73,17 @@ pub struct Session {
 
 #[derive(Clone)]
 struct Inner {
-    cookies: CookieStore,
-    /// The names in the cookie line that a person gave: the login is among them.
-    given: HashSet<String>,
+    login: Login,
+    jar: Jar,
     api_key: Option<ApiKey>,
     state: State,
 }
+
+/// Which login it is, counted from the one of the settings, which is 0. What an answer brings to an
+/// earlier one than the present is of no use any more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Login(u64);
 
 /// The header that presents an API key.
 #[derive(Debug, Clone, Copy)]
@@ -118,6 +120,9 @@ impl ApiKey {
 #[derive(Serialize, Deserialize)]
 struct Snapshot {
     seed: String,
+    /// Absent in what version 0.1 kept.
+    #[serde(default)]
+    login: Login,
     cookies: String,
     given: HashSet<String>,
     api_key: Option<String>,
@@ -132,23 +137,15 @@ impl Session {
             seed.update([0]);
         }
         seed.update(base.origin().ascii_serialization());
-        let mut inner = Inner {
-            cookies: CookieStore::default(),
-            given: HashSet::new(),
+        let cookies = settings.cookie.as_ref().map(|line| Jar::given(base, line.expose_secret()));
+        let inner = Inner {
+            login: Login::default(),
+            jar: cookies.unwrap_or_default(),
             api_key: settings.api_key.clone().and_then(ApiKey::new),
             state: State::Unknown,
         };
-        if let Some(line) = &settings.cookie {
-            inner.seed(base, line.expose_secret());
-        }
-        Session {
-            base: base.clone(),
-            seed: seed.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
-            inner: Mutex::new(inner),
-            breaker: Breaker::default(),
-            changed: Notify::new(),
-            expired: Notify::new(),
-        }
+        let seed = seed.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Session::of(base.clone(), seed, inner)
     }
 
     /// A copy of this session with other credentials, to try them.
@@ -156,16 +153,18 @@ impl Session {
         let mut inner = self.lock().clone();
         inner.state = State::Unknown;
         if let Some(line) = &credentials.cookie {
-            inner.cookies = CookieStore::default();
-            inner.given.clear();
-            inner.seed(&self.base, line.expose_secret());
+            inner.jar = Jar::given(&self.base, line.expose_secret());
         }
         if let Some(key) = &credentials.api_key {
             inner.api_key = ApiKey::new(key.clone());
         }
+        Session::of(self.base.clone(), self.seed.clone(), inner)
+    }
+
+    fn of(base: Url, seed: String, inner: Inner) -> Self {
         Session {
-            base: self.base.clone(),
-            seed: self.seed.clone(),
+            base,
+            seed,
             inner: Mutex::new(inner),
             breaker: Breaker::default(),
             changed: Notify::new(),
@@ -173,19 +172,17 @@ impl Session {
         }
     }
 
-    /// Takes over what another session has become.
+    /// Takes over what another session has become, as a login of its own.
     pub fn replace(&self, other: &Session) {
-        let inner = other.lock().clone();
-        *self.lock() = inner;
+        let other = other.lock().clone();
+        let mut inner = self.lock();
+        *inner = Inner { login: Login(inner.login.0 + 1), ..other };
         self.changed.notify_one();
     }
 
     /// The Cookie header's value for a request to `url`.
     pub fn cookie_header(&self, url: &Url) -> Option<String> {
-        let inner = self.lock();
-        let pairs: Vec<String> =
-            inner.cookies.get_request_values(url).map(|(name, value)| format!("{name}={value}")).collect();
-        (!pairs.is_empty()).then(|| pairs.join("; "))
+        self.lock().jar.header(url)
     }
 
     /// The header that presents the API key in this form, where there is a key.
@@ -201,16 +198,19 @@ impl Session {
     /// All that must not be shown: the values of the cookies, and the key.
     pub fn secrets(&self) -> Vec<String> {
         let inner = self.lock();
-        let cookies = inner.cookies.iter_any().map(|cookie| cookie.value().to_string());
-        cookies.chain(inner.key()).collect()
+        inner.jar.values().chain(inner.key()).collect()
     }
 
-    /// Takes in the `Set-Cookie` lines of an answer from `url`.
-    pub fn adopt<'a>(&self, url: &Url, lines: impl Iterator<Item = &'a str>) {
-        let cookies = lines.filter_map(|line| RawCookie::parse(line).ok().map(RawCookie::into_owned));
-        let mut cookies = cookies.peekable();
-        if cookies.peek().is_some() {
-            self.lock().cookies.store_response_cookies(cookies, url);
+    /// Which login it is now.
+    pub fn login(&self) -> Login {
+        self.lock().login
+    }
+
+    /// Takes in the `Set-Cookie` lines of an answer from `url` to a request of this login; nothing when
+    /// another has come since.
+    pub fn adopt<'a>(&self, url: &Url, lines: impl Iterator<Item = &'a str>, login: Login) {
+        let mut inner = self.lock();
+        if inner.login == login && inner.jar.adopt(url, lines) {
             self.changed.notify_one();
         }
     }
@@ -226,7 +226,7 @@ impl Session {
 
     /// When the login ends, by its cookies' own dates; most cookies tell none.
     pub fn ends(&self) -> Option<SystemTime> {
-        self.lock().ends()
+        self.lock().jar.ends()
     }
 
     /// Learns from how an exchange ended. A good answer that is not `conclusive` leaves an expired
@@ -272,15 +272,9 @@ impl Session {
     /// The session as a text to be kept.
     pub fn snapshot(&self) -> String {
         let inner = self.lock();
-        let mut cookies = Vec::new();
-        // Writing to memory does not fail; what cannot be written is left out.
-        let _ = cookie_store::serde::json::save_incl_expired_and_nonpersistent(&inner.cookies, &mut cookies);
-        let snapshot = Snapshot {
-            seed: self.seed.clone(),
-            cookies: String::from_utf8_lossy(&cookies).into_owned(),
-            given: inner.given.clone(),
-            api_key: inner.key(),
-        };
+        let (cookies, given) = inner.jar.snapshot();
+        let (seed, login, api_key) = (self.seed.clone(), inner.login, inner.key());
+        let snapshot = Snapshot { seed, login, cookies, given, api_key };
         serde_json::to_string(&snapshot).unwrap_or_default()
     }
 
@@ -288,15 +282,13 @@ impl Session {
     /// whether it did.
     pub fn restore(&self, text: &str) -> bool {
         let Ok(snapshot) = serde_json::from_str::<Snapshot>(text) else { return false };
-        let Ok(cookies) = cookie_store::serde::json::load_all(snapshot.cookies.as_bytes()) else {
-            return false;
-        };
+        let Some(jar) = Jar::restored(&snapshot.cookies, snapshot.given) else { return false };
         if snapshot.seed != self.seed {
             return false;
         }
         *self.lock() = Inner {
-            cookies,
-            given: snapshot.given,
+            login: snapshot.login,
+            jar,
             api_key: snapshot.api_key.map(SecretString::from).and_then(ApiKey::new),
             state: State::Unknown,
         };
@@ -314,37 +306,8 @@ impl Inner {
         self.api_key.as_ref().map(|key| key.key.expose_secret().to_string())
     }
 
-    /// Takes in a Cookie header line.
-    fn seed(&mut self, base: &Url, line: &str) {
-        let secure = base.scheme() == "https";
-        for pair in line.split(';') {
-            if let Some((name, value)) = pair.trim().split_once('=') {
-                let (name, value) = (name.trim().to_string(), value.trim().to_string());
-                let cookie = RawCookie::build((name.clone(), value)).path("/").secure(secure).build();
-                // A cookie that the store refuses would be refused by a browser as well.
-                if self.cookies.insert_raw(&cookie, base).is_ok() {
-                    self.given.insert(name);
-                }
-            }
-        }
-    }
-
-    /// When the first of the given cookies ends by its own date.
-    fn ends(&self) -> Option<SystemTime> {
-        let given = self
-            .cookies
-            .iter_any()
-            .filter(|cookie| self.given.contains(cookie.name()) && !ROLLING.contains(&cookie.name()));
-        given
-            .filter_map(|cookie| match cookie.expires {
-                CookieExpiration::AtUtc(time) => Some(SystemTime::from(time)),
-                CookieExpiration::SessionEnd => None,
-            })
-            .min()
-    }
-
     fn is_expiring(&self) -> bool {
-        self.ends().is_some_and(|ends| ends < SystemTime::now() + EXPIRING)
+        self.jar.ends().is_some_and(|ends| ends < SystemTime::now() + EXPIRING)
     }
 }
 
@@ -375,7 +338,7 @@ mod tests {
         assert_eq!(sorted(&session, &url), "sso=old; theme=dark=1");
         let lines =
             ["sso=new; Path=/; Secure; HttpOnly", "theme=; Max-Age=0; Path=/", "evil=1; Domain=example.org"];
-        session.adopt(&url, lines.into_iter());
+        session.adopt(&url, lines.into_iter(), Login::default());
         assert_eq!(sorted(&session, &url), "sso=new");
         assert_eq!(session.cookie_header(&Url::parse("https://other.example.com/").expect("url")), None);
         assert_eq!(session.cookie_header(&Url::parse("http://mirror.example.com/").expect("url")), None);
@@ -385,7 +348,7 @@ mod tests {
     fn a_kept_session_returns_until_the_settings_change() {
         let (address, url) = ("https://m.example.com", Url::parse("https://m.example.com/").expect("url"));
         let first = session(address, "sso=old");
-        first.adopt(&url, ["sso=new; Path=/; Max-Age=99999999"].into_iter());
+        first.adopt(&url, ["sso=new; Path=/; Max-Age=99999999"].into_iter(), Login::default());
         let kept = first.snapshot();
         let second = session(address, "sso=old");
         assert!(second.restore(&kept));
@@ -396,6 +359,18 @@ mod tests {
     }
 
     #[test]
+    fn what_an_answer_brings_to_an_earlier_login_is_dropped() {
+        let url = Url::parse("https://m.example.com/").expect("url");
+        let session = session("https://m.example.com", "sso=old");
+        let login = session.login();
+        session.replace(&session.with(&Credentials { cookie: Some("sso=new".into()), api_key: None }));
+        session.adopt(&url, ["sso=old-renewed; Path=/"].into_iter(), login);
+        assert_eq!(sorted(&session, &url), "sso=new");
+        session.adopt(&url, ["sso=new-renewed; Path=/"].into_iter(), session.login());
+        assert_eq!(sorted(&session, &url), "sso=new-renewed");
+    }
+
+    #[test]
     fn the_end_of_a_login_is_seen_coming() {
         let url = Url::parse("https://m.example.com/").expect("url");
         let session = session("https://m.example.com", "sso=a; __cf_bm=b");
@@ -403,9 +378,10 @@ mod tests {
         session.adopt(
             &url,
             ["__cf_bm=c; Max-Age=1800", "other=1; Max-Age=60", "sso=b; Max-Age=9999999"].into_iter(),
+            Login::default(),
         );
         assert_eq!(session.state(), State::Ok);
-        session.adopt(&url, ["sso=c; Max-Age=3600"].into_iter());
+        session.adopt(&url, ["sso=c; Max-Age=3600"].into_iter(), Login::default());
         assert_eq!(session.state(), State::Expiring);
         session.learn(Err(&Error::new(Kind::UpstreamAuthExpired, "no")), true);
         assert_eq!(session.state(), State::Expired);

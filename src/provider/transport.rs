@@ -211,6 +211,7 @@ impl Transport {
         let timeouts = self.settings.timeouts;
         let deadline = start + call.total.unwrap_or(timeouts.total);
         let target = self.target(call)?;
+        let login = self.session.login();
         let first_byte = (start + timeouts.first_byte).min(deadline);
         let response = match timeout_at(first_byte, self.send(&target, call)).await {
             Err(_) if first_byte == deadline => return Err(body::over_deadline()),
@@ -219,7 +220,7 @@ impl Transport {
             Ok(Ok(response)) => response,
         };
         let set_cookies = response.headers().get_all(header::SET_COOKIE);
-        self.session.adopt(&target.url, set_cookies.filter_map(|line| line.to_str().ok()));
+        self.session.adopt(&target.url, set_cookies.filter_map(|line| line.to_str().ok()), login);
 
         let status = response.status();
         if status.is_informational() {
