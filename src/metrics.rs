@@ -152,7 +152,7 @@ impl Metrics {
         registry.register("store_errors", "Operations of the store that failed", store_errors);
         registry.register("response_bytes", "Bytes of answers", self.response_bytes.clone());
         registry.register("build", "The program", Info::new(version));
-        registry.register_collector(Box::new(Panics));
+        registry.register_collector(Box::new(Process));
     }
 
     /// Counts a request that has ended.
@@ -211,15 +211,19 @@ impl Metrics {
     }
 }
 
-/// The panics of the process, which its hook counts.
+/// What the process counts for itself: its panics, which a hook counts, and the lines that its log lost.
 #[derive(Debug)]
-struct Panics;
+struct Process;
 
-impl Collector for Panics {
+impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        let count = ConstCounter::new(telemetry::panics());
-        let help = "Defects of the program that were met and survived.";
-        let metric = encoder.encode_descriptor("panics", help, None, count.metric_type())?;
-        count.encode(metric)
+        for (name, help, count) in [
+            ("panics", "Defects of the program that were met and survived.", telemetry::panics()),
+            ("log_lines_dropped", "Lines of the log that standard error did not take.", telemetry::dropped()),
+        ] {
+            let count = ConstCounter::new(count);
+            count.encode(encoder.encode_descriptor(name, help, None, count.metric_type())?)?;
+        }
+        Ok(())
     }
 }

@@ -115,6 +115,13 @@ impl Application {
         })
     }
 
+    /// Takes the key back that was generated at this start, since nobody has seen it.
+    pub async fn withdraw_key(&self) {
+        if let Err(error) = self.kept.remove_key(keys::GENERATED).await {
+            log::error!("the key that nobody has seen stays in the store: {}", error.message);
+        }
+    }
+
     /// To stop the service from elsewhere.
     pub fn handle(&self) -> ServerHandle {
         self.server.handle()

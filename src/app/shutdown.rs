@@ -45,7 +45,8 @@ impl Shutdown {
         log::info!(signal; "stopping: running answers have {} seconds to finish", self.time.as_secs_f64());
         self.draining.begin();
         tokio::task::spawn_local(async move {
-            signals.next().await;
+            // A terminal that closes says so beside what it was told to end.
+            while signals.next().await == "SIGHUP" {}
             telemetry::flush();
             std::process::exit(130);
         });
@@ -74,13 +75,16 @@ fn last_words(time: Duration) -> Duration {
     LAST_WORDS.min(time / 2)
 }
 
-/// The signals that stop the service: Ctrl-C, and SIGTERM as platforms send it. They are caught
-/// from when this is made, before anyone can take the service for running.
+/// The signals that stop the service: Ctrl-C, SIGTERM as platforms send it, and SIGHUP when its terminal
+/// closes, unless it was started to outlive that. They are caught from when this is made, before anyone can
+/// take the service for running.
 pub struct StopSignals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    hangup: Option<tokio::signal::unix::Signal>,
 }
 
 impl StopSignals {
@@ -95,6 +99,7 @@ impl StopSignals {
             Ok(StopSignals {
                 terminate: signal(SignalKind::terminate())?,
                 interrupt: signal(SignalKind::interrupt())?,
+                hangup: if outlives_terminal() { None } else { Some(signal(SignalKind::hangup())?) },
             })
         }
         #[cfg(not(unix))]
@@ -105,9 +110,16 @@ impl StopSignals {
     async fn next(&mut self) -> &'static str {
         #[cfg(unix)]
         {
+            let hangup = async {
+                match &mut self.hangup {
+                    Some(hangup) => hangup.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 _ = self.terminate.recv() => "SIGTERM",
                 _ = self.interrupt.recv() => "SIGINT",
+                _ = hangup => "SIGHUP",
             }
         }
         #[cfg(not(unix))]
@@ -116,6 +128,16 @@ impl StopSignals {
             "Ctrl-C"
         }
     }
+}
+
+/// Whether the process was started with SIGHUP ignored, as `nohup` does. Where that cannot be known, it was
+/// not.
+#[cfg(unix)]
+fn outlives_terminal() -> bool {
+    const SIGHUP: u64 = 1;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & SIGHUP != 0)
 }
 
 #[cfg(test)]

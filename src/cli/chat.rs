@@ -1,12 +1,13 @@
 //! `chat`: one question to the configured upstream, without a running service.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::ArgMatches;
 use tokio::task::LocalSet;
 
+use super::output::say;
 use super::{described, fail};
 use crate::app::upstreams;
 use crate::config::{self, Config};
@@ -84,15 +85,18 @@ async fn answer(gateway: &Gateway, question: InferenceRequest) -> ExitCode {
     };
     while let Some(delta) = in_flight.next().await {
         match delta {
-            Ok(delta) => print!("{}", delta.text),
+            // Whoever reads has seen enough: the rest of the answer is given up.
+            Ok(delta) => match say(&delta.text) {
+                Ok(()) => {}
+                Err(_) => return ExitCode::SUCCESS,
+            },
             Err(failed) => {
-                println!();
+                let _ = say('\n');
                 return fail(1, described(&failed.error));
             }
         }
-        let _ = std::io::stdout().flush();
     }
-    println!();
+    let _ = say('\n');
     let reply = in_flight.reply();
     if std::io::stderr().is_terminal() {
         let tokens = reply.answer.usage.map_or(0, |usage| usage.total_tokens);

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 
 use super::fail;
+use super::output::say;
 use crate::cli::curl;
 
 /// Reads the text, prints the settings as lines for `.env`, and says on standard error what was left
@@ -36,8 +37,10 @@ pub fn import_curl(matches: &ArgMatches) -> ExitCode {
                 eprintln!("note: {note}");
             }
             eprintln!("note: these lines hold your login: put them into `.env`, and show them to nobody");
-            print!("{env}");
-            ExitCode::SUCCESS
+            match say(env) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(1, format!("error: the settings cannot be written: {error}")),
+            }
         }
         Err(mistake) => fail(2, format!("error: {}\n  hint: {}", mistake.what, mistake.advice)),
     }

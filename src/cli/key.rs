@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
+use super::output::{self, say};
 use super::{described, fail};
 use crate::config::{self, Config, Location};
 use crate::domain::error::{Error, Kind};
@@ -29,7 +30,7 @@ pub fn key(config: Config, matches: &ArgMatches) -> ExitCode {
             Some(("revoke", inner)) => {
                 let name = inner.get_one::<String>("name").cloned().unwrap_or_default();
                 store.remove_key(&name).await?;
-                println!("revoked {name}; running services follow within seconds");
+                let _ = say(format_args!("revoked {name}; running services follow within seconds\n"));
                 Ok(())
             }
             _ => list_keys(&store, &config).await,
@@ -56,17 +57,21 @@ async fn new_key(store: &Store, matches: &ArgMatches, config: &Config) -> Result
         return Err(Error::new(Kind::InvalidRequest, format!("there is a key `{name}` already"))
             .hinted("choose another name, or revoke that key first"));
     }
-    println!("{text}");
+    if output::show(format_args!("{text}\n")).is_err() {
+        store.remove_key(&name).await?;
+        return Err(Error::new(Kind::Internal, "the key could not be shown, so it is not kept")
+            .hinted("run the command where its output is seen"));
+    }
     eprintln!("this is the key `{name}`, shown only now; running services accept it within seconds");
     Ok(())
 }
 
 async fn list_keys(store: &Store, config: &Config) -> Result<(), Error> {
     for key in &config.gateway.keys {
-        println!("{:<40} from GATEWAY_API_KEYS", key.name);
+        let _ = say(format_args!("{:<40} from GATEWAY_API_KEYS\n", key.name));
     }
     for key in store.keys().await? {
-        println!("{:<40} made {}", key.name, date(key.created_at));
+        let _ = say(format_args!("{:<40} made {}\n", key.name, date(key.created_at)));
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ mod chat;
 mod doctor;
 mod import_curl;
 mod key;
+mod output;
 mod serve;
 mod session;
 
@@ -16,10 +17,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
 use crate::api;
-use crate::config::settings::{GROUPS, LONG_ANSWERS};
+use crate::config::settings::{self, GROUPS, LONG_ANSWERS};
 use crate::config::{self, AnyKind, Config, Kind, Language, Setting};
 use crate::domain::error::Error;
 use crate::http::documents::{self, Document};
@@ -41,6 +43,7 @@ fn run_command(matches: &ArgMatches) -> ExitCode {
         Some(("key", inner)) => with_config(inner, |config| key::key(config, inner)),
         Some(("session", inner)) => with_config(inner, |config| session::session(config, inner)),
         Some(("import-curl", inner)) => import_curl::import_curl(inner),
+        Some((tunnel::HOLD, inner)) => tunnel::hold(inner.get_many("command").into_iter().flatten()),
         Some(("doctor", inner)) => doctor::doctor(inner),
         Some(("chat", inner)) => with_config(inner, |config| chat::chat(config, inner)),
         Some((_, inner)) => match inner.get_one::<String>("tunnel") {
@@ -57,7 +60,7 @@ fn command() -> Command {
     Command::new("mirrorgate")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Publishes a chat model's mirror as an OpenAPI tool that Dify imports by URL")
-        .after_help("Each setting is an environment variable as well, also in a file `.env` here. Without UPSTREAM_URL a demo answers.")
+        .after_help("Each setting is an environment variable as well, also in a file `.env` here; a secret may stand in a file that the variable of its name with _FILE names. Without UPSTREAM_URL a demo answers.")
         .args(GROUPS.iter().flat_map(|group| group.settings.iter().map(|setting| setting_flag(group.title, setting))))
         .subcommand(
             Command::new("serve").about("Start the service (the default command)").arg(
@@ -83,6 +86,16 @@ fn command() -> Command {
                 .subcommand(Command::new("new").about("Make a key and print it once").arg(name()))
                 .subcommand(Command::new("list").about("List the keys by name"))
                 .subcommand(Command::new("revoke").about("Revoke a key").arg(name())),
+        )
+        .subcommand(
+            Command::new(tunnel::HOLD).hide(true).about("Run a program for as long as standard input is open").arg(
+                Arg::new("command")
+                    .required(true)
+                    .num_args(1..)
+                    .trailing_var_arg(true)
+                    .allow_hyphen_values(true)
+                    .value_parser(clap::value_parser!(OsString)),
+            ),
         )
         .subcommand(session_command())
         .subcommand(
@@ -170,9 +183,24 @@ fn configured(matches: &ArgMatches, tunnel: bool, go_on: impl FnOnce(Config) -> 
         Ok(settings) => settings,
         Err(text) => return fail(2, text),
     };
+    warn_of_secrets(matches);
     match Config::load_for(tunnel, &|name: &str| settings.get(name), settings.names()) {
         Ok(config) => go_on(config),
         Err(problems) => fail(problems.exit_code(), problems),
+    }
+}
+
+/// Says that a secret on the command line is seen by all users of the machine, in the list of processes.
+fn warn_of_secrets(matches: &ArgMatches) {
+    let given = |name: &str| {
+        matches.try_contains_id(name).is_ok() && matches.value_source(name) == Some(ValueSource::CommandLine)
+    };
+    for setting in settings::all().filter(|setting| setting.kind.is_secret() && given(setting.name)) {
+        eprintln!(
+            "warning: --{} shows a secret to everyone on this machine: set {1}, or {1}_FILE to the path of a file that holds it",
+            setting.flag(),
+            setting.name
+        );
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
 
-use super::fail;
+use super::{fail, output};
 use crate::app::Application;
 use crate::cli::tunnel::{Provider, Tunnel};
 use crate::config::Config;
@@ -71,7 +71,12 @@ async fn run(config: Config, mut tunnel: Option<Tunnel>) -> ExitCode {
         Ok(application) => application,
         Err(error) => return fail(error.exit_code(), error),
     };
-    welcome(&shown, &application, tunnel.as_ref());
+    if let Err(error) = output::show(welcome(&shown, &application, tunnel.as_ref()))
+        && application.new_key.is_some()
+    {
+        application.withdraw_key().await;
+        return fail(74, format!("error: the new key could not be shown, so it is not kept: {error}"));
+    }
     let watch = async {
         match &mut tunnel {
             Some(tunnel) => tunnel.watch().await,
@@ -88,8 +93,8 @@ async fn run(config: Config, mut tunnel: Option<Tunnel>) -> ExitCode {
     }
 }
 
-/// What a person reads at the start, on standard output. The key is shown here and nowhere else.
-fn welcome(config: &Config, application: &Application, tunnel: Option<&Tunnel>) {
+/// What a person reads at the start. The key is shown here and nowhere else.
+fn welcome(config: &Config, application: &Application, tunnel: Option<&Tunnel>) -> String {
     let url = &application.url;
     let mut lines =
         vec![format!("mirrorgate {} listens on {}", env!("CARGO_PKG_VERSION"), application.address)];
@@ -134,7 +139,7 @@ fn welcome(config: &Config, application: &Application, tunnel: Option<&Tunnel>) 
     for note in notes(config, application, tunnel) {
         line("note", note);
     }
-    println!("{}", lines.join("\n"));
+    lines.join("\n") + "\n"
 }
 
 /// What a person should know about this start.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::ArgMatches;
 use tokio::task::LocalSet;
 
+use super::output::say;
 use super::{described, fail};
 use crate::app::{StartError, upstreams};
 use crate::config::{self, Config, Location};
@@ -57,7 +58,7 @@ pub fn session(config: Config, matches: &ArgMatches) -> ExitCode {
     )));
     match outcome {
         Ok(()) => {
-            println!("the upstream accepts it; running services use it within seconds");
+            let _ = say("the upstream accepts it; running services use it within seconds\n");
             ExitCode::SUCCESS
         }
         Err(error) => fail(1, described(&error)),

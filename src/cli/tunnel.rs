@@ -3,13 +3,16 @@
 //!
 //! Nothing is installed or configured here, and no tunnel is taken over that somebody else runs.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::Duration;
+use std::time::{self, Duration};
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,6 +25,40 @@ const START_TIME: Duration = Duration::from_secs(30);
 
 /// How often it is asked.
 const PACE: Duration = Duration::from_millis(100);
+
+/// How long a tunnel that is told to end may take.
+const END_TIME: Duration = Duration::from_secs(2);
+
+/// The command of this program that runs another for as long as its standard input is open.
+pub const HOLD: &str = "hold";
+
+/// What a tunnel's program gets of the environment: nothing that is a secret of the gateway's.
+const PASSED_ON: [&str; 22] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "TMPDIR",
+    "TERM",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "APPDATA",
+    "LOCALAPPDATA",
+    "PROGRAMDATA",
+    "SYSTEMROOT",
+    "TEMP",
+    "TMP",
+    "USERPROFILE",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_RUNTIME_DIR",
+];
+/// The beginnings of the names of their own settings.
+const OF_TUNNELS: [&str; 3] = ["TUNNEL_", "NGROK_", "TS_"];
 
 /// The programs that are known, the best for a first try first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +207,8 @@ pub struct Tunnel {
     /// Its public base URL, without a trailing slash.
     pub url: String,
     child: Child,
+    /// Open as long as the tunnel is to run: also a process that is killed closes it.
+    held: Option<ChildStdin>,
 }
 
 impl Tunnel {
@@ -187,10 +226,15 @@ impl Tunnel {
         let (provider, path) = found.ok_or(Failure::Missing(asked))?;
         let failed = |why: String| Failure::Failed(provider, why);
         let metrics = free_port().map_err(|error| failed(error.to_string()))?;
-        let mut command = Command::new(path);
+        let own = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
+        let mut command = Command::new(own);
         command
+            .arg(HOLD)
+            .arg(path)
             .args(provider.arguments(target, metrics))
-            .stdin(Stdio::null())
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_passed_on)))
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         // Ctrl-C is for the service, whose running answers still need the tunnel.
@@ -200,7 +244,8 @@ impl Tunnel {
         let (sender, lines) = mpsc::channel();
         listen(child.stdout.take(), sender.clone());
         listen(child.stderr.take(), sender);
-        let mut tunnel = Tunnel { provider, url: String::new(), child };
+        let held = child.stdin.take();
+        let mut tunnel = Tunnel { provider, url: String::new(), child, held };
         tunnel.url = tunnel.address(&lines, metrics).await.map_err(failed)?;
         Ok(tunnel)
     }
@@ -248,9 +293,53 @@ impl Tunnel {
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
+        self.held = None;
+        let end = time::Instant::now() + END_TIME;
+        while let Ok(None) = self.child.try_wait()
+            && time::Instant::now() < end
+        {
+            std::thread::sleep(PACE / 10);
+        }
         // Either may fail when it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+fn is_passed_on(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    PASSED_ON.contains(&name.as_str()) || OF_TUNNELS.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Runs a program until it ends, or standard input does: so it ends with the process that holds the other
+/// end, however that ends.
+pub fn hold<'a>(mut command: impl Iterator<Item = &'a OsString>) -> ExitCode {
+    let Some(program) = command.next() else { return ExitCode::from(2) };
+    let mut child = match Command::new(program).args(command).stdin(Stdio::null()).spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            eprintln!("it does not start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let over = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&over);
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        told.store(true, Ordering::Relaxed);
+    });
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => {
+                return ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1));
+            }
+            Ok(None) if !over.load(Ordering::Relaxed) => std::thread::sleep(PACE / 2),
+            Ok(None) | Err(_) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return ExitCode::SUCCESS;
+            }
+        }
     }
 }
 

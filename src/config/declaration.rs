@@ -101,6 +101,8 @@ pub trait AnyKind: Sync {
     fn default(&self) -> Option<String>;
     /// Whether a value is understood.
     fn accepts(&self, text: &str) -> bool;
+    /// As [`Kind::is_secret`].
+    fn is_secret(&self) -> bool;
 }
 
 impl<K: Kind> AnyKind for K {
@@ -114,6 +116,10 @@ impl<K: Kind> AnyKind for K {
 
     fn accepts(&self, text: &str) -> bool {
         self.parse(text).is_some()
+    }
+
+    fn is_secret(&self) -> bool {
+        Kind::is_secret(self)
     }
 }
 

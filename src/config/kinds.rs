@@ -19,6 +19,10 @@ pub trait Kind: Sync {
     fn unset(&self) -> Self::Value;
     /// Reads a value; `None` where it is not understood.
     fn parse(&self, text: &str) -> Option<Self::Value>;
+    /// Whether it is a secret, which may stand in a file of its own and should stand on no command line.
+    fn is_secret(&self) -> bool {
+        false
+    }
     /// What to give instead of a value that is not understood.
     fn advice(&self) -> String {
         "give another value".into()
@@ -239,6 +243,33 @@ impl Kind for Text {
 
     fn parse(&self, text: &str) -> Option<Option<String>> {
         Some(Some(text.into()))
+    }
+}
+
+/// As [`Text`], but a secret.
+pub struct Secret(pub &'static str);
+
+impl Kind for Secret {
+    type Value = Option<String>;
+
+    fn placeholder(&self) -> &'static str {
+        self.0
+    }
+
+    fn default(&self) -> Option<String> {
+        None
+    }
+
+    fn unset(&self) -> Option<String> {
+        None
+    }
+
+    fn parse(&self, text: &str) -> Option<Option<String>> {
+        Some(Some(text.into()))
+    }
+
+    fn is_secret(&self) -> bool {
+        true
     }
 }
 

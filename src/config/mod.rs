@@ -255,6 +255,27 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_may_stand_in_a_file_of_its_own() {
+        let file = std::env::temp_dir().join(format!("mirrorgate-secret-{}", std::process::id()));
+        std::fs::write(&file, "sk-in-a-file\n").expect("written");
+        let path = file.to_str().expect("a path");
+        let url = ("UPSTREAM_URL", "https://m.example.com");
+        let config = load(&[url, ("UPSTREAM_API_KEY_FILE", path)]).expect("good");
+        let key = config.upstream.api_key.map(|key| key.expose_secret().to_string());
+        assert_eq!(key.as_deref(), Some("sk-in-a-file"));
+        for variables in [
+            [("UPSTREAM_API_KEY", "sk-x"), ("UPSTREAM_API_KEY_FILE", path)],
+            [("SECRET_KEY_FILE", "/nowhere/at/all"), url],
+            [("GATEWAY_API_KEYS_FILE", "/dev/null"), url],
+        ] {
+            let problems = load(&[url, variables[0], variables[1]]).err().expect("a mistake");
+            assert!(problems.0.iter().all(|problem| problem.setting.ends_with("_FILE")), "{problems}");
+            assert!(!problems.to_string().contains("sk-"), "{problems}");
+        }
+        std::fs::remove_file(file).expect("removed");
+    }
+
+    #[test]
     fn every_setting_is_read() {
         let read = RefCell::new(HashSet::new());
         let lookup = |name: &str| {

@@ -1,5 +1,7 @@
 //! Reading single settings: what is not understood is collected, not thrown.
 
+use std::fs;
+
 use super::declaration::Setting;
 use super::kinds::Kind;
 use super::platform::Lookup;
@@ -24,12 +26,30 @@ impl Reader<'_> {
         })
     }
 
-    /// The setting as it is written; `None` where it is not set.
-    pub fn text<K>(&self, setting: &Setting<K>) -> Option<String> {
-        (self.lookup)(setting.name).map(|value| value.trim().to_string())
+    /// The setting as it is written; `None` where it is not set. A secret may stand in the file that the
+    /// variable of its name with `_FILE` names, as Docker and Kubernetes hand secrets over.
+    pub fn text<K: Kind>(&mut self, setting: &Setting<K>) -> Option<String> {
+        let written = (self.lookup)(setting.name).map(|value| value.trim().to_string());
+        let file = format!("{}_FILE", setting.name);
+        let Some(path) = setting.kind.is_secret().then(|| (self.lookup)(&file)).flatten() else {
+            return written;
+        };
+        if written.is_some() {
+            self.problem(&file, format!("is set beside {}", setting.name), "remove one of the two");
+            return written;
+        }
+        let (what, advice) = match fs::read_to_string(path.trim()) {
+            Ok(text) if !text.trim().is_empty() => return Some(text.trim().to_string()),
+            Ok(_) => ("names a file that holds nothing".into(), "write the secret into the file"),
+            Err(error) => {
+                (format!("names a file that cannot be read: {error}"), "give the path of a text file")
+            }
+        };
+        self.problem(&file, what, advice);
+        None
     }
 
-    pub fn is_set<K>(&self, setting: &Setting<K>) -> bool {
+    pub fn is_set<K: Kind>(&mut self, setting: &Setting<K>) -> bool {
         self.text(setting).is_some()
     }
 

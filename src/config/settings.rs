@@ -11,8 +11,8 @@ use std::net::Ipv4Addr;
 use super::Protocol;
 use super::declaration::{AnyKind, Group, Setting, Table, Words, declare};
 use super::kinds::{
-    Address, Choice, Flag, Number, Seconds, SecondsOrOff, Text, TextOr, bytes, choice, days, flag, number,
-    seconds, seconds_or_off, text_or,
+    Address, Choice, Flag, Number, Seconds, SecondsOrOff, Secret, Text, TextOr, bytes, choice, days, flag,
+    number, seconds, seconds_or_off, text_or,
 };
 
 declare! {
@@ -35,17 +35,17 @@ declare! {
             zh: "鏡像站使用的協定：`openai`（JSON 與 SSE）、`web-chat`（NDJSON 與 Cookie）或 `anthropic`（Anthropic 的 Messages API）";
 
         /// Key for the mirror, sent as a bearer token (`anthropic`: as `x-api-key`)
-        UPSTREAM_API_KEY: Text = Text("KEY"),
+        UPSTREAM_API_KEY: Secret = Secret("KEY"),
             zh: "鏡像站的金鑰，以 Bearer 權杖送出（`anthropic`：以 `x-api-key` 送出）",
             example: "sk-...";
 
         /// Cookie header line, as copied from the browser's developer tools
-        UPSTREAM_COOKIE: Text = Text("LINE"),
+        UPSTREAM_COOKIE: Secret = Secret("LINE"),
             zh: "從瀏覽器開發人員工具複製的 Cookie 標頭整行內容",
             example: "name=value; name2=value2";
 
         /// More headers for the mirror, one `Name: value` a line; `{uuid}` becomes a new UUID each request
-        UPSTREAM_HEADERS: Text = Text("LINES"),
+        UPSTREAM_HEADERS: Secret = Secret("LINES"),
             zh: "送給鏡像站的其他標頭，每行一個 `Name: value`；`{uuid}` 會在每次請求換成新的 UUID",
             example: "\"User-Agent: ...\nOrigin: https://mirror.example.com\"";
 
@@ -69,7 +69,7 @@ declare! {
 
     "Who may call", Readme {
         /// Comma-separated keys that callers must present, each as `name:key` or alone; 16 characters at least
-        GATEWAY_API_KEYS: Text = Text("KEYS"),
+        GATEWAY_API_KEYS: Secret = Secret("KEYS"),
             zh: "呼叫端必須出示的金鑰，以逗號分隔的 `name:key` 或 `key`；至少 16 個字元",
             unset: "one is generated at the first start" / "首次啟動時自動產生一把",
             example: "dify:replace-me-with-a-long-random-key";
@@ -116,7 +116,7 @@ declare! {
 
     "What is kept", Readme {
         /// Where conversations and keys are kept: `sqlite://PATH`, `postgres://…`, or `memory:`
-        DATABASE_URL: Text = Text("URL"),
+        DATABASE_URL: Secret = Secret("URL"),
             zh: "對話與金鑰的保存位置：`sqlite://PATH`、`postgres://…` 或 `memory:`",
             unset: "a SQLite file in `DATA_DIR`" / "`DATA_DIR` 中的 SQLite 檔案",
             example: "postgres://mirrorgate:password@127.0.0.1/mirrorgate";
@@ -132,13 +132,13 @@ declare! {
             example: "/var/lib/mirrorgate";
 
         /// Long random text that seals the upstream's cookies and key in the store
-        SECRET_KEY: Text = Text("TEXT"),
+        SECRET_KEY: Secret = Secret("TEXT"),
             zh: "一段夠長的隨機文字，用來加密保存的上游 Cookie 與金鑰",
             unset: "none: kept in clear" / "無：以明文保存",
             example: "the-output-of-openssl-rand-base64-32";
 
         /// Address that is told, by a POST, when the upstream's session expires
-        SESSION_WEBHOOK_URL: Text = Text("URL"),
+        SESSION_WEBHOOK_URL: Secret = Secret("URL"),
             zh: "上游登入失效時，以 POST 通知的網址",
             example: "https://example.com/hooks/mirrorgate";
     }

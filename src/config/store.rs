@@ -94,7 +94,7 @@ impl Reader<'_> {
         Some(key)
     }
 
-    fn data_dir(&self, platform: Option<Platform>) -> Option<PathBuf> {
+    fn data_dir(&mut self, platform: Option<Platform>) -> Option<PathBuf> {
         let path = |name: &str| (self.lookup)(name).map(PathBuf::from);
         self.text(&DATA_DIR)
             .map(PathBuf::from)

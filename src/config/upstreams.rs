@@ -133,7 +133,12 @@ impl Reader<'_> {
     fn one(&mut self, name: Option<String>, weight: u32, own: &Variables) -> Upstream {
         let base = self.lookup;
         let lookup = |name: &str| {
-            let value = own.get(name).cloned().unwrap_or_else(|| base(name));
+            let value = match own.get(name) {
+                Some(value) => value.clone(),
+                // The file of a credential is that of the process, which a block of its own does not get.
+                None if name.strip_suffix("_FILE").is_some_and(|name| own.contains_key(name)) => None,
+                None => base(name),
+            };
             value.filter(|value| !value.trim().is_empty())
         };
         let mut reader = Reader { lookup: &lookup, problems: Vec::new() };

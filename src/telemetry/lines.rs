@@ -1,8 +1,12 @@
 //! Lines of the log on their way to standard error: collected for some milliseconds and written
 //! together, since a write of its own for each line takes longer than all else that is done for it.
+//!
+//! A standard error that takes nothing, such as a pipe that nobody reads, holds up no request: lines
+//! beyond the bound are dropped and counted.
 
 use std::io::{self, Write};
 use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -10,11 +14,18 @@ use std::time::Duration;
 /// How long a line waits for others: as much of the log is lost when the process is killed.
 const WAIT: Duration = Duration::from_millis(2);
 
-/// How many bytes wait at most before whoever has more to say waits too.
+/// How many bytes wait at most; lines beyond are dropped.
 const MOST_WAITING: usize = 1 << 20;
 
 /// How long the end of the process waits for a standard error that takes nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// How many lines the process has dropped.
+pub fn dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
 
 static LINES: Lines =
     Lines { waiting: Mutex::new(Waiting { bytes: Vec::new(), writing: false }), changed: Condvar::new() };
@@ -41,7 +52,7 @@ impl Lines {
     }
 
     fn write(&self) {
-        let mut spare = Vec::new();
+        let (mut spare, mut told) = (Vec::new(), 0);
         loop {
             drop(self.until(|waiting| !waiting.bytes.is_empty()));
             thread::sleep(WAIT);
@@ -54,6 +65,11 @@ impl Lines {
             spare.clear();
             self.waiting().writing = false;
             self.changed.notify_all();
+            let dropped = dropped();
+            if dropped > told {
+                log::warn!(lines = dropped - told; "lines of the log were dropped: standard error took none");
+                told = dropped;
+            }
         }
     }
 }
@@ -72,7 +88,11 @@ impl Collected {
 
 impl Write for Collected {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut waiting = LINES.until(|waiting| waiting.bytes.len() < MOST_WAITING);
+        let mut waiting = LINES.waiting();
+        if waiting.bytes.len() + line.len() > MOST_WAITING {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+            return Ok(line.len());
+        }
         waiting.bytes.extend_from_slice(line);
         if waiting.bytes.len() == line.len() {
             LINES.changed.notify_all();

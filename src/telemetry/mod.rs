@@ -17,7 +17,7 @@ use serde::ser::{SerializeMap, Serializer};
 
 use crate::config;
 use lines::Collected;
-pub use lines::flush;
+pub use lines::{dropped, flush};
 
 /// The field of a line that says for which request it was.
 const REQUEST_ID: &str = "request_id";
@@ -32,19 +32,20 @@ pub fn panics() -> u64 {
 
 /// Starts the logger and the panic hook.
 pub fn start(settings: &config::Log) {
-    let json = settings.json.unwrap_or(!std::io::stderr().is_terminal());
+    let terminal = io::stderr().is_terminal();
+    let json = settings.json.unwrap_or(!terminal);
     let mut builder = env_logger::Builder::new();
     builder.parse_filters(&settings.filter);
     let write = if json { write_json } else { write_text };
-    if json {
-        // Else every line would be searched for styles to take out, and standard error be asked each
-        // time whether it is a terminal.
-        let way: Box<dyn Write + Send> = match Collected::start() {
-            Some(collected) => Box::new(collected),
-            None => Box::new(io::stderr()),
-        };
-        builder.write_style(WriteStyle::Always).target(Target::Pipe(way));
-    }
+    let way: Box<dyn Write + Send> = match Collected::start() {
+        Some(collected) => Box::new(collected),
+        None => Box::new(io::stderr()),
+    };
+    // The logger does not see what is behind a way of ours. Lines of JSON hold no styles, so they need
+    // not be searched for some to take out.
+    let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let style = if json || colours { WriteStyle::Always } else { WriteStyle::Never };
+    builder.write_style(style).target(Target::Pipe(way));
     builder.format(move |buffer, record| if tells_secrets(record) { Ok(()) } else { write(buffer, record) });
     // A second start in one process, as in tests, keeps the first logger.
     let _ = builder.try_init();
@@ -186,6 +187,7 @@ mod tests {
         start(&config::Log { json: Some(false), filter: "info".into() });
         let caught = std::panic::catch_unwind(|| panic!("a canary in a panic"));
         assert!(caught.is_err());
+        flush();
         println!("counted {}", panics());
     }
 

@@ -28,6 +28,7 @@ mod mcp;
 mod metrics;
 mod open;
 mod operations;
+mod outputs;
 mod platforms;
 mod readme;
 mod session;

@@ -9,6 +9,7 @@ use crate::upstream::{Fake, chunk, response, send, stream_end, stream_head};
 
 const NAMES: &[&str] = &[
     "mirrorgate_build_info",
+    "mirrorgate_log_lines_dropped_total",
     "mirrorgate_panics_total",
     "mirrorgate_request_duration_seconds",
     "mirrorgate_requests_in_flight",

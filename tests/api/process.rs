@@ -62,6 +62,13 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Kills it, so that it can put nothing in order.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it runs");
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();

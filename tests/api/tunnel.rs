@@ -91,6 +91,30 @@ exec sleep 60"#;
 }
 
 #[test]
+fn a_tunnel_gets_no_secret_and_ends_with_a_service_that_is_killed() {
+    let script = "env > $(dirname \"$0\")/environment; echo >> $(dirname \"$0\")/environment\n\
+                  echo 'https://me.tail1.ts.net/'\nexec sleep 60";
+    let folder = program("tailscale", script);
+    let path = format!("{folder}:/usr/bin:/bin");
+    let secrets = [("UPSTREAM_URL", "http://127.0.0.1:9"), ("UPSTREAM_API_KEY", "sk-a-secret-of-the-mirror")];
+    let rest = [("PATH", path.as_str()), ("PORT", "0"), ("TS_SOCKET", "/its/own")];
+    let variables: Vec<_> = rest.into_iter().chain(secrets).collect();
+    let mut process = Process::start(&["serve", "--tunnel", "tailscale"], &variables);
+    process.lines_until("key");
+    let environment = read(&folder, "environment");
+    assert!(environment.contains("TS_SOCKET=/its/own"), "{environment}");
+    assert!(!environment.contains("UPSTREAM") && !environment.contains("sk-a-secret"), "{environment}");
+    let id = read(&folder, "pid");
+    assert!(is_running(&id));
+    process.kill();
+    let start = Instant::now();
+    while is_running(&id) {
+        assert!(start.elapsed() < Duration::from_secs(5), "the tunnel outlives the service");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
 fn cloudflareds_address_comes_from_its_metrics_and_its_limits_are_told() {
     let folder = program("cloudflared", "exec sleep 60");
     let mut process = serve(&folder, Some("cloudflared"));
