@@ -8,7 +8,7 @@ use mirrorgate::api::tools::ChatRequest;
 use mirrorgate::config::{self, Config};
 use mirrorgate::http::body;
 use mirrorgate::provider::framing::{LineTooLong, Lines, SseEvents};
-use mirrorgate::provider::{failure, fuzzing};
+use mirrorgate::provider::{fuzzing, report};
 
 /// A target's name and function.
 pub type Target = (&'static str, fn(&[u8]));
@@ -128,7 +128,7 @@ pub fn redaction(data: &[u8]) {
     let (secret, words) = text.split_once('\n').unwrap_or(("", &text));
     let secrets: Vec<String> =
         Some(secret.to_string()).filter(|secret| secret.len() >= 8).into_iter().collect();
-    let Some(clean) = failure::clean(words, &secrets) else { return };
+    let Some(clean) = report::clean(words, &secrets) else { return };
     assert!(clean.chars().count() <= 301 && !clean.chars().any(char::is_control), "{clean:?}");
     for secret in secrets.iter().filter(|secret| !"[redacted]…".contains(secret.as_str())) {
         assert!(!clean.contains(secret.as_str()), "{secret:?} in {clean:?}");

@@ -128,6 +128,16 @@ impl InFlight {
         self.verbatim
     }
 
+    /// The HTTP status with which the upstream began it.
+    pub fn upstream_status(&self) -> u16 {
+        self.deltas.status
+    }
+
+    /// The upstream's headers that tell the caller of the account behind the gateway.
+    pub fn upstream_headers(&self) -> &[(String, String)] {
+        &self.deltas.headers
+    }
+
     /// The answer so far; of one in the caller's own protocol, only what was known at its beginning.
     pub fn answer(&self) -> Ref<'_, Answer> {
         self.answer.borrow()

@@ -47,6 +47,8 @@ pub struct Transcript {
     pub body: Bytes,
     /// How many choices are asked for.
     pub choices: usize,
+    /// The headers of the caller's that a provider of the same protocol passes on.
+    pub headers: Vec<(&'static str, String)>,
     /// What the request means, for a provider of another protocol.
     pub read: fn(&[u8]) -> Result<Chat, Error>,
     /// An estimate of the tokens in it.
@@ -169,14 +171,15 @@ impl Gateway {
         named: Option<&str>,
         stream: bool,
     ) -> Result<(&'a Member, Begun), Error> {
-        let Transcript { body, choices, tokens, .. } = transcript;
+        let Transcript { body, choices, headers, tokens, .. } = transcript;
         let asked = self.ask_in_turn(candidates, async |member| {
             let model = self.model_of(member, named).await?;
             let body = match &model {
                 Some(model) if named.is_none() => with_model(&body, model)?,
                 _ => body.clone(),
             };
-            Ok((model, member.passthrough()?.complete(Verbatim { body, stream, choices }).await?))
+            let request = Verbatim { body, stream, choices, headers: headers.clone() };
+            Ok((model, member.passthrough()?.complete(request).await?))
         });
         let (member, (model, deltas)) = asked.await?;
         let prompt_tokens = Estimate::Request(body, tokens);

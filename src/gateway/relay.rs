@@ -11,11 +11,9 @@ use crate::provider::relay::{Form, Relayed, Request};
 
 /// The answer to such a request.
 pub struct Relaying {
-    /// The HTTP status.
-    pub status: u16,
     /// The name of the upstream that answers, where there are several.
     pub upstream: Option<String>,
-    /// The headers that go on.
+    /// The headers that go on, beside those of any answer.
     pub headers: Vec<(&'static str, String)>,
     /// How the body comes.
     pub form: Form,
@@ -58,10 +56,10 @@ impl Gateway {
         }
         let relayed =
             self.ask_in_turn(candidates, async |member| member.passthrough()?.relay(&request).await);
-        let (member, Relayed { status, headers, form, deltas }) = relayed.await?;
+        let (member, Relayed { headers, form, deltas }) = relayed.await?;
         let meter =
             Meter::new(Arc::clone(&self.shared.usage), owner, Estimate::Request(request.body, tokens));
         let body = InFlight::new(deltas, permit, meter, Arc::clone(&self.shared.store), Terms::default());
-        Ok(Relaying { status, upstream: self.upstream_label(member), headers, form, body })
+        Ok(Relaying { upstream: self.upstream_label(member), headers, form, body })
     }
 }

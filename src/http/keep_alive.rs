@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use actix_web::http::header;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::web::Bytes;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use futures_util::future::LocalBoxFuture;
@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use super::failure::{ErrorRenderer, ErrorRenderers};
 use super::log_fields::{LogFields, RequestId, SharedLogFields};
-use super::reply::{self, Prepared};
+use super::reply::Prepared;
 use crate::domain::error::Error;
 use crate::outbound::timer::Timer;
 
@@ -76,8 +76,8 @@ pub struct EventStream {
     pub events: LocalBoxStream<'static, Result<Bytes, Error>>,
     /// What the access log is told, unless the stream fails.
     pub log_fields: LogFields,
-    /// The name of the upstream that answers, or nothing where it is told otherwise.
-    pub upstream: String,
+    /// The headers beside those of every event stream; lost when they come after the first comment.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// The response of an event stream: with the status of its failure when that shows before the
@@ -92,13 +92,13 @@ pub async fn stream(
         None => Some((&mut begin).await),
     };
     let log_fields = SharedLogFields::default();
-    let (phase, upstream) = match begun {
+    let (phase, headers) = match begun {
         Some(Err(prepared)) => return prepared.response(),
-        Some(Ok(EventStream { events, log_fields: told, upstream })) => {
+        Some(Ok(EventStream { events, log_fields: told, headers })) => {
             log_fields.set(told);
-            (Phase::Running(events), upstream)
+            (Phase::Running(events), headers)
         }
-        None => (Phase::Late(begin), String::new()),
+        None => (Phase::Late(begin), Vec::new()),
     };
     let body = KeepAliveStream {
         phase,
@@ -115,7 +115,9 @@ pub async fn stream(
         // nginx would hold small pieces back: https://nginx.org/en/docs/http/ngx_http_proxy_module.html
         .insert_header(("x-accel-buffering", "no"))
         .streaming(body);
-    reply::name_upstream(response.headers_mut(), &upstream);
+    for (name, value) in headers {
+        response.headers_mut().insert(name, value);
+    }
     response.extensions_mut().insert(log_fields);
     response
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::web::Bytes;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -135,14 +135,8 @@ pub fn status_code(status: u16) -> StatusCode {
     StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// Says in a response's headers which upstream answers, where that has a name.
-pub fn name_upstream(headers: &mut HeaderMap, name: &str) {
-    if let Some((name, value)) = upstream_header(name) {
-        headers.insert(name, value);
-    }
-}
-
-fn upstream_header(name: &str) -> Option<(HeaderName, HeaderValue)> {
+/// The header that says which upstream answers, where that has a name.
+pub fn upstream_header(name: &str) -> Option<(HeaderName, HeaderValue)> {
     let value = HeaderValue::from_str(name).ok().filter(|value| !value.is_empty())?;
     Some((UPSTREAM, value))
 }

@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::body::{Body, empty};
 use super::framing::LineTooLong;
 use super::reason::Reason;
+use super::report;
 use super::transport::Transport;
 use crate::domain::answer::Delta;
 use crate::domain::error::{Error, Kind};
@@ -27,13 +28,17 @@ const SETTLED_SILENCE: Duration = Duration::from_secs(15);
 pub struct Deltas {
     /// The HTTP status of the answer.
     pub status: u16,
+    /// The headers that tell its caller of the account behind the gateway.
+    pub headers: Vec<(String, String)>,
     stream: LocalBoxStream<'static, Result<Delta, Error>>,
 }
 
 impl Deltas {
     /// An answer of which all is there.
-    pub(super) fn whole(status: u16, delta: Delta) -> Self {
-        Deltas { status, stream: Box::pin(futures_util::stream::iter([Ok(delta)])) }
+    pub(super) fn whole(body: &Body, delta: Delta) -> Self {
+        let headers = report::account_headers(body.response().headers());
+        let stream = futures_util::stream::iter([Ok(delta)]);
+        Deltas { status: body.status(), headers, stream: Box::pin(stream) }
     }
 
     /// The next piece, or `None` at the answer's end.
@@ -110,7 +115,7 @@ impl Fault {
     /// The error that it is, of an answer with this body.
     pub(super) fn into_error(self, transport: &Transport, body: &Body) -> Error {
         match self {
-            Fault::Reported(reason) => transport.reported(body.place, &reason),
+            Fault::Reported(reason) => transport.reported(body, &reason),
             Fault::Html => transport.page(body),
             Fault::Error(error) => error,
         }
@@ -166,9 +171,9 @@ pub(super) fn decode<D: Decoder + Unpin + 'static>(
     body: Body,
     decoder: D,
 ) -> Deltas {
-    let status = body.status();
+    let (status, headers) = (body.status(), report::account_headers(body.response().headers()));
     let stream = Decoding { transport, body: Some(body), decoder, queue: VecDeque::new(), failure: None };
-    Deltas { status, stream: Box::pin(stream) }
+    Deltas { status, headers, stream: Box::pin(stream) }
 }
 
 /// A body on its way through a decoder.

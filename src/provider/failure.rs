@@ -10,10 +10,8 @@ use awc::http::StatusCode;
 use awc::http::header::{self, HeaderMap};
 
 use super::reason::Reason;
+use super::report::clean;
 use crate::domain::error::{Error, Kind};
-
-/// The most characters of an upstream's own words that a caller is shown.
-const MAX_DETAIL_CHARS: usize = 300;
 
 /// Where in the upstream's protocol a failure happened.
 #[derive(Debug, Clone, Copy)]
@@ -321,20 +319,6 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     SystemTime::from(date).duration_since(SystemTime::now()).ok()
 }
 
-/// An upstream's words, made fit for a caller: one line, short, without any of our secrets.
-pub fn clean(text: &str, secrets: &[String]) -> Option<String> {
-    let mut text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-        text = text.replace(secret.as_str(), "[redacted]");
-    }
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let mut short: String = text.chars().take(MAX_DETAIL_CHARS).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    (!short.is_empty()).then_some(short)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -412,13 +396,5 @@ mod tests {
             assert!(!error.caller_message().contains("next="));
             assert!(!error.caller_message().contains("sekret"));
         }
-    }
-
-    #[test]
-    fn words_are_cleaned_of_secrets_and_lines() {
-        let secrets = ["sk-very-secret".to_string()];
-        let text = format!("bad key\r\nsk-very-secret {}", "x".repeat(500));
-        let clean = clean(&text, &secrets).expect("text");
-        assert!(clean.starts_with("bad key [redacted] xxx") && clean.chars().count() == 301);
     }
 }

@@ -3,7 +3,7 @@
 //! A protocol turns a prompt into a request and an answer's bytes into pieces; all else is shared:
 //! `transport` makes the exchange, `body` reads the answer under its limits, `decoding` leads it
 //! through a protocol's decoder, `framing` cuts bytes into lines, `template` knows a piece by the one
-//! before, `failure` names what went wrong, `session` keeps the login. Nothing outside of this room
+//! before, `failure` names what went wrong, `report` keeps what callers may read of it, `session` keeps the login. Nothing outside of this room
 //! asks which protocol an upstream speaks: its capabilities say what that means.
 
 mod anthropic;
@@ -21,6 +21,7 @@ mod jar;
 mod openai;
 mod reason;
 pub mod relay;
+pub mod report;
 pub mod session;
 mod template;
 mod transport;
@@ -144,6 +145,8 @@ pub struct Verbatim {
     pub stream: bool,
     /// How many choices are asked for.
     pub choices: usize,
+    /// The headers of the caller's that the upstream is to see, by an allow-list.
+    pub headers: Vec<(&'static str, String)>,
 }
 
 /// The way for requests of the OpenAI protocol in their callers' own words.

@@ -21,6 +21,9 @@ const WORDS: [&str; 8] =
 /// The keys under which its codes stand.
 const CODES: [&str; 6] = ["code", "type", "status", "error_code", "error_type", "status_code"];
 
+/// The fields of an error that go on to callers, beside its words.
+const FIELDS: [&str; 4] = ["type", "param", "code", "innererror"];
+
 /// The most that is read of texts within texts.
 const DEPTH: usize = 4;
 
@@ -33,8 +36,8 @@ pub struct Reason {
     codes: String,
     /// The first of its codes that is a number.
     pub number: Option<i64>,
-    /// The parameter that it blames.
-    param: Option<String>,
+    /// The fields of it that callers of the same protocol read: [`FIELDS`], as they came.
+    pub fields: Map<String, Value>,
 }
 
 impl Reason {
@@ -100,7 +103,7 @@ impl Reason {
 
     /// The parameter that it blames, where it names one.
     pub fn param(&self) -> Option<&str> {
-        self.param.as_deref()
+        self.fields.get("param")?.as_str()
     }
 }
 
@@ -115,6 +118,9 @@ fn reported(answer: &Map<String, Value>, depth: usize) -> Option<Reason> {
         let beside = of_codes(answer);
         reason.number = reason.number.or(beside.number);
         reason.codes = [reason.codes, beside.codes].join(" ").trim().into();
+        beside.fields.into_iter().for_each(|(name, value)| {
+            reason.fields.entry(name).or_insert(value);
+        });
         return Some(reason);
     }
     let named = |key: &str, name: &str| answer.get(key).is_some_and(|value| value == name);
@@ -161,7 +167,6 @@ fn of(error: &Value, depth: usize) -> Reason {
     let raw = fields.get("metadata").and_then(|metadata| metadata.get("raw"));
     let inner = raw.into_iter().chain(WORDS.iter().filter_map(|key| fields.get(*key)));
     reason.message = inner.filter_map(|value| words(value, depth)).next();
-    reason.param = fields.get("param").and_then(Value::as_str).map(String::from);
     reason
 }
 
@@ -172,7 +177,12 @@ fn of_codes(fields: &Map<String, Value>) -> Reason {
     Reason {
         codes: codes.join(" ").to_ascii_lowercase(),
         number: values().find_map(number),
-        ..Reason::default()
+        fields: FIELDS
+            .iter()
+            .filter_map(|name| Some((name.to_string(), fields.get(*name)?.clone())))
+            .filter(|(_, value)| !value.is_null())
+            .collect(),
+        message: None,
     }
 }
 

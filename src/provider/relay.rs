@@ -49,9 +49,7 @@ pub struct Request {
 
 /// The answer to it.
 pub struct Relayed {
-    /// The HTTP status.
-    pub status: u16,
-    /// The headers that go on.
+    /// The headers that go on, beside those of any answer.
     pub headers: Vec<(&'static str, String)>,
     /// How the body comes.
     pub form: Form,
@@ -85,7 +83,6 @@ pub(super) async fn relay(transport: &Rc<Transport>, request: &Request) -> Resul
             ..Call::get(&path)
         })
         .await?;
-    let status = body.status();
     let headers = passed(body.response().headers());
     if body.is_page() {
         return Err(transport.page(&body));
@@ -94,14 +91,14 @@ pub(super) async fn relay(transport: &Rc<Transport>, request: &Request) -> Resul
     let (form, deltas) = if media == "application/json" || media.ends_with("+json") {
         let bytes = body.whole().await?;
         let usage = whole(&bytes).map_err(|fault| fault.into_error(transport, &body))?;
-        (Form::Whole, Deltas::whole(status, Delta { usage, wire: Some(bytes), ..Delta::default() }))
+        (Form::Whole, Deltas::whole(&body, Delta { usage, wire: Some(bytes), ..Delta::default() }))
     } else if media == "text/event-stream" {
         let decoder = EventBlocks::new(transport.line_bytes());
         (Form::Events, decode(Rc::clone(transport), body, decoder))
     } else {
         (Form::Bytes, decode(Rc::clone(transport), body, Untouched))
     };
-    Ok(Relayed { status, headers, form, deltas })
+    Ok(Relayed { headers, form, deltas })
 }
 
 /// The headers of an answer that concern its caller.

@@ -28,6 +28,7 @@ use url::Url;
 use super::body::{self, Body, Bounds};
 use super::failure::{self, Place};
 use super::reason::Reason;
+use super::report;
 use super::session::Session;
 use super::{Protocol, base};
 use crate::config;
@@ -178,8 +179,9 @@ impl Transport {
     }
 
     /// The error that an upstream reports in an answer, in words fit for a caller.
-    pub fn reported(&self, place: Place, reason: &Reason) -> Error {
-        let error = failure::from_reason(place, reason).detail(self.words(reason));
+    pub fn reported(&self, body: &Body, reason: &Reason) -> Error {
+        let error = failure::from_reason(body.place, reason);
+        let error = self.told(error, body.place, Some(reason), body.response().headers());
         self.session.learn(Err(&error), true);
         error
     }
@@ -191,8 +193,14 @@ impl Transport {
         error
     }
 
-    fn words(&self, reason: &Reason) -> Option<String> {
-        reason.message.as_deref().and_then(|message| failure::clean(message, &self.secrets()))
+    /// Adds what the upstream says of a failure. Behind a browser's login its fields are of no protocol
+    /// that a caller speaks.
+    fn told(&self, error: Error, place: Place, reason: Option<&Reason>, headers: &HeaderMap) -> Error {
+        let secrets = self.secrets();
+        let words = reason.and_then(|reason| reason.message.as_deref());
+        let detail = words.and_then(|words| report::clean(words, &secrets));
+        let reason = reason.filter(|_| !place.browser_login);
+        error.detail(detail).reported(report::of(reason, headers, &secrets))
     }
 
     /// The texts that must not reach a caller, even when the upstream quotes them. Short ones are
@@ -251,8 +259,8 @@ impl Transport {
         let headers = response.headers().clone();
         let excerpt = body::error_excerpt(response, deadline).await;
         let reason = Reason::in_error(&excerpt);
-        let words = reason.as_ref().and_then(|reason| self.words(reason));
-        Err(failure::from_status(place, status, &headers, reason.as_ref()).detail(words))
+        let error = failure::from_status(place, status, &headers, reason.as_ref());
+        Err(self.told(error, place, reason.as_ref(), &headers))
     }
 
     fn target(&self, call: &Call<'_>) -> Result<Rc<Target>, Error> {
@@ -368,7 +376,7 @@ fn check_encoding(status: StatusCode, headers: &HeaderMap) -> Result<(), Error> 
             Kind::UpstreamEncoding,
             "the upstream's answer is compressed, which was not asked for",
         )
-        .detail(failure::clean(encoding, &[]))
+        .detail(report::clean(encoding, &[]))
         .upstream_status(status.as_u16()));
     }
     Ok(())

@@ -274,13 +274,13 @@ async fn failures_are_told_in_the_upstreams_words() {
     for (status, kind, code, v1) in [
         ("400 Bad Request", "invalid_request_error", "upstream_rejected", 400),
         ("401 Unauthorized", "authentication_error", "upstream_auth_expired", 502),
-        ("402 Payment Required", "billing_error", "upstream_refused", 502),
+        ("402 Payment Required", "billing_error", "upstream_refused", 402),
         ("403 Forbidden", "permission_error", "upstream_refused", 502),
         ("404 Not Found", "not_found_error", "upstream_not_found", 404),
-        ("413 Too Large", "request_too_large", "upstream_rejected", 400),
+        ("413 Too Large", "request_too_large", "upstream_rejected", 413),
         ("429 Too Many Requests", "rate_limit_error", "upstream_rate_limited", 429),
-        ("500 Internal Server Error", "api_error", "upstream_error", 502),
-        ("529 Overloaded", "overloaded_error", "upstream_error", 502),
+        ("500 Internal Server Error", "api_error", "upstream_error", 500),
+        ("529 Overloaded", "overloaded_error", "upstream_error", 529),
         ("200 OK", "overloaded_error", "upstream_error", 502),
         ("200 OK", "rate_limit_error", "upstream_rate_limited", 429),
     ] {

@@ -146,7 +146,7 @@ async fn failures_have_openais_shape_and_statuses() {
         ),
         (response("400 Bad Request", "application/json", body), 400, "upstream_rejected"),
         (limited.to_string(), 429, "upstream_rate_limited"),
-        (response("500 Oops", "text/plain", "oops"), 502, "upstream_error"),
+        (response("500 Oops", "text/plain", "oops"), 500, "upstream_error"),
         (response("200 OK", "text/html", "<html>"), 502, "upstream_html"),
         (response("200 OK", "application/json", "{\"choices\":"), 502, "upstream_truncated"),
         (response("200 OK", "application/json", body), 502, "upstream_error"),

@@ -31,6 +31,7 @@ mod operations;
 mod outputs;
 mod platforms;
 mod readme;
+mod reports;
 mod session;
 mod settings;
 mod talks;

@@ -5,10 +5,11 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::paths;
-use crate::domain::error::Error;
+use super::{headers, paths};
+use crate::domain::error::{Error, Report, Session};
 use crate::http::failure::ErrorRenderer;
 use crate::http::log_fields::LogFields;
 use crate::http::reply::{Prepared, retry_after_seconds, status_code};
@@ -22,23 +23,27 @@ pub struct OpenAiFailure {
     error: OpenAiError,
 }
 
-/// Why a request failed and what to do.
+/// Why a request failed and what to do. What an upstream of this protocol says of it goes on as it came.
 #[derive(Serialize, ToSchema)]
 struct OpenAiError {
-    /// What happened and what to do, for a person.
+    /// The upstream's words; else what happened and what to do, for a person.
     #[schema(
         example = "the upstream limits the rate of requests (HTTP 429); wait for the time in `Retry-After`"
     )]
     message: String,
-    /// The class of the failure.
-    #[schema(example = "rate_limit_error")]
-    r#type: &'static str,
-    /// Always null.
-    #[schema(required = true)]
-    param: Option<String>,
-    /// A stable code, the same as in the tool operations.
-    #[schema(example = "upstream_rate_limited")]
-    code: &'static str,
+    /// The upstream's own type; else the class of the failure.
+    #[schema(example = "rate_limit_error", value_type = String)]
+    r#type: Value,
+    /// The parameter that the upstream blames; else null.
+    #[schema(required = true, value_type = Option<String>)]
+    param: Value,
+    /// The upstream's own code; else a stable one, the same as in the tool operations.
+    #[schema(example = "upstream_rate_limited", value_type = String)]
+    code: Value,
+    /// What the upstream says of the cause in more detail, such as what a content filter found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    innererror: Option<Value>,
     /// What to do.
     #[schema(example = "wait for the time in `Retry-After`")]
     hint: String,
@@ -49,28 +54,60 @@ struct OpenAiError {
 
 /// A failure, ready to be sent.
 pub fn prepared(error: &Error, request_id: &str, log_fields: LogFields) -> Prepared {
-    let status = status_code(error.kind.v1_status());
-    let body = OpenAiFailure {
-        error: OpenAiError {
-            // Many programs show the message alone.
-            message: format!("{}; {}", error.caller_message(), error.hint()),
-            r#type: class(status),
-            param: None,
-            code: error.kind.code(),
-            hint: error.hint().to_string(),
-            request_id: request_id.to_string(),
-        },
-    };
+    let status = status_code(status_of(error));
+    let report = error.report.as_deref();
+    let body = OpenAiFailure { error: body(error, status, report, request_id) };
     let retry = if error.kind.retryable() { "true" } else { "false" };
     let mut headers = vec![(SHOULD_RETRY, HeaderValue::from_static(retry))];
-    if let Some(after) = error.retry_after {
+    let told = report.map_or(&[][..], |report| &report.headers);
+    if let Some(after) = error.retry_after.filter(|_| !told.iter().any(|(name, _)| tells_when(name))) {
         headers.push((header::RETRY_AFTER, retry_after_seconds(after).into()));
     }
     if status == StatusCode::UNAUTHORIZED {
         headers.push((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
     }
+    // The upstream's own come last, and win.
+    headers.extend(headers::told(told));
     let body = serde_json::to_vec(&body).expect("a failure is made of texts");
     Prepared { status, headers, ..Prepared::json(body, log_fields.failed(error)) }
+}
+
+fn body(error: &Error, status: StatusCode, report: Option<&Report>, request_id: &str) -> OpenAiError {
+    // A failure of the upstream's credentials is not its caller's, whose library would name it so.
+    let report = report.filter(|_| !is_of_credentials(error));
+    let field = |name: &str| report?.fields.get(name).filter(|value| **value != "").cloned();
+    // Many programs show the message alone.
+    let ours = || format!("{}; {}", error.caller_message(), error.hint());
+    OpenAiError {
+        message: report.and_then(|report| report.message.clone()).unwrap_or_else(ours),
+        r#type: field("type").unwrap_or_else(|| class(status).into()),
+        param: field("param").unwrap_or_default(),
+        code: field("code").unwrap_or_else(|| error.kind.code().into()),
+        innererror: field("innererror"),
+        hint: error.hint().to_string(),
+        request_id: request_id.to_string(),
+    }
+}
+
+/// The status: the upstream's own where that is an error's, unless it is of the upstream's credentials.
+fn status_of(error: &Error) -> u16 {
+    let told = error.upstream_status.filter(|status| (400..600).contains(status));
+    told.filter(|_| error.report.is_some() && !is_of_credentials(error)).unwrap_or(error.kind.v1_status())
+}
+
+/// Whether a failure is of the gateway's credentials at the upstream: the caller's key was right.
+fn is_of_credentials(error: &Error) -> bool {
+    match error.upstream_status {
+        Some(401 | 407) => true,
+        Some(403) => error.kind.session() != Session::Same,
+        Some(400..) => false,
+        // Told in an answer with a good status.
+        _ => error.kind.session() == Session::Expired,
+    }
+}
+
+fn tells_when(header: &str) -> bool {
+    matches!(header, "retry-after" | "retry-after-ms")
 }
 
 /// Writes failures in OpenAI's shape on OpenAI's paths. No `[DONE]` follows the event that ends a

@@ -8,6 +8,7 @@ mod body;
 mod events;
 mod failure;
 mod forms;
+mod headers;
 mod models;
 pub mod paths;
 mod relay;
@@ -27,7 +28,7 @@ use crate::http::auth::Caller;
 use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, EventStream, Heartbeat};
 use crate::http::log_fields::{LogFields, RequestId};
-use crate::http::reply::Prepared;
+use crate::http::reply::{self, Prepared};
 use body::V1Body;
 use events::Events;
 use failure::OpenAiFailure;
@@ -72,7 +73,8 @@ async fn chat_completions(
     let request_id = RequestId::of(request.extensions());
     let fail = |error| Failure::new(&request, error);
     let body = body.json(&request).map_err(fail)?;
-    let (asked, include_usage) = request::inference(caller.owner.clone(), body).map_err(fail)?;
+    let (asked, include_usage) =
+        request::inference(caller.owner.clone(), headers::asked(&request), body).map_err(fail)?;
     let gateway = gateway.into_inner();
     Ok(if asked.stream {
         let begin = Box::pin(streamed(gateway, asked, include_usage, request_id));
@@ -97,13 +99,14 @@ async fn whole(gateway: Arc<Gateway>, asked: InferenceRequest, request_id: Strin
         while let Some(delta) = in_flight.next().await {
             wire = delta?.wire.or(wire);
         }
-        Ok((in_flight.reply().answer, wire))
+        let headers = headers::told(in_flight.upstream_headers()).collect();
+        Ok((in_flight.reply().answer, wire, headers))
     };
     match outcome.await {
-        Ok((answer, wire)) => {
+        Ok((answer, wire, headers)) => {
             let body = wire.unwrap_or_else(|| answer::whole(&answer).into());
             let prepared = Prepared::json(body, LogFields::of("chat_completions").answered(&answer));
-            prepared.from_upstream(answer.upstream.as_deref().unwrap_or_default())
+            Prepared { headers, ..prepared }.from_upstream(answer.upstream.as_deref().unwrap_or_default())
         }
         Err(error) => failed(error, model, &request_id),
     }
@@ -118,12 +121,11 @@ async fn streamed(
     let model = asked.model.clone();
     let begun = async {
         let in_flight = gateway.infer(asked).await?;
-        let (log_fields, upstream) = {
-            let answer = in_flight.answer();
-            (LogFields::of("chat_completions").answered(&answer), answer.upstream.clone().unwrap_or_default())
-        };
+        let log_fields = LogFields::of("chat_completions").answered(&in_flight.answer());
+        let upstream = reply::upstream_header(in_flight.answer().upstream.as_deref().unwrap_or_default());
+        let headers = headers::told(in_flight.upstream_headers()).chain(upstream).collect();
         let events = Box::pin(Events::chunks(in_flight, include_usage).begun().await?);
-        Ok(EventStream { events, log_fields, upstream })
+        Ok(EventStream { events, log_fields, headers })
     };
     begun.await.map_err(|error| failed(error, model, &request_id))
 }

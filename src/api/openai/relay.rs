@@ -1,14 +1,14 @@
 //! Every other request under `/v1`, passed through to an upstream of the same protocol.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderName};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::web::{Bytes, Data, ReqData};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use futures_util::stream::{self, StreamExt};
 
 use super::body::V1Body;
 use super::events::Events;
-use super::{failure, request};
+use super::{failure, headers, request};
 use crate::domain::error::{Error, Kind};
 use crate::gateway::{Failed, Gateway, InFlight, RelayForm, RelayRequest, Relaying};
 use crate::http::auth::Caller;
@@ -17,9 +17,6 @@ use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, EventStream, Heartbeat};
 use crate::http::log_fields::{LogFields, RequestId, SharedLogFields};
 use crate::http::reply::{self, Prepared};
-
-/// The headers of a caller's that say in which form it wants its answer, or that it asks again.
-const PASSED: [&str; 4] = ["anthropic-version", "anthropic-beta", "openai-beta", "idempotency-key"];
 
 /// Passes a request through.
 pub async fn relay(
@@ -38,14 +35,16 @@ pub async fn relay(
     let body = body.json_or_form(&request).map_err(fail)?;
     let relayed = asked(&request, body).map_err(fail)?;
     let request_id = RequestId::of(request.extensions());
-    let Relaying { status, upstream, headers, form, body } = match gateway
+    let Relaying { upstream, headers: passed, form, body } = match gateway
         .relay(caller.owner.clone(), relayed, request::prompt_tokens)
         .await
     {
         Ok(answer) => answer,
         Err(error) => return Ok(failure::prepared(&error, &request_id, LogFields::of("relay")).response()),
     };
+    let status = body.upstream_status();
     let log_fields = LogFields { upstream_status: Some(status), ..LogFields::of("relay") };
+    let account: Vec<_> = headers::told(body.upstream_headers()).collect();
     let mut response = match form {
         RelayForm::Whole => whole(body, log_fields, &request_id).await.response(),
         RelayForm::Events => {
@@ -54,7 +53,7 @@ pub async fn relay(
                 let events = events.map_err(|Failed { error, .. }| {
                     failure::prepared(&error, &request_id, log_fields.clone())
                 })?;
-                Ok(EventStream { events: Box::pin(events), log_fields, upstream: String::new() })
+                Ok(EventStream { events: Box::pin(events), log_fields, headers: Vec::new() })
             };
             keep_alive::stream(&request, heartbeat.every, Box::pin(begin)).await
         }
@@ -62,11 +61,12 @@ pub async fn relay(
     };
     if response.status() == StatusCode::OK {
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-        reply::name_upstream(response.headers_mut(), upstream.as_deref().unwrap_or_default());
-        for (name, value) in headers {
-            if let Ok(value) = header::HeaderValue::from_str(&value) {
-                response.headers_mut().insert(header::HeaderName::from_static(name), value);
-            }
+        let name = reply::upstream_header(upstream.as_deref().unwrap_or_default());
+        let passed = passed.into_iter().filter_map(|(name, value)| {
+            Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?))
+        });
+        for (name, value) in account.into_iter().chain(name).chain(passed) {
+            response.headers_mut().insert(name, value);
         }
     }
     Ok(response)
@@ -109,10 +109,7 @@ fn asked(request: &HttpRequest, body: Bytes) -> Result<RelayRequest, Error> {
         query: Some(query).filter(|query| !query.is_empty()),
         accept: header(header::ACCEPT),
         media_type: header(header::CONTENT_TYPE),
-        headers: PASSED
-            .into_iter()
-            .filter_map(|name| Some((name, header(HeaderName::from_static(name))?)))
-            .collect(),
+        headers: headers::asked(request),
         body,
     })
 }

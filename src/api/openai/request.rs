@@ -37,14 +37,18 @@ struct StreamOptions {
 ///
 /// # Errors
 /// When it is none for a completion.
-pub fn inference(owner: Owner, body: Bytes) -> Result<(InferenceRequest, bool), Error> {
+pub fn inference(
+    owner: Owner,
+    headers: Vec<(&'static str, String)>,
+    body: Bytes,
+) -> Result<(InferenceRequest, bool), Error> {
     let Head { model, stream, stream_options, n, .. } = head(&body)?;
     let choices = n.unwrap_or(1).max(1);
     let request = InferenceRequest {
         owner,
         operation: "chat_completions",
         model: model.filter(|model| !model.trim().is_empty()),
-        asked: Asked::Transcript(Transcript { body, choices, read: chat, tokens: prompt_tokens }),
+        asked: Asked::Transcript(Transcript { body, choices, headers, read: chat, tokens: prompt_tokens }),
         stream: stream.unwrap_or_default(),
         total: None,
     };
@@ -323,12 +327,12 @@ mod tests {
     fn a_request_that_passes_is_read_as_little_as_possible() {
         let owner = || Owner("x".into());
         let body = r#"{"messages":[{"any":"thing"}],"stream":null,"model":" ","x":1}"#;
-        let (request, include_usage) = inference(owner(), Bytes::from(body)).expect("valid");
+        let (request, include_usage) = inference(owner(), Vec::new(), Bytes::from(body)).expect("valid");
         assert!(request.model.is_none() && !request.stream && !include_usage);
         for body in
             ["", "[]", "{}", r#"{"messages":{}}"#, r#"{"messages":[],"stream":"yes"}"#, "[null,null,null,[]]"]
         {
-            assert!(inference(owner(), Bytes::from(body)).is_err(), "{body}");
+            assert!(inference(owner(), Vec::new(), Bytes::from(body)).is_err(), "{body}");
         }
     }
 

@@ -9,6 +9,8 @@ mod kinds;
 use std::fmt;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 pub use columns::{Health, Session};
 pub use kinds::Kind;
 
@@ -31,7 +33,21 @@ pub struct Error {
     pub unworked: bool,
     /// Whether it says nothing of the login, though a kind of failure that else ends it.
     pub spares_session: bool,
+    /// What the upstream told of it in the fields of its own protocol.
+    pub report: Option<Box<Report>>,
     hint: Option<String>,
+}
+
+/// A failure in an upstream's own fields, for callers whose protocol has the same: by allow-lists, and
+/// with secrets masked. Like [`Error::detail`], it never goes into a log.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Its words.
+    pub message: Option<String>,
+    /// The other fields of its error, as they came.
+    pub fields: Map<String, Value>,
+    /// The headers that say when and whether to ask again, and how much may be asked.
+    pub headers: Vec<(String, String)>,
 }
 
 impl Error {
@@ -45,6 +61,7 @@ impl Error {
             upstream_status: None,
             unworked: false,
             spares_session: false,
+            report: None,
             hint: None,
         }
     }
@@ -64,6 +81,12 @@ impl Error {
     /// Adds the upstream's HTTP status.
     pub fn upstream_status(mut self, status: u16) -> Self {
         self.upstream_status = Some(status);
+        self
+    }
+
+    /// Adds what the upstream told in the fields of its own protocol.
+    pub fn reported(mut self, report: Report) -> Self {
+        self.report = Some(Box::new(report));
         self
     }
 

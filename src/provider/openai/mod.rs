@@ -92,9 +92,15 @@ impl Dialect {
 }
 
 impl OpenAi {
-    async fn open(&self, body: Bytes, stream: bool, total: Option<Duration>) -> Result<Body, Error> {
+    async fn open(
+        &self,
+        body: Bytes,
+        stream: bool,
+        headers: &[(&'static str, String)],
+        total: Option<Duration>,
+    ) -> Result<Body, Error> {
         let accept = if stream { "text/event-stream, application/json" } else { "application/json" };
-        self.transport.open(Call { total, ..Call::post(&COMPLETIONS, accept, body) }).await
+        self.transport.open(Call { total, headers, ..Call::post(&COMPLETIONS, accept, body) }).await
     }
 
     async fn list(&self) -> Result<Vec<Model>, Error> {
@@ -109,7 +115,7 @@ impl Provider for OpenAi {
             let mut dialect = self.dialect.get();
             let body = loop {
                 let request = request::body(prompt, dialect)?;
-                match self.open(request, dialect.streams, prompt.total).await {
+                match self.open(request, dialect.streams, &[], prompt.total).await {
                     Ok(body) => {
                         // Only what helped is remembered.
                         self.dialect.set(dialect);
@@ -155,8 +161,8 @@ impl Provider for OpenAi {
 impl Passthrough for OpenAi {
     fn complete(&self, request: Verbatim) -> LocalBoxFuture<'_, Result<Deltas, Error>> {
         Box::pin(async move {
-            let Verbatim { body, stream, choices } = request;
-            let mut body = self.open(body, stream, None).await?;
+            let Verbatim { body, stream, choices, headers } = request;
+            let mut body = self.open(body, stream, &headers, None).await?;
             if stream {
                 let decoder = Chunks::new(choices, self.transport.line_bytes()).for_wire();
                 return Ok(decode(Rc::clone(&self.transport), body, decoder));
@@ -166,7 +172,7 @@ impl Passthrough for OpenAi {
                 _ => joined::joined(&bytes, choices),
             });
             let whole = whole.await?;
-            Ok(Deltas::whole(body.status(), whole))
+            Ok(Deltas::whole(&body, whole))
         })
     }
 
