@@ -1,12 +1,14 @@
 //! Gateway keys: what callers must present.
 //!
-//! Only SHA-256 digests are held in memory and in the store, and digests are what is compared, in
-//! constant time.
+//! Only SHA-256 digests are held in memory and in the store, and digests are what is looked up.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
-use subtle::{Choice, ConstantTimeEq};
+use subtle::ConstantTimeEq;
 
 use crate::domain::chat::Owner;
 use crate::domain::error::Error;
@@ -49,30 +51,49 @@ impl GatewayKey {
     }
 }
 
-/// The keys that are accepted.
-#[derive(Clone, Default)]
-pub struct KeyRing(Vec<GatewayKey>);
+/// The keys that are accepted, looked up by their digests: ten thousand cost what one costs.
+#[derive(Default)]
+pub struct KeyRing(HashMap<[u8; 32], Entry>);
+
+/// A key of a ring.
+pub struct Entry {
+    /// The key.
+    pub key: GatewayKey,
+    passed: AtomicBool,
+}
+
+impl Entry {
+    /// Whether a caller has presented it before.
+    pub fn has_passed(&self) -> bool {
+        self.passed.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a caller has presented it.
+    pub fn pass(&self) {
+        self.passed.store(true, Ordering::Relaxed);
+    }
+}
 
 impl KeyRing {
     /// A ring of these keys.
     pub fn new(keys: Vec<GatewayKey>) -> Self {
-        KeyRing(keys)
+        KeyRing::default().renewed(keys)
     }
 
-    /// The key among the candidates that a caller presented, if one is ours. The time taken does
-    /// not depend on which key matches or how far.
-    pub fn find<'a>(&self, candidates: impl Iterator<Item = &'a str>) -> Option<&GatewayKey> {
-        let mut found = None;
-        for candidate in candidates {
-            let digest: [u8; 32] = Sha256::digest(candidate).into();
-            for key in &self.0 {
-                let same: Choice = key.digest.ct_eq(&digest);
-                if bool::from(same) {
-                    found = Some(key);
-                }
-            }
-        }
-        found
+    /// A ring of these keys, which knows of those that it had already whether they have passed.
+    pub fn renewed(&self, keys: Vec<GatewayKey>) -> Self {
+        let entry = |key: GatewayKey| {
+            let passed = self.0.get(&key.digest).is_some_and(Entry::has_passed);
+            (key.digest, Entry { key, passed: AtomicBool::new(passed) })
+        };
+        KeyRing(keys.into_iter().map(entry).collect())
+    }
+
+    /// The key that a caller presented, if it is ours. The time that this takes tells nothing of the keys:
+    /// what is looked up is a digest, which nobody can choose.
+    pub fn find(&self, presented: &str) -> Option<&Entry> {
+        let digest: [u8; 32] = Sha256::digest(presented).into();
+        self.0.get(&digest).filter(|entry| bool::from(entry.key.digest.ct_eq(&digest)))
     }
 }
 
@@ -184,8 +205,8 @@ mod tests {
         let names: Vec<_> = keys.iter().map(|key| key.name.as_str()).collect();
         assert_eq!(names, ["dify", "R4nd0m-string"]);
         let ring = KeyRing::new(keys);
-        assert!(ring.find(["Zm9v+YmFy/2sxYmF6PQ=="].into_iter()).is_some());
-        assert!(ring.find(["zm9v+YmFy/2sxYmF6PQ==", ""].into_iter()).is_none());
+        assert!(ring.find("Zm9v+YmFy/2sxYmF6PQ==").is_some());
+        assert!(ring.find("zm9v+YmFy/2sxYmF6PQ==").is_none() && ring.find("").is_none());
     }
 
     #[test]

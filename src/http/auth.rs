@@ -1,13 +1,10 @@
 //! Who may call: the middleware that asks for a gateway key.
 //!
-//! Keys are understood in every form in which Dify and other importers send them. An address that
-//! sends many wrong keys is slowed down; a right key passes from anywhere at any time.
+//! Keys are understood in every form in which Dify and other importers send them. From an address that
+//! sends many wrong keys only a key that has passed before is let in; others are not looked at.
 
-use std::borrow::Cow;
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -22,18 +19,13 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use super::base_url::Peers;
 use super::failure::Failure;
+use super::guesses::Guesses;
 use crate::domain::chat::Owner;
 use crate::domain::error::{Error, Kind};
-use crate::domain::keys::{GatewayKey, KeyRing};
-
-/// Wrong keys that an address may send a minute.
-const WRONG_KEYS_A_MINUTE: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
+use crate::domain::keys::{self, GatewayKey, KeyRing};
 
 /// Where a key may stand beside `Authorization` and the query.
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-
-/// How many addresses are remembered before the recovered ones are forgotten.
-const ADDRESSES: usize = 10_000;
 
 /// Who a request comes from.
 #[derive(Debug, Clone)]
@@ -51,7 +43,7 @@ pub struct Guard {
     /// The keys of the environment, which need no store.
     configured: Vec<GatewayKey>,
     keys: RwLock<Arc<KeyRing>>,
-    wrong: DefaultKeyedRateLimiter<IpAddr>,
+    guesses: Guesses,
     /// How often each key may call.
     rate: Option<DefaultKeyedRateLimiter<Owner>>,
     /// Whether a path is open to all.
@@ -62,8 +54,7 @@ impl Guard {
     /// A guard over the keys of the environment, or none at all when it is `open`.
     pub fn new(open: bool, configured: Vec<GatewayKey>) -> Self {
         let keys = RwLock::new(Arc::new(KeyRing::new(configured.clone())));
-        let wrong = RateLimiter::dashmap(Quota::per_minute(WRONG_KEYS_A_MINUTE));
-        Guard { open, configured, keys, wrong, rate: None, is_public: |_| false }
+        Guard { open, configured, keys, guesses: Guesses::default(), rate: None, is_public: |_| false }
     }
 
     /// Lets each key send so many requests a minute.
@@ -89,14 +80,15 @@ impl Guard {
     /// Replaces the keys of the store.
     pub fn renew(&self, stored: Vec<GatewayKey>) {
         let all = self.configured.iter().cloned().chain(stored).collect();
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(KeyRing::new(all));
+        let renewed = Arc::new(self.ring().renewed(all));
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = renewed;
     }
 
     /// The key of a request that was admitted by one.
     pub fn accepted(&self, request: &HttpRequest) -> Option<String> {
         let ring = self.ring();
-        let mut keys = presented(request).into_iter();
-        keys.find(|key| ring.find([key.as_ref()].into_iter()).is_some()).map(Cow::into_owned)
+        let mut keys = presented(request).into_iter().flat_map(meant);
+        keys.find(|key| ring.find(key).is_some())
     }
 
     fn ring(&self) -> Arc<KeyRing> {
@@ -119,28 +111,27 @@ impl Guard {
         if self.open {
             return Ok(Caller { owner: Owner("anyone".into()), name: "anyone".into() });
         }
-        let (ring, candidates) = (self.ring(), presented(request));
-        if let Some(key) = ring.find(candidates.iter().map(AsRef::as_ref)) {
-            return Ok(Caller { owner: key.owner.clone(), name: key.name.clone() });
-        }
-        if candidates.is_empty() {
+        let (ring, presented) = (self.ring(), presented(request));
+        if presented.is_empty() {
             return Err(Error::new(Kind::KeyMissing, "this needs a gateway key, and none was sent"));
         }
+        let wrong = presented.len();
+        let entry = presented.into_iter().flat_map(meant).find_map(|key| ring.find(&key));
+        if let Some(entry) = entry.filter(|entry| entry.has_passed()) {
+            return Ok(entry.into());
+        }
         let peers = request.app_data::<Data<Peers>>().expect("the application holds the peers' rule");
-        match peers.address(request).and_then(|address| self.wait(address)) {
-            None => Err(Error::new(Kind::KeyWrong, "the gateway key is not one of this service's")),
-            wait => Err(Error::new(Kind::KeyGuessing, "too many wrong gateway keys came from this address")
-                .retry_after(wait)),
+        let address = peers.address(request);
+        if let Some(wait) = self.guesses.wait(address) {
+            return Err(Error::new(Kind::KeyGuessing, "too many wrong gateway keys came from this address")
+                .retry_after(Some(wait)));
         }
-    }
-
-    /// Counts a wrong key of an address; says how long it must wait when that was one too many.
-    fn wait(&self, address: IpAddr) -> Option<Duration> {
-        if self.wrong.len() > ADDRESSES {
-            self.wrong.retain_recent();
-        }
-        let refused = self.wrong.check_key(&address).err()?;
-        Some(refused.wait_time_from(DefaultClock::default().now()))
+        let Some(entry) = entry else {
+            self.guesses.add(address, wrong);
+            return Err(Error::new(Kind::KeyWrong, "the gateway key is not one of this service's"));
+        };
+        entry.pass();
+        Ok(entry.into())
     }
 }
 
@@ -168,41 +159,32 @@ pub async fn check<B: MessageBody>(
     }
 }
 
-/// Every text in the request that may be meant as the key.
-fn presented(request: &HttpRequest) -> Vec<Cow<'_, str>> {
-    let mut keys = Vec::new();
-    let header = |name: HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
-    if let Some(value) = header(header::AUTHORIZATION) {
-        let mut rest = value.trim();
-        let mut basic = false;
-        // People paste the word along with the key, so it may stand there twice.
-        while let Some((word, after)) = rest.split_once(char::is_whitespace) {
-            basic |= word.eq_ignore_ascii_case("basic");
-            if !word.eq_ignore_ascii_case("bearer") && !word.eq_ignore_ascii_case("basic") {
-                break;
-            }
-            rest = after.trim();
-        }
-        if !["bearer", "basic"].iter().any(|word| rest.eq_ignore_ascii_case(word)) {
-            keys.push(Cow::Borrowed(rest));
-        }
-        if basic {
-            keys.extend(password(rest).map(Cow::Owned));
-        }
+impl From<&keys::Entry> for Caller {
+    fn from(entry: &keys::Entry) -> Self {
+        Caller { owner: entry.key.owner.clone(), name: entry.key.name.clone() }
     }
-    keys.extend(header(X_API_KEY).map(|value| Cow::Borrowed(value.trim())));
-    let query = url::form_urlencoded::parse(request.query_string().as_bytes());
-    keys.extend(
-        query.filter(|(name, _)| name == "key").map(|(_, value)| Cow::Owned(value.trim().to_string())),
-    );
-    keys.retain(|key| !key.is_empty());
-    keys
 }
 
-/// The password of HTTP Basic credentials, RFC 7617.
-fn password(encoded: &str) -> Option<String> {
-    let decoded = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
-    decoded.split_once(':').map(|(_, password)| password.trim().to_string())
+/// Every text in the request that may be meant as the key: the last word in its place, since people paste
+/// words such as `Bearer` along with it.
+fn presented(request: &HttpRequest) -> Vec<String> {
+    let header = |name: HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let headers = [header(header::AUTHORIZATION), header(X_API_KEY)].into_iter().flatten().map(String::from);
+    let query = url::form_urlencoded::parse(request.query_string().as_bytes());
+    let query = query.filter(|(name, _)| name == "key").map(|(_, value)| value.into_owned());
+    let last_word = |text: String| text.split_whitespace().next_back().map(String::from);
+    let is_scheme =
+        |word: &String| ["bearer", "basic"].iter().any(|scheme| word.eq_ignore_ascii_case(scheme));
+    headers.chain(query).filter_map(last_word).filter(|word| !is_scheme(word)).collect()
+}
+
+/// The keys that such a text may be: itself, what follows the name in `name:KEY`, and the password of HTTP
+/// Basic credentials, RFC 7617.
+fn meant(text: String) -> impl Iterator<Item = String> {
+    let after_name = text.split_once(':').filter(|(name, _)| keys::is_name(name)).map(|(_, key)| key.into());
+    let decoded = STANDARD.decode(&text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let password = decoded.and_then(|pair| pair.split_once(':').map(|(_, password)| password.trim().into()));
+    [Some(text), after_name, password].into_iter().flatten()
 }
 
 #[cfg(test)]
@@ -221,20 +203,24 @@ mod tests {
             format!("Basic {key}"),
             format!("Basic {encoded}"),
             format!("Basic Bearer {key}"),
+            format!("Token {key}"),
+            format!("Bearer dify:{key}"),
             key.to_string(),
         ] {
             let request =
                 TestRequest::default().insert_header(("Authorization", value.as_str())).to_http_request();
-            assert!(presented(&request).contains(&key.into()), "{value}");
+            let mut keys = presented(&request).into_iter().flat_map(meant);
+            assert!(keys.any(|meant| meant == key), "{value}");
         }
-        let request =
-            TestRequest::default().insert_header(("X-API-Key", format!(" {key} "))).to_http_request();
-        assert_eq!(presented(&request), [key]);
+        for value in [format!(" {key} "), format!("Bearer {key}")] {
+            let request = TestRequest::default().insert_header(("X-API-Key", value)).to_http_request();
+            assert_eq!(presented(&request), [key]);
+        }
         let request = TestRequest::with_uri("/api/models?x=1&key=sk-0123%2F4%2B5%3D%0A").to_http_request();
         assert_eq!(presented(&request), [key]);
         for value in ["Bearer ", "Basic", ""] {
             let request = TestRequest::default().insert_header(("Authorization", value)).to_http_request();
-            assert_eq!(presented(&request), Vec::<&str>::new(), "{value}");
+            assert_eq!(presented(&request), Vec::<String>::new(), "{value}");
         }
     }
 }

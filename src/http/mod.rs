@@ -10,6 +10,7 @@ mod depth;
 pub mod documents;
 pub mod draining;
 pub mod failure;
+mod guesses;
 pub mod keep_alive;
 pub mod log_fields;
 pub mod origin;

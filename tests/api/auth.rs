@@ -19,6 +19,8 @@ async fn a_key_is_accepted_in_every_form() {
         format!("Basic {pair}"),
         format!("Bearer Bearer {KEY}"),
         format!("  bearer   {KEY}  "),
+        format!("Token {KEY}"),
+        format!("Bearer tests:{KEY}"),
         KEY.to_string(),
     ] {
         assert_eq!(status(&app, "/api/models", &[("authorization", &value)]).await, 200, "{value}");
@@ -52,8 +54,10 @@ async fn without_a_key_only_the_public_paths_answer() {
 }
 
 #[actix_web::test]
-async fn guessing_is_slowed_down_and_the_right_key_still_passes() {
-    let app = spawn(&[]).await;
+async fn guessing_is_slowed_down_and_a_key_that_has_passed_still_passes() {
+    const OTHER: &str = "an0ther-k3y-of-the-tests";
+    let app = spawn(&[("GATEWAY_API_KEYS", &format!("tests:{KEY},other:{OTHER}"))]).await;
+    assert_eq!(app.get("/api/models").await.status, 200);
     for _ in 0..10 {
         let answer =
             app.call("GET", "/api/models", &[("authorization", "Bearer wrong-key-wrong-key")], None).await;
@@ -69,6 +73,17 @@ async fn guessing_is_slowed_down_and_the_right_key_still_passes() {
             .is_some_and(|seconds| (1..=60).contains(&seconds))
     );
     assert_eq!(app.get("/api/models").await.status, 200);
+    let right = app.call("GET", "/api/models", &[("x-api-key", OTHER)], None).await;
+    assert_eq!(right.code(), "too_many_wrong_keys", "what has not passed before is not looked at");
+}
+
+#[actix_web::test]
+async fn many_keys_in_one_request_are_as_many_tries() {
+    let app = spawn(&[]).await;
+    let query: Vec<String> = (0..10).map(|number| format!("key=wrong-key-number-{number}")).collect();
+    let path = format!("/api/models?{}", query.join("&"));
+    assert_eq!(app.call("GET", &path, &[], None).await.code(), "gateway_key_wrong");
+    assert_eq!(app.call("GET", &path, &[], None).await.code(), "too_many_wrong_keys");
 }
 
 #[actix_web::test]
