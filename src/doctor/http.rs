@@ -4,13 +4,15 @@
 
 use std::time::{Duration, SystemTime};
 
+use awc::ClientRequest;
 use awc::error::{ConnectError, SendRequestError};
 use awc::http::Method;
 use awc::http::header::HttpDate;
-use awc::{Client, Connector};
+use bytes::Bytes;
 use tokio::time::{Instant, timeout};
+use url::Url;
 
-use crate::outbound::client;
+use crate::outbound::client::Client;
 
 /// The most that is read of an answer.
 const MAX_BYTES: usize = 4 << 20;
@@ -74,26 +76,23 @@ pub fn time(text: &str) -> Option<SystemTime> {
 
 async fn exchange(request: Request<'_>) -> Result<Answer, String> {
     let start = Instant::now();
-    let connector = Connector::new()
-        .rustls_0_23(client::tls(client::mozilla_roots()))
-        .timeout(request.limit)
-        .handshake_timeout(request.limit);
-    let client = Client::builder()
-        .connector(connector)
-        .disable_timeout()
-        .disable_redirects()
-        .no_default_headers()
-        .finish();
+    let url = Url::parse(request.url).map_err(|_| "the address is no URL")?;
+    let client = Client::new(&url, request.limit);
+    let uri = client.uri(&url).map_err(|error| trouble(&error))?;
     let method = if request.body.is_some() { Method::POST } else { Method::GET };
-    let mut sending = client.request(method, request.url).insert_header(("accept-encoding", "identity"));
-    for (name, value) in request.headers {
-        sending = sending.insert_header((*name, value.as_str()));
-    }
-    let sent = match request.body {
-        Some(body) => sending.insert_header(("content-type", "application/json")).send_body(body).await,
-        None => sending.send().await,
+    let body = request.body.map(Bytes::from);
+    let dress = |mut sending: ClientRequest| {
+        sending = sending.insert_header(("accept-encoding", "identity"));
+        if body.is_some() {
+            sending = sending.insert_header(("content-type", "application/json"));
+        }
+        request
+            .headers
+            .iter()
+            .fold(sending, |sending, (name, value)| sending.insert_header((*name, value.as_str())))
     };
-    let mut response = sent.map_err(|error| trouble(&error))?;
+    let sent = client.send(&method, &uri, body.as_ref(), dress).await;
+    let mut response = sent.map_err(|unanswered| trouble(&unanswered.error))?;
     let headers = response.headers().iter().map(|(name, value)| {
         (name.as_str().to_ascii_lowercase(), String::from_utf8_lossy(value.as_bytes()).into_owned())
     });

@@ -15,7 +15,7 @@ use url::Url;
 
 use super::TIME;
 use super::finding::Finding;
-use crate::outbound::client;
+use crate::outbound::tls;
 
 /// A certificate that ends sooner than this should have been renewed already.
 const RENEWAL: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -130,7 +130,7 @@ async fn handshake(roots: RootCertStore, host: String, address: SocketAddr) -> R
             std::net::TcpStream::connect_timeout(&address, TIME).map_err(|error| error.to_string())?;
         let timers = stream.set_read_timeout(Some(TIME)).and_then(|()| stream.set_write_timeout(Some(TIME)));
         timers.map_err(|error| error.to_string())?;
-        let mut connection = ClientConnection::new(client::tls(roots.clone()), name.clone())
+        let mut connection = ClientConnection::new(tls::trusting(roots.clone()), name.clone())
             .map_err(|error| error.to_string())?;
         connection.complete_io(&mut stream).map_err(|error| trouble(&error))?;
         let chain = connection.peer_certificates().unwrap_or_default();
@@ -256,7 +256,7 @@ mod tests {
             let (mut stream, _) = listener.accept().expect("a client");
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
         });
-        let outcome = handshake(client::mozilla_roots(), "m.example.com".into(), address).await;
+        let outcome = handshake(tls::mozilla_roots(), "m.example.com".into(), address).await;
         assert!(outcome.as_ref().is_err_and(|why| why.contains("no TLS")), "{outcome:?}");
     }
 }

@@ -11,7 +11,7 @@ use super::http::{self, Answer};
 use super::net::{self, Checks};
 use super::{Outside, Source, document};
 use crate::domain::error::Kind;
-use crate::outbound::client;
+use crate::outbound::tls;
 use crate::reachability::Unreachable;
 
 /// How long Dify waits for a document.
@@ -41,7 +41,7 @@ pub async fn check(
     address(outside, &url, findings);
     if outside.source != Source::Nobody {
         progress("public URL: name, connection, certificate");
-        if !net::reach(&url, &CHECKS, client::mozilla_roots(), findings).await {
+        if !net::reach(&url, &CHECKS, tls::mozilla_roots(), findings).await {
             return None;
         }
     }

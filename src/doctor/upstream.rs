@@ -11,7 +11,7 @@ use super::{QUESTION_TIME, TIME, http, public};
 use crate::config;
 use crate::domain::chat::{Chat, Message, Prompt, Role};
 use crate::domain::error::{Error, Kind, Session};
-use crate::outbound::client;
+use crate::outbound::tls;
 use crate::provider::{Endpoint, Upstream};
 use crate::reachability::Unreachable;
 
@@ -34,7 +34,7 @@ pub async fn check(
         ));
     } else {
         progress("upstream: name, connection, TLS");
-        if !net::reach(&mirror.base, &CHECKS, client::mozilla_roots(), findings).await {
+        if !net::reach(&mirror.base, &CHECKS, tls::mozilla_roots(), findings).await {
             return None;
         }
         let foreign = Unreachable::of(mirror.base.as_str()) == Some(Unreachable::Http);

@@ -1,6 +1,7 @@
 //! An answer's body: read piece by piece under timers and bounds, counted, and drained.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub struct Body {
     pub place: Place,
     expected: Option<u64>,
     received: u64,
+    /// Whether the connection ended where HTTP says that more must come.
+    is_cut: bool,
     /// The most that is read of it.
     most: u64,
     idle: Duration,
@@ -67,6 +70,7 @@ impl Body {
             place,
             expected,
             received: 0,
+            is_cut: false,
             most,
             idle,
             deadline,
@@ -120,7 +124,14 @@ impl Body {
     }
 
     fn take(&mut self, chunk: Option<Result<Bytes, PayloadError>>) -> Result<Option<Bytes>, Error> {
-        let chunk = chunk.transpose().map_err(|error| cut(&error))?;
+        let chunk = match chunk {
+            // Whether all is there can also be known by the bytes themselves.
+            Some(Err(error)) if is_end(&error) => {
+                self.is_cut = true;
+                None
+            }
+            chunk => chunk.transpose().map_err(|error| cut(&error))?,
+        };
         match &chunk {
             Some(bytes) => {
                 self.received += bytes.len() as u64;
@@ -181,6 +192,12 @@ impl Body {
         self.received == 0
     }
 
+    /// Whether it has ended where more must come by HTTP, so that only what the bytes say of their own
+    /// end can make it complete.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
     /// Reads what is left in the background, so that the connection can be used again.
     pub fn drain(self) {
         tokio::task::spawn_local(request_id::carried(async move {
@@ -199,16 +216,24 @@ pub fn over_deadline() -> Error {
     Error::new(Kind::UpstreamDeadline, "the upstream's answer took longer than allowed")
 }
 
+/// The error for an answer whose connection broke.
+pub fn broken() -> Error {
+    Error::new(Kind::UpstreamTruncated, "the connection to the upstream broke in the middle of its answer")
+}
+
 fn cut(error: &PayloadError) -> Error {
     match error {
         PayloadError::EncodingCorrupted => {
             Error::new(Kind::UpstreamInvalid, "the upstream's answer is framed wrongly")
         }
-        _ => Error::new(
-            Kind::UpstreamTruncated,
-            "the connection to the upstream broke in the middle of its answer",
-        ),
+        _ => broken(),
     }
+}
+
+/// Whether the server has ended the connection, chunks and TLS without their own ends.
+fn is_end(error: &PayloadError) -> bool {
+    matches!(error, PayloadError::Io(error) | PayloadError::Incomplete(Some(error))
+        if error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
 /// As much of an error's body as is worth reading, and comes before the deadline.

@@ -12,7 +12,7 @@ use futures_util::stream::{LocalBoxStream, Stream, StreamExt};
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::body::{Body, empty};
+use super::body::{Body, broken, empty};
 use super::framing::LineTooLong;
 use super::reason::Reason;
 use super::report;
@@ -155,6 +155,9 @@ impl From<LineTooLong> for Fault {
 /// A protocol's way from bytes to pieces. It does no input or output, and what it gives does not
 /// depend on how the bytes are cut.
 pub(super) trait Decoder {
+    /// Whether the bytes say themselves where they end; else only HTTP does.
+    const HAS_END: bool = true;
+
     /// Takes bytes in.
     fn feed(&mut self, bytes: &[u8], deltas: &mut VecDeque<Delta>) -> Result<(), Fault>;
 
@@ -212,6 +215,7 @@ impl<D: Decoder> Decoding<D> {
         let settled = self.decoder.progress() == Progress::Settled;
         let ended = match chunk {
             Ok(Some(bytes)) => self.decoder.feed(&bytes, &mut self.queue).map(|()| false),
+            Ok(None) if body.is_cut() && !D::HAS_END => Err(broken().into()),
             Ok(None) if body.is_empty() => Err(Fault::empty()),
             Ok(None) => self.decoder.finish(&mut self.queue).map(|()| true),
             Err(error) => Err(error.into()),

@@ -251,9 +251,7 @@ pub fn from_html(place: Place, status: StatusCode, headers: &HeaderMap) -> Error
 
 /// The error for a request that got no answer's head.
 pub fn from_send(error: &SendRequestError, origin: &str) -> Error {
-    // Without a connection nothing of the question was sent.
-    let unreachable =
-        |what: &str| Error::new(Kind::UpstreamUnreachable, format!("{what}: {origin}")).unworked();
+    let unreachable = |what: &str| Error::new(Kind::UpstreamUnreachable, format!("{what}: {origin}"));
     match error {
         SendRequestError::Connect(ConnectError::Disconnected) => {
             Error::new(Kind::UpstreamDisconnected, "the upstream hung up before it answered")

@@ -151,6 +151,8 @@ fn look(json: &[u8]) -> Result<Option<Usage>, serde_json::Error> {
 struct Untouched;
 
 impl Decoder for Untouched {
+    const HAS_END: bool = false;
+
     fn feed(&mut self, bytes: &[u8], pieces: &mut VecDeque<Delta>) -> Result<(), Fault> {
         pieces.push_back(Delta { wire: Some(Bytes::copy_from_slice(bytes)), ..Delta::default() });
         Ok(())

@@ -1,26 +1,19 @@
 //! One HTTP exchange with the upstream: credentials, timers, and the checks that the client
 //! library leaves out.
 //!
-//! awc 3.11 reports a body cut short as complete, an interim status as final and an answer without
-//! framing as empty, and its own timeout ends with the head. So the length is counted here, each
-//! such head is an error, and every wait has a timer. Redirects are never followed and no
-//! connection uses HTTP/2.
+//! awc 3.11 reports a body shorter than its announced length as complete, and its own timeout ends with
+//! the head. So the length is counted here, and every wait has a timer. Redirects are never followed and
+//! no connection uses HTTP/2.
 
-use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{io, iter};
 
-use actix_http::body::SizedStream;
-use actix_http::error::ParseError;
-use awc::error::{ConnectError, InvalidUrl, SendRequestError};
+use awc::ClientRequest;
 use awc::http::header::{self, HeaderMap, HeaderValue};
-use awc::http::{Method, StatusCode, Uri, Version};
-use awc::{Client, ClientResponse};
+use awc::http::{Method, StatusCode, Uri};
 use bytes::Bytes;
-use futures_util::stream;
 use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -33,27 +26,16 @@ use super::session::Session;
 use super::{Protocol, base};
 use crate::config;
 use crate::domain::error::{Error, Kind};
-use crate::outbound::client::{self, CONNECTED, KEEP_ALIVE};
-
-/// The client copies what it is given at once: a long body is given to it in pieces of so many bytes.
-const PIECE_BYTES: usize = 64 << 10;
-
-/// A connection of an earlier request that breaks within this time, or within two round trips where
-/// those take longer, had been closed before the request was sent: no work can have begun.
-const LEAST_CLOSING: Duration = Duration::from_millis(10);
+use crate::outbound::client::{Client, Unanswered};
 
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 const MIRRORGATE: HeaderValue = HeaderValue::from_static(concat!("mirrorgate/", env!("CARGO_PKG_VERSION")));
 
 /// Sends requests to one upstream.
 pub struct Transport {
-    client: RefCell<Client>,
-    /// Never uses a connection twice.
-    fresh: Client,
+    client: Client,
     /// Where the protocol's paths begin.
     base: Url,
-    /// The shortest time that a connection took to open: about a round trip.
-    round_trip: Cell<Duration>,
     /// Where the latest call went, since most go to the same place.
     latest: RefCell<Option<Rc<Target>>>,
     settings: Rc<config::Upstream>,
@@ -121,10 +103,8 @@ impl Transport {
         protocol: &'static Protocol,
     ) -> Self {
         Transport {
-            client: RefCell::new(client::client(&settings.timeouts, KEEP_ALIVE)),
-            fresh: client::client(&settings.timeouts, Duration::ZERO),
+            client: Client::new(&base, settings.timeouts.connect),
             base,
-            round_trip: Cell::new(Duration::MAX),
             latest: RefCell::default(),
             settings,
             session,
@@ -221,10 +201,16 @@ impl Transport {
         let target = self.target(call)?;
         let login = self.session.login();
         let first_byte = (start + timeouts.first_byte).min(deadline);
-        let response = match timeout_at(first_byte, self.send(&target, call)).await {
+        let body = call.body.as_ref().map(|(_, body)| body);
+        let dress = |request| self.dress(request, &target, call);
+        let sent = self.client.send(&call.method, &target.uri, body, dress);
+        let response = match timeout_at(first_byte, sent).await {
             Err(_) if first_byte == deadline => return Err(body::over_deadline()),
             Err(_) => return Err(failure::from_silence()),
-            Ok(Err(error)) => return Err(failure::from_send(&error, &self.origin())),
+            Ok(Err(Unanswered { error, is_unsent })) => {
+                let error = failure::from_send(&error, &self.origin());
+                return Err(if is_unsent { error.unworked() } else { error });
+            }
             Ok(Ok(response)) => response,
         };
         let set_cookies = response.headers().get_all(header::SET_COOKIE);
@@ -232,10 +218,6 @@ impl Transport {
 
         let status = response.status();
         if status.is_informational() {
-            // awc takes it for the whole answer and has just put the connection back, with the real
-            // answer still to come: the next question there would read that as its own. Nothing
-            // was awaited since, so nobody has taken it up yet.
-            self.client.replace(client::client(&timeouts, KEEP_ALIVE));
             return Err(Error::new(
                 Kind::UpstreamInformational,
                 format!(
@@ -252,7 +234,9 @@ impl Transport {
         if status.is_success() {
             check_encoding(status, response.headers())?;
             let expected = content_length(response.headers());
-            check_framing(&response, expected)?;
+            if expected == Some(0) || status == StatusCode::NO_CONTENT {
+                return Err(body::empty().upstream_status(status.as_u16()));
+            }
             let bounds = Bounds { most: self.settings.answer_bytes, idle: timeouts.idle, deadline };
             return Ok(Body::new(response, place, expected, bounds));
         }
@@ -272,10 +256,8 @@ impl Transport {
             _ => {
                 let mut url = base::under(&self.base, call.path);
                 url.set_query(call.query);
-                let uri = Uri::try_from(url.as_str()).map_err(|error| {
-                    let error = InvalidUrl::HttpError(error.into());
-                    failure::from_send(&SendRequestError::Url(error), &self.origin())
-                })?;
+                let uri = self.client.uri(&url);
+                let uri = uri.map_err(|error| failure::from_send(&error, &self.origin()))?;
                 let path = call.path.iter().copied().map(String::from).collect();
                 let target = Rc::new(Target { path, query: call.query.map(String::from), url, uri });
                 Ok(Rc::clone(latest.insert(target)))
@@ -283,35 +265,9 @@ impl Transport {
         }
     }
 
-    /// Sends the request. When it took up a connection of an earlier request and that breaks at once,
-    /// before any byte of an answer, the upstream had closed it already, so the request is sent once
-    /// more on a connection of its own. On a new connection, or when the upstream may have begun to
-    /// work, it is never sent twice.
-    async fn send(&self, target: &Target, call: &Call<'_>) -> Result<ClientResponse, SendRequestError> {
-        let attempt = async {
-            let outcome = {
-                let request = self.request(&self.client.borrow(), target, call);
-                send(request, call).await
-            };
-            (outcome, CONNECTED.with(Cell::get))
-        };
-        let begun = Instant::now();
-        let (outcome, connected) = CONNECTED.scope(Cell::new(None), attempt).await;
-        let round_trip = self.round_trip.get();
-        self.round_trip.set(connected.map_or(round_trip, |time| round_trip.min(time)));
-        let was_closed = || begun.elapsed() <= LEAST_CLOSING.max(round_trip.saturating_mul(2));
-        match outcome {
-            Err(error) if connected.is_none() && is_broken_connection(&error) && was_closed() => {
-                log::info!("a connection that the upstream had closed is replaced by a new one");
-                send(self.request(&self.fresh, target, call), call).await
-            }
-            outcome => outcome,
-        }
-    }
-
-    fn request(&self, client: &Client, target: &Target, call: &Call<'_>) -> awc::ClientRequest {
-        let mut request = client
-            .request(call.method.clone(), target.uri.clone())
+    /// The request with its headers.
+    fn dress(&self, request: ClientRequest, target: &Target, call: &Call<'_>) -> ClientRequest {
+        let mut request = request
             .insert_header((header::ACCEPT, call.accept))
             .insert_header((header::ACCEPT_ENCODING, IDENTITY))
             .insert_header((header::USER_AGENT, MIRRORGATE));
@@ -343,32 +299,6 @@ impl Transport {
     }
 }
 
-async fn send(request: awc::ClientRequest, call: &Call<'_>) -> Result<ClientResponse, SendRequestError> {
-    match &call.body {
-        Some((_, body)) if body.len() > PIECE_BYTES => {
-            request.send_body(SizedStream::new(body.len() as u64, stream::iter(pieces(body.clone())))).await
-        }
-        Some((_, body)) => request.send_body(body.clone()).await,
-        None => request.send().await,
-    }
-}
-
-fn pieces(mut body: Bytes) -> impl Iterator<Item = Result<Bytes, Infallible>> {
-    iter::from_fn(move || {
-        let piece = body.split_to(body.len().min(PIECE_BYTES));
-        (!piece.is_empty()).then_some(Ok(piece))
-    })
-}
-
-/// Whether a connection broke before the head of an answer.
-fn is_broken_connection(error: &SendRequestError) -> bool {
-    match error {
-        SendRequestError::Connect(ConnectError::Disconnected) | SendRequestError::Send(_) => true,
-        SendRequestError::Response(ParseError::Io(error)) => error.kind() == io::ErrorKind::ConnectionReset,
-        _ => false,
-    }
-}
-
 fn check_encoding(status: StatusCode, headers: &HeaderMap) -> Result<(), Error> {
     let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?"));
     if let Some(encoding) = encoding.filter(|encoding| !encoding.trim().eq_ignore_ascii_case("identity")) {
@@ -380,25 +310,6 @@ fn check_encoding(status: StatusCode, headers: &HeaderMap) -> Result<(), Error> 
         .upstream_status(status.as_u16()));
     }
     Ok(())
-}
-
-/// Refuses an answer whose body awc cannot see: HTTP/1.1 without a length and not chunked ends
-/// with the connection (RFC 9112, section 6.3), and awc reads none of it.
-fn check_framing(response: &ClientResponse, expected: Option<u64>) -> Result<(), Error> {
-    let unframed = response.version() == Version::HTTP_11
-        && expected.is_none()
-        && !response.headers().contains_key(header::TRANSFER_ENCODING);
-    if expected == Some(0) || response.status() == StatusCode::NO_CONTENT {
-        Err(body::empty().upstream_status(response.status().as_u16()))
-    } else if unframed {
-        Err(Error::new(
-            Kind::UpstreamEmpty,
-            "the upstream's answer has neither a length nor chunks, so it cannot be read",
-        )
-        .upstream_status(response.status().as_u16()))
-    } else {
-        Ok(())
-    }
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

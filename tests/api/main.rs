@@ -1,5 +1,6 @@
 //! The service over HTTP, with a fake upstream whose every byte the test decides.
 
+mod faces;
 mod helpers;
 mod process;
 mod request_ids;
@@ -19,6 +20,7 @@ mod dialects;
 mod documents;
 mod drain;
 mod faults;
+mod framing;
 mod home;
 mod hostile;
 mod import_curl;

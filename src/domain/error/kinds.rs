@@ -258,7 +258,7 @@ kinds! {
         code: "upstream_empty",
         api: 424, v1: 502, json_rpc: -32000, retryable: true, log: Warn,
         upstream: Asked { trips_breaker: false, session: Same, health: Down, lists_no_models: false },
-        hint: "try again; if it stays, check the path in `UPSTREAM_URL`, and that the mirror sends Content-Length or chunked answers",
+        hint: "try again; if it stays, check the path in `UPSTREAM_URL`, and the mirror's own log",
     }
     /// The upstream's answer is encoded in a way that was not asked for.
     UpstreamEncoding {
@@ -272,7 +272,7 @@ kinds! {
         code: "upstream_informational",
         api: 424, v1: 502, json_rpc: -32000, retryable: false, log: Warn,
         upstream: Asked { trips_breaker: false, session: Same, health: Down, lists_no_models: false },
-        hint: "switch off early hints and `100 Continue` in the mirror or in the proxy before it",
+        hint: "check that `UPSTREAM_URL` is the address of the mirror's API; if it is, look at the proxy before it: answers such as `103 Early Hints` must be few, and followed by the final one",
     }
     /// The upstream's answer is not of the protocol.
     UpstreamInvalid {
