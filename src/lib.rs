@@ -17,6 +17,8 @@ pub mod store;
 pub mod demo;
 pub mod telemetry;
 pub mod metrics;
+pub mod budget;
+pub mod request;
 pub mod domain;
 pub mod config;
 pub mod vault;

@@ -18,13 +18,13 @@ use utoipa_actix_web::AppExt;
 
 use super::StartError;
 use crate::api::{self, openai};
+use crate::budget::Budget;
 use crate::config::{Config, Limits};
 use crate::doctor::Doctor;
 use crate::gateway::{Gateway, Member, Shared};
 use crate::http::access_log;
 use crate::http::auth::{self, Guard};
 use crate::http::base_url::{LocalAddress, Peers};
-use crate::http::budget::Budget;
 use crate::http::documents::Documents;
 use crate::http::draining::Draining;
 use crate::http::failure::ErrorRenderers;
@@ -74,7 +74,7 @@ impl Parts {
             documents: Data::new(api::documents(config.public.long_answers)),
             renderers: Data::new(api::ERROR_RENDERERS),
             metrics: Data::from(Arc::clone(shared.metrics())),
-            budget: Data::new(Budget::new(limits.bodies_bytes)),
+            budget: Data::new(Budget::new(limits.memory_bytes)),
             limits: Data::new(limits.clone()),
             heartbeat: Data::new(Heartbeat { after: limits.heartbeat_after, every: limits.heartbeat_every }),
             shared,

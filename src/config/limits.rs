@@ -7,8 +7,8 @@ use super::Gateway;
 use super::reader::Reader;
 use super::settings::{
     BODY_IDLE_TIMEOUT_SECONDS, BODY_TIMEOUT_SECONDS, HEADER_TIMEOUT_SECONDS, HEARTBEAT_AFTER_SECONDS,
-    HEARTBEAT_SECONDS, MAX_BODIES_BYTES, MAX_BODY_BYTES, MAX_LONG_ANSWERS, MAX_STREAMS, MAX_STREAMS_PER_KEY,
-    MAX_V1_BODY_BYTES, RATE_LIMIT_PER_MINUTE, SHUTDOWN_TIMEOUT_SECONDS, SLOW_READER_TIMEOUT_SECONDS,
+    HEARTBEAT_SECONDS, MAX_BODY_BYTES, MAX_LONG_ANSWERS, MAX_STREAMS, MAX_STREAMS_PER_KEY, MAX_V1_BODY_BYTES,
+    MEMORY_BUDGET_BYTES, RATE_LIMIT_PER_MINUTE, SHUTDOWN_TIMEOUT_SECONDS, SLOW_READER_TIMEOUT_SECONDS,
 };
 
 /// What is accepted from callers.
@@ -18,8 +18,8 @@ pub struct Limits {
     pub body_bytes: usize,
     /// `MAX_V1_BODY_BYTES`
     pub v1_body_bytes: usize,
-    /// `MAX_BODIES_BYTES`, at least the largest body.
-    pub bodies_bytes: usize,
+    /// `MEMORY_BUDGET_BYTES`, at least twice the largest body.
+    pub memory_bytes: usize,
     /// `HEADER_TIMEOUT_SECONDS`
     pub header_time: Duration,
     /// `BODY_IDLE_TIMEOUT_SECONDS`
@@ -50,14 +50,14 @@ impl Reader<'_> {
     pub fn limits(&mut self, gateway: &Gateway) -> Limits {
         let body_bytes = self.read(&MAX_BODY_BYTES);
         let v1_body_bytes = self.read(&MAX_V1_BODY_BYTES);
-        let bodies_bytes = usize::try_from(self.read(&MAX_BODIES_BYTES)).unwrap_or(usize::MAX);
+        let memory_bytes = usize::try_from(self.read(&MEMORY_BUDGET_BYTES)).unwrap_or(usize::MAX);
         let streams_per_key = self.read(&MAX_STREAMS_PER_KEY);
         let is_alone = gateway.keys.len() == 1 && !self.is_set(&MAX_STREAMS_PER_KEY);
         Limits {
             body_bytes,
             v1_body_bytes,
-            // Else a body could be allowed by its own limit and never be taken.
-            bodies_bytes: bodies_bytes.max(body_bytes).max(v1_body_bytes),
+            // Else a body could be allowed by its own limit and never be taken; read, it is as large again.
+            memory_bytes: memory_bytes.max(2 * body_bytes.max(v1_body_bytes)),
             header_time: self.read(&HEADER_TIMEOUT_SECONDS),
             body_idle: self.read(&BODY_IDLE_TIMEOUT_SECONDS),
             body_time: self.read(&BODY_TIMEOUT_SECONDS),

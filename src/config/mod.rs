@@ -60,7 +60,7 @@ pub struct Config {
 }
 
 /// Settings of earlier versions.
-const OBSOLETE: [&str; 1] = ["MAX_LINE_BYTES"];
+const OBSOLETE: [&str; 2] = ["MAX_LINE_BYTES", "MAX_BODIES_BYTES"];
 
 /// What the mirror speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

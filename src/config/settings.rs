@@ -187,9 +187,10 @@ declare! {
         MAX_V1_BODY_BYTES: Number<usize> = bytes(20 << 20, 1024..=1 << 30),
             zh: "`/v1/*` 請求內容的大小上限";
 
-        /// How many bytes of request bodies a process holds at once; more are refused with Retry-After
-        MAX_BODIES_BYTES: Number<u64> = bytes(64 << 20, 1024..=1 << 40),
-            zh: "一個程序同時持有的請求內容總位元組數上限；超過時拒絕並附上 Retry-After";
+        /// Memory for the bodies, collected answers and conversations of all requests of a process together;
+        /// what would need more is refused with Retry-After
+        MEMORY_BUDGET_BYTES: Number<u64> = bytes(160 << 20, 1024..=1 << 40),
+            zh: "一個程序中所有請求的內容、收集中的回答與讀取的對話合計可用的記憶體；超過時拒絕並附上 Retry-After";
 
         /// Towards callers: for the head of a request
         HEADER_TIMEOUT_SECONDS: Seconds = seconds(5.0),

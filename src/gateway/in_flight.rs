@@ -16,6 +16,7 @@ use crate::domain::answer::{Answer, Delta};
 use crate::domain::chat::ConversationId;
 use crate::domain::error::{Error, Kind};
 use crate::provider::Deltas;
+use crate::request;
 use crate::store::Store;
 
 /// An answer as a caller gets it; after a failure, what is known of it.
@@ -160,10 +161,10 @@ impl InFlight {
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Delta, Failed>>> {
         while let State::Running = self.state {
             match ready!(self.permit.poll_next(&mut self.deltas, context)) {
-                Some(Ok(mut delta)) => {
-                    self.take(&mut delta);
-                    return Poll::Ready(Some(Ok(delta)));
-                }
+                Some(Ok(mut delta)) => match self.take(&mut delta) {
+                    Ok(()) => return Poll::Ready(Some(Ok(delta))),
+                    Err(error) => self.end(Some(error)),
+                },
                 ended => self.end(ended.and_then(Result::err)),
             }
         }
@@ -185,7 +186,11 @@ impl InFlight {
     fn poll_whole(&mut self, context: &mut Context<'_>) -> Poll<Option<Failed>> {
         while let State::Running = self.state {
             match ready!(self.permit.poll_next(&mut self.deltas, context)) {
-                Some(Ok(mut delta)) => self.take(&mut delta),
+                Some(Ok(mut delta)) => {
+                    if let Err(error) = self.take(&mut delta) {
+                        self.end(Some(error));
+                    }
+                }
                 ended => self.end(ended.and_then(Result::err)),
             }
         }
@@ -201,11 +206,16 @@ impl InFlight {
     }
 
     /// Takes a piece in, and makes it one as the caller gets it.
-    fn take(&mut self, delta: &mut Delta) {
+    ///
+    /// # Errors
+    /// When the answer so far needs more than is left of the memory budget.
+    fn take(&mut self, delta: &mut Delta) -> Result<(), Error> {
         self.meter.take(delta);
         if self.verbatim {
-            return;
+            return Ok(());
         }
+        // What is collected is written once more when it is whole.
+        request::take(2 * delta.len())?;
         // Bytes that were not asked for would be of another protocol.
         delta.wire = None;
         if delta.gap {
@@ -226,6 +236,7 @@ impl InFlight {
             self.words = Words::Complete;
         }
         self.answer.borrow_mut().apply(delta);
+        Ok(())
     }
 
     /// Ends: keeps what came, where there is something to keep and a place for it.

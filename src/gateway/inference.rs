@@ -16,6 +16,7 @@ use crate::domain::answer::Answer;
 use crate::domain::chat::{Chat, ConversationId, Owner, Prompt};
 use crate::domain::error::{Error, Kind};
 use crate::provider::{Deltas, Verbatim};
+use crate::request;
 
 /// What a caller asks.
 pub struct InferenceRequest {
@@ -140,6 +141,8 @@ impl Gateway {
             candidates.retain(|member| member.passthrough().is_ok());
             return self.ask_verbatim(transcript, candidates, named, stream).await;
         }
+        // What is read is as large again.
+        request::take(transcript.body.len())?;
         let chat = (transcript.read)(&transcript.body)?;
         let talk = Talk::of(chat, &self.shared.store, owner).await;
         talk.prefer(&mut candidates);

@@ -19,7 +19,7 @@ use super::{Asked, Failed, Gateway, InferenceRequest, Reply, Turn};
 use crate::domain::answer::{Answer, Names};
 use crate::domain::chat::{AnswerId, ConversationId, Owner, Usage};
 use crate::domain::error::{Error, Kind};
-use crate::telemetry::request_id;
+use crate::request;
 
 /// How often what has come is kept, and for how long it then counts as being worked on.
 const RENEWAL: Duration = Duration::from_secs(2);
@@ -139,7 +139,7 @@ impl Gateway {
         let job = Job { store, owner, id, progress, asked_in, _permit: permit };
         job.keep(Record::partial(&job.progress, asked_in), Some(VOUCHED)).await?;
         log::info!("an answer goes on without its caller");
-        tokio::task::spawn_local(request_id::carried(job.run(work)));
+        tokio::task::spawn_local(request::carried(job.run(work)));
         Ok(id)
     }
 }

@@ -25,9 +25,10 @@ use super::auth::Caller;
 use super::draining::Draining;
 use super::failure::{ErrorRenderer, ErrorRenderers};
 use super::log_fields::{LogFields, REQUEST_ID, RequestId, SharedLogFields};
+use crate::budget::Budget;
 use crate::domain::error::{Error, Kind};
 use crate::metrics::Metrics;
-use crate::telemetry::request_id;
+use crate::request::Context as RequestContext;
 
 /// Stands for a status where the caller left before the answer's end, as nginx has it.
 const CALLER_LEFT: u16 = 499;
@@ -46,9 +47,12 @@ pub async fn track<B: MessageBody>(
     if let Some(metrics) = &metrics {
         metrics.requests_in_flight.inc();
     }
+    let budget =
+        request.app_data::<Data<Budget>>().map_or_else(Budget::default, |budget| (***budget).clone());
+    let context = RequestContext::new(id, budget.share());
     let mut line = Line {
         metrics,
-        id: Arc::clone(&id),
+        context: context.clone(),
         method: request.method().clone(),
         path: request.path().to_string(),
         renderer: ErrorRenderers::of(request.request()),
@@ -58,8 +62,8 @@ pub async fn track<B: MessageBody>(
         only_blanks: true,
         answered: None,
     };
-    let answer = request_id::scope(Arc::clone(&id), async move { next.call(request).await });
-    let id = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("-"));
+    let answer = context.scope(async move { next.call(request).await });
+    let id = HeaderValue::from_str(context.id()).unwrap_or(HeaderValue::from_static("-"));
     match AssertUnwindSafe(answer).catch_unwind().await {
         Ok(result) => {
             let mut response = result?;
@@ -116,7 +120,7 @@ fn defect() -> Error {
 }
 
 fn panicked(line: &Line, error: &Error, id: HeaderValue) -> HttpResponse {
-    let mut response = line.renderer.render(error, &line.id, LogFields::default()).response();
+    let mut response = line.renderer.render(error, line.context.id(), LogFields::default()).response();
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }
@@ -136,7 +140,8 @@ pin_project! {
         // What a body does when its reader leaves is logged for the request too.
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            request_id::sync_scope(Arc::clone(&this.line.id), || this.body.set(None));
+            let context = this.line.context.clone();
+            context.sync_scope(|| this.body.set(None));
         }
     }
 }
@@ -160,7 +165,7 @@ impl<B: MessageBody> MessageBody for Logged<B> {
         let Some(body) = this.body.as_pin_mut() else { return Poll::Ready(None) };
         let size = body.size();
         // A stream is asked for its pieces after the handler has returned.
-        let poll = || request_id::sync_scope(Arc::clone(&this.line.id), || body.poll_next(context));
+        let poll = || this.line.context.sync_scope(|| body.poll_next(context));
         let polled = match catch_unwind(AssertUnwindSafe(poll)) {
             Ok(polled) => polled.map_err(Into::into),
             Err(_) => {
@@ -185,7 +190,7 @@ impl<B: MessageBody> MessageBody for Logged<B> {
 /// before the answer's end is logged as well.
 struct Line {
     metrics: Option<Arc<Metrics>>,
-    id: Arc<str>,
+    context: RequestContext,
     method: Method,
     path: String,
     renderer: &'static dyn ErrorRenderer,
@@ -215,7 +220,7 @@ impl Line {
         if let Some(answered) = &self.answered {
             answered.log_fields.set(answered.log_fields.get().failed(&error));
         }
-        let prepared = self.renderer.render(&error, &self.id, LogFields::default());
+        let prepared = self.renderer.render(&error, self.context.id(), LogFields::default());
         match size {
             BodySize::Stream if is_stream => Ok(self.renderer.last_event(&prepared.body)),
             BodySize::Stream if self.only_blanks => Ok(prepared.body),
@@ -234,7 +239,7 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         let milliseconds = self.start.elapsed().as_millis() as u64;
-        let (id, method, path) = (&*self.id, self.method.as_str(), self.path.as_str());
+        let (id, method, path) = (&**self.context.id(), self.method.as_str(), self.path.as_str());
         let Some(Answered { status, key, log_fields, .. }) = &self.answered else {
             log::info!(target: "mirrorgate::access", request_id = id, method, path, status = CALLER_LEFT, ms = milliseconds; "the caller left");
             self.count(CALLER_LEFT, &LogFields::default());

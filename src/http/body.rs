@@ -9,14 +9,14 @@ use futures_util::future::LocalBoxFuture;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::{Instant, timeout_at};
 
-use super::budget::{Budget, Share};
 use super::depth;
 use super::failure::Failure;
 use crate::config::Limits;
 use crate::domain::error::{Error, Kind};
+use crate::request;
 
-/// A request body of type `T`, with its share of what all bodies may take.
-pub struct JsonBody<T>(pub T, #[expect(dead_code, reason = "it is there to be dropped")] Share);
+/// A request body of type `T`.
+pub struct JsonBody<T>(pub T);
 
 impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
     type Error = Failure;
@@ -28,9 +28,11 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
         Box::pin(async move {
             let read = async {
                 check_media_type(&request)?;
-                let (bytes, share) = read(&request, payload, |limits| limits.body_bytes).await?;
+                let bytes = read(&request, payload, |limits| limits.body_bytes).await?;
                 check_depth(&bytes)?;
-                Ok(JsonBody(parse(&bytes)?, share))
+                // What is parsed is as large again.
+                request::take(bytes.len())?;
+                Ok(JsonBody(parse(&bytes)?))
             };
             read.await.map_err(|error| Failure::new(&request, error))
         })
@@ -40,14 +42,13 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
 /// Reads a body within its limits.
 ///
 /// # Errors
-/// When it is too large, too slow, or all bodies together are.
+/// When it is too large or too slow, or the memory budget is used up.
 pub async fn read(
     request: &HttpRequest,
     mut payload: Payload,
     limit: fn(&Limits) -> usize,
-) -> Result<(Bytes, Share), Error> {
+) -> Result<Bytes, Error> {
     let limits = request.app_data::<Data<Limits>>().expect("the application holds the limits");
-    let budget = request.app_data::<Data<Budget>>().expect("the application holds the budget");
     let limit = limit(limits);
     let too_large =
         || Error::new(Kind::BodyTooLarge, format!("the request body is larger than {limit} bytes"));
@@ -57,17 +58,16 @@ pub async fn read(
         return Err(too_large());
     }
     let deadline = Instant::now() + limits.body_time;
-    let mut share = budget.share();
     let mut bytes = BytesMut::new();
     let mut first: Option<Bytes> = None;
     loop {
         let chunk = timeout_at(deadline.min(Instant::now() + limits.body_idle), payload.next()).await;
         if let Ok(Some(Ok(chunk))) = &chunk {
-            share.take(chunk.len())?;
+            request::take(chunk.len())?;
         }
         match chunk {
             Err(_) => return Err(Error::new(Kind::BodyTimeout, "the request body did not arrive in time")),
-            Ok(None) => return Ok((first.unwrap_or_else(|| bytes.freeze()), share)),
+            Ok(None) => return Ok(first.unwrap_or_else(|| bytes.freeze())),
             Ok(Some(Err(_))) => return Err(Error::new(Kind::InvalidJson, "the request body broke off")),
             Ok(Some(Ok(chunk))) if first.as_ref().map_or(bytes.len(), Bytes::len) + chunk.len() > limit => {
                 return Err(too_large());

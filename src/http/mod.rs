@@ -5,7 +5,6 @@ pub mod access_log;
 pub mod auth;
 pub mod base_url;
 pub mod body;
-pub mod budget;
 mod depth;
 pub mod documents;
 pub mod draining;

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::failure::Place;
 use crate::domain::error::{Error, Kind};
 use crate::outbound::timer::Timer;
-use crate::telemetry::request_id;
+use crate::request;
 
 /// The most that is read of an error's body, in bytes, and for how long.
 const MAX_ERROR_BYTES: usize = 64 << 10;
@@ -157,13 +157,16 @@ impl Body {
     /// All that is left of it.
     ///
     /// # Errors
-    /// As [`Body::next`].
+    /// As [`Body::next`]; when it needs more than is left of the memory budget.
     pub async fn whole(&mut self) -> Result<Bytes, Error> {
         let Some(first) = self.next().await? else { return Ok(Bytes::new()) };
+        request::take(first.len())?;
         let Some(second) = self.next().await? else { return Ok(first) };
+        request::take(second.len())?;
         let mut bytes = BytesMut::from(first);
         bytes.extend_from_slice(&second);
         while let Some(chunk) = self.next().await? {
+            request::take(chunk.len())?;
             bytes.extend_from_slice(&chunk);
         }
         Ok(bytes.freeze())
@@ -200,7 +203,7 @@ impl Body {
 
     /// Reads what is left in the background, so that the connection can be used again.
     pub fn drain(self) {
-        tokio::task::spawn_local(request_id::carried(async move {
+        tokio::task::spawn_local(request::carried(async move {
             excerpt(self.response, MAX_DRAIN_BYTES, DRAIN_TIME).await;
         }));
     }

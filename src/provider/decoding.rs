@@ -19,6 +19,7 @@ use super::report;
 use super::transport::Transport;
 use crate::domain::answer::Delta;
 use crate::domain::error::{Error, Kind};
+use crate::request;
 
 /// After how much silence an answer that may be complete is: some upstreams tell why they stopped with
 /// each piece, and some leave the connection open after the last.
@@ -175,7 +176,8 @@ pub(super) fn decode<D: Decoder + Unpin + 'static>(
     decoder: D,
 ) -> Deltas {
     let (status, headers) = (body.status(), report::account_headers(body.response().headers()));
-    let stream = Decoding { transport, body: Some(body), decoder, queue: VecDeque::new(), failure: None };
+    let stream =
+        Decoding { transport, body: Some(body), decoder, queue: VecDeque::new(), held: 0, failure: None };
     Deltas { status, headers, stream: Box::pin(stream) }
 }
 
@@ -186,6 +188,8 @@ struct Decoding<D> {
     body: Option<Body>,
     decoder: D,
     queue: VecDeque<Delta>,
+    /// How many bytes came since there was last a piece: so many the decoder may hold.
+    held: usize,
     failure: Option<Error>,
 }
 
@@ -214,7 +218,11 @@ impl<D: Decoder> Decoding<D> {
         let Some(body) = &mut self.body else { return };
         let settled = self.decoder.progress() == Progress::Settled;
         let ended = match chunk {
-            Ok(Some(bytes)) => self.decoder.feed(&bytes, &mut self.queue).map(|()| false),
+            Ok(Some(bytes)) => {
+                let fed = self.decoder.feed(&bytes, &mut self.queue);
+                fed.and_then(|()| Ok(count(&mut self.held, bytes.len(), self.queue.is_empty())?))
+                    .map(|()| false)
+            }
             Ok(None) if body.is_cut() && !D::HAS_END => Err(broken().into()),
             Ok(None) if body.is_empty() => Err(Fault::empty()),
             Ok(None) => self.decoder.finish(&mut self.queue).map(|()| true),
@@ -240,6 +248,17 @@ impl<D: Decoder> Decoding<D> {
             }
         }
     }
+}
+
+/// Counts what a decoder may hold.
+fn count(held: &mut usize, more: usize, is_held: bool) -> Result<(), Error> {
+    if is_held {
+        request::take(more)?;
+        *held += more;
+    } else if *held > 0 {
+        request::give(std::mem::take(held));
+    }
+    Ok(())
 }
 
 /// What `read` makes of a body that is there as a whole, unless that is nothing or a web page.

@@ -15,7 +15,7 @@ use super::operation::failed;
 use super::{Store, not_found};
 use crate::domain::chat::{ConversationId, Owner};
 use crate::domain::error::Error;
-use crate::telemetry::request_id;
+use crate::request;
 
 /// How long a lease lasts, how often it is renewed, and how often a waiting process looks again.
 const LEASE: Duration = Duration::from_secs(10);
@@ -60,7 +60,7 @@ impl Store {
         }
         let claim = Claim { database: Arc::clone(&self.database), owner: owner.clone(), id, holder };
         let renewing = claim.clone();
-        let renewal = self.runtime().spawn(request_id::carried(async move {
+        let renewal = self.runtime().spawn(request::carried(async move {
             loop {
                 sleep(RENEWAL).await;
                 if let Err(error) = renewing.extend(LEASE).await {

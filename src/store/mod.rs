@@ -33,7 +33,7 @@ use operation::{Operation, Statement};
 use crate::config::Location;
 use crate::domain::error::{Error, Kind};
 use crate::metrics::Counter;
-use crate::telemetry::request_id;
+use crate::request;
 
 /// How long an operation may take before the store counts as unavailable.
 const OPERATION_TIME: Duration = Duration::from_secs(5);
@@ -113,7 +113,7 @@ impl Store {
                 .await
                 .unwrap_or_else(|_| Err(unavailable("it does not answer in time")))
         };
-        let task = self.runtime().spawn(request_id::carried(work));
+        let task = self.runtime().spawn(request::carried(work));
         let outcome = task.await.unwrap_or_else(|_| Err(unavailable("its thread has stopped")));
         if outcome.as_ref().is_err_and(|error| error.kind == Kind::StorageUnavailable) {
             self.failures.inc();

@@ -2,7 +2,6 @@
 //! in the course of a request carries its id.
 
 mod lines;
-pub mod request_id;
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -15,7 +14,7 @@ use log::{Level, Record};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use crate::config;
+use crate::{config, request};
 use lines::Collected;
 pub use lines::{dropped, flush};
 
@@ -128,7 +127,7 @@ fn each_field(record: &Record, mut write: impl FnMut(&str, Field<'_>) -> io::Res
         }
     }
     record.key_values().visit(&mut Fields(&mut write)).map_err(io::Error::other)?;
-    match request_id::current() {
+    match request::id() {
         Some(id) if record.key_values().get(Key::from_str(REQUEST_ID)).is_none() => {
             write(REQUEST_ID, Field::Text(Cow::Borrowed(&id)))
         }

@@ -114,6 +114,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("metrics.rs", LEAF),
     ("telemetry", LEAF),
     ("vault.rs", LEAF),
+    ("budget.rs", LEAF),
+    ("request.rs", LEAF),
     ("cli/tunnel.rs", LEAF),
     ("cli/curl", LEAF),
     ("doctor", DOCTOR),

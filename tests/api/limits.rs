@@ -8,7 +8,7 @@ use tokio::net::TcpSocket;
 use tokio::time::{sleep, timeout};
 
 use crate::helpers::{Answer, KEY, OTHER_KEY, TestApp, post, raw, spawn_before};
-use crate::upstream::{Fake, Step, chunk, response, send, stream_head};
+use crate::upstream::{Fake, Step, chunk, response, send, stream_end, stream_head};
 
 const STREAM: &str = r#"{"model": "m", "stream": true, "messages": [{"role": "user", "content": "hi"}]}"#;
 
@@ -98,29 +98,70 @@ async fn so_many_answers_go_on_without_their_callers() {
     assert_eq!(second.json()["answer"], "one");
 }
 
+const SMALL_MEMORY: [(&str, &str); 3] =
+    [("MAX_BODY_BYTES", "4096"), ("MAX_V1_BODY_BYTES", "4096"), ("MEMORY_BUDGET_BYTES", "8192")];
+
 #[actix_web::test]
 async fn bodies_in_flight_have_a_budget() {
     let fake = hanging().await;
-    let settings = [("MAX_BODY_BYTES", "4096"), ("MAX_V1_BODY_BYTES", "4096"), ("MAX_BODIES_BYTES", "4096")];
-    let app = spawn_before(&fake.url, "openai", &settings).await;
+    let app = spawn_before(&fake.url, "openai", &SMALL_MEMORY).await;
     let padded = STREAM.replace("hi", &"x".repeat(3000));
     let address = app.address;
-    let open = tokio::task::spawn_local({
+    let open = || {
         let padded = padded.clone();
-        async move { post(address, "/v1/chat/completions", KEY, &padded).await }
-    });
-    while fake.requests().is_empty() {
+        tokio::task::spawn_local(async move { post(address, "/v1/chat/completions", KEY, &padded).await })
+    };
+    let open = [open(), open()];
+    while fake.requests().len() < 2 {
         sleep(Duration::from_millis(10)).await;
     }
     let refused = app.post("/v1/chat/completions", KEY, &padded).await;
     is(&refused, 503, "overloaded");
-    assert!(refused.text.contains("MAX_BODIES_BYTES"));
+    assert!(refused.text.contains("MEMORY_BUDGET_BYTES"));
     let message = json!({"message": "x".repeat(3000)}).to_string();
     is(&app.post("/api/chat", KEY, &message).await, 424, "overloaded");
-    open.abort();
+    assert_eq!(app.get("/health").await.status, 200);
+    open.iter().for_each(tokio::task::JoinHandle::abort);
     fake.left().await;
     let again = post(address, "/v1/chat/completions", KEY, &padded);
     assert!(timeout(Duration::from_millis(500), again).await.is_err(), "it is let in again");
+}
+
+#[actix_web::test]
+async fn answers_that_are_collected_have_the_same_budget() {
+    let long = "word ".repeat(4000);
+    let text = long.clone();
+    let fake = Fake::start(move |request| {
+        if request.body.contains("short") {
+            return vec![stream_head(), chunk("one", Some("stop")), stream_end()];
+        }
+        let body = json!({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}).to_string();
+        if request.json()["stream"] == true {
+            let mut steps = vec![stream_head()];
+            for piece in text.as_bytes().chunks(1000) {
+                steps.push(chunk(std::str::from_utf8(piece).expect("ASCII"), None));
+                steps.push(Step::Pause(Duration::from_millis(2)));
+            }
+            steps.extend([chunk("", Some("stop")), stream_end()]);
+            steps
+        } else {
+            send(response("200 OK", "application/json", &body))
+        }
+    })
+    .await;
+    let app = spawn_before(&fake.url, "openai", &SMALL_MEMORY).await;
+    let failed = app.chat(json!({"message": "a long one"})).await;
+    is(&failed, 424, "overloaded");
+    let part = failed.json()["answer"].as_str().map(String::from).unwrap_or_default();
+    assert!(part.len() >= 1000 && long.starts_with(&part), "the part that came is told: {part}");
+    let whole = r#"{"model": "m", "messages": [{"role": "user", "content": "a long one"}]}"#;
+    is(&app.post("/v1/chat/completions", KEY, whole).await, 503, "overloaded");
+    // What goes through as it comes is not collected.
+    let streamed = app.post("/v1/chat/completions", KEY, STREAM).await;
+    assert!(streamed.text.contains("[DONE]"), "{}", streamed.text);
+    for _ in 0..5 {
+        assert_eq!(app.chat(json!({"message": "a short one"})).await.status, 200);
+    }
 }
 
 #[actix_web::test]

@@ -49,7 +49,6 @@ impl FromRequest for V1Body {
         let payload = payload.take();
         Box::pin(async move {
             let body = read(&request, payload, |limits| limits.v1_body_bytes).await;
-            let body = body.map(|(bytes, share)| share.bind(bytes));
             let hinted = |error: Error| match error.kind {
                 Kind::BodyTooLarge => error.hinted("shorten the request, or raise `MAX_V1_BODY_BYTES`"),
                 _ => error,

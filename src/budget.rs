@@ -1,0 +1,120 @@
+//! The memory that all requests of a process hold together: their bodies, the answers that are collected
+//! for them, and the conversations that are read for them.
+//!
+//! It counts what callers and upstreams can make large, and not what each request needs anyway. A request
+//! that would take more than is left fails, and the others go on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::domain::error::{Error, Kind};
+
+/// When to come back to a process that holds as much as it may.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// So many bytes are taken at once, since most pieces are far smaller.
+const STEP: usize = 4 << 10;
+
+/// What all requests together may hold.
+#[derive(Clone)]
+pub struct Budget(Arc<Pool>);
+
+struct Pool {
+    free: AtomicUsize,
+    most: usize,
+}
+
+impl Budget {
+    /// A budget of so many bytes.
+    pub fn new(most: usize) -> Self {
+        Budget(Arc::new(Pool { free: AtomicUsize::new(most), most }))
+    }
+
+    /// A share of it that holds nothing yet.
+    pub fn share(&self) -> Share {
+        Share { pool: Arc::clone(&self.0), used: AtomicUsize::new(0), taken: AtomicUsize::new(0) }
+    }
+}
+
+impl Default for Budget {
+    /// One without bounds.
+    fn default() -> Self {
+        Budget::new(usize::MAX)
+    }
+}
+
+/// What one request holds of the budget, until this is dropped.
+pub struct Share {
+    pool: Arc<Pool>,
+    used: AtomicUsize,
+    /// At least what is used.
+    taken: AtomicUsize,
+}
+
+impl Share {
+    /// Takes more bytes.
+    ///
+    /// # Errors
+    /// When so many are not left.
+    pub fn take(&self, bytes: usize) -> Result<(), Error> {
+        let used = self.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        let taken = self.taken.load(Ordering::Relaxed);
+        if used <= taken {
+            return Ok(());
+        }
+        let step = (used - taken).max(STEP);
+        let left = |free: usize| free.checked_sub(step);
+        match self.pool.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left) {
+            Ok(_) => {
+                self.taken.fetch_add(step, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(_) => {
+                self.give(bytes);
+                Err(self.pool.exhausted())
+            }
+        }
+    }
+
+    /// Says that so many of the bytes are not needed any more; they stay the request's, for its next ones.
+    pub fn give(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.pool.free.fetch_add(*self.taken.get_mut(), Ordering::Relaxed);
+    }
+}
+
+impl Pool {
+    fn exhausted(&self) -> Error {
+        let what = format!("the {} bytes that all requests together may hold are taken", self.most);
+        Error::new(Kind::Overloaded, what).retry_after(Some(RETRY)).hinted(
+            "try again after the time in `Retry-After`, ask for less at once, or raise `MEMORY_BUDGET_BYTES`",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_request_takes_is_free_again_with_its_end() {
+        let budget = Budget::new(4 * STEP);
+        let (one, other) = (budget.share(), budget.share());
+        one.take(1).expect("room");
+        one.take(2 * STEP - 1).expect("room");
+        other.take(2 * STEP).expect("room");
+        assert_eq!(other.take(1).expect_err("full").kind, Kind::Overloaded);
+        other.give(1);
+        other.take(1).expect("what it gave is still its own");
+        drop(one);
+        other.take(2 * STEP).expect("room again");
+        drop(other);
+        budget.share().take(4 * STEP).expect("all of it");
+    }
+}

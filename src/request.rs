@@ -1,0 +1,95 @@
+//! What belongs to the request that work is done for: its id, which each line that the work logs carries,
+//! and its share of the memory budget.
+//!
+//! Both belong to a task, and a task that is spawned begins without them: work that goes on for a request
+//! elsewhere is spawned as [`carried`].
+
+use std::sync::Arc;
+
+use futures_util::future::Either;
+use tokio::task::futures::TaskLocalFuture;
+
+use crate::budget::Share;
+use crate::domain::error::Error;
+
+tokio::task_local! {
+    static CONTEXT: Context;
+}
+
+/// What belongs to a request.
+#[derive(Clone)]
+pub struct Context(Arc<Inner>);
+
+struct Inner {
+    id: Arc<str>,
+    share: Share,
+}
+
+impl Context {
+    /// That of a request with this id, which holds this share.
+    pub fn new(id: Arc<str>, share: Share) -> Self {
+        Context(Arc::new(Inner { id, share }))
+    }
+
+    /// The request's id.
+    pub fn id(&self) -> &Arc<str> {
+        &self.0.id
+    }
+
+    /// Some work for the request.
+    pub fn scope<F: Future>(&self, work: F) -> TaskLocalFuture<Context, F> {
+        CONTEXT.scope(self.clone(), work)
+    }
+
+    /// As [`Context::scope`], for work that does not wait.
+    pub fn sync_scope<T>(&self, work: impl FnOnce() -> T) -> T {
+        CONTEXT.sync_scope(self.clone(), work)
+    }
+}
+
+/// Some work for the request that this is called for, if it is for one, on whatever task it runs.
+pub fn carried<F: Future>(work: F) -> Either<TaskLocalFuture<Context, F>, F> {
+    match CONTEXT.try_with(Context::clone) {
+        Ok(context) => Either::Left(CONTEXT.scope(context, work)),
+        Err(_) => Either::Right(work),
+    }
+}
+
+/// The id of the request that is worked for.
+pub fn id() -> Option<Arc<str>> {
+    CONTEXT.try_with(|context| Arc::clone(context.id())).ok()
+}
+
+/// Takes so many bytes of memory for the request that is worked for, until its end. What is worked for no
+/// request has no bounds.
+///
+/// # Errors
+/// When the budget of all requests has not so many left.
+pub fn take(bytes: usize) -> Result<(), Error> {
+    CONTEXT.try_with(|context| context.0.share.take(bytes)).unwrap_or(Ok(()))
+}
+
+/// Says that so many of the bytes that were taken are not needed any more.
+pub fn give(bytes: usize) {
+    let _ = CONTEXT.try_with(|context| context.0.share.give(bytes));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Budget;
+
+    #[tokio::test]
+    async fn a_spawned_task_belongs_to_the_request_only_if_it_is_carried_there() {
+        let context = Context::new("one".into(), Budget::new(1 << 20).share());
+        let ids = context.scope(async {
+            let plain = tokio::spawn(async { id() }).await.expect("it ends");
+            assert_eq!(plain, None);
+            assert!(take(2 << 20).is_err() && take(1 << 10).is_ok());
+            tokio::spawn(carried(async { id() })).await.expect("it ends")
+        });
+        assert_eq!(ids.await.as_deref(), Some("one"));
+        assert_eq!(carried(async { id() }).await, None);
+        assert!(take(2 << 20).is_ok());
+    }
+}
