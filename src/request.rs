@@ -49,10 +49,23 @@ impl Context {
 
 /// Some work for the request that this is called for, if it is for one, on whatever task it runs.
 pub fn carried<F: Future>(work: F) -> Either<TaskLocalFuture<Context, F>, F> {
-    match CONTEXT.try_with(Context::clone) {
-        Ok(context) => Either::Left(CONTEXT.scope(context, work)),
-        Err(_) => Either::Right(work),
+    match current() {
+        Some(context) => Either::Left(CONTEXT.scope(context, work)),
+        None => Either::Right(work),
     }
+}
+
+/// As [`carried`], for work that does not wait and belongs to this request, if to any.
+pub fn sync_scope<T>(context: Option<Context>, work: impl FnOnce() -> T) -> T {
+    match context {
+        Some(context) => context.sync_scope(work),
+        None => work(),
+    }
+}
+
+/// What belongs to the request that is worked for.
+pub fn current() -> Option<Context> {
+    CONTEXT.try_with(Context::clone).ok()
 }
 
 /// The id of the request that is worked for.

@@ -121,6 +121,10 @@ declare! {
             unset: "a SQLite file in `DATA_DIR`" / "`DATA_DIR` 中的 SQLite 檔案",
             example: "postgres://mirrorgate:password@127.0.0.1/mirrorgate";
 
+        /// The most connections that a process makes to PostgreSQL
+        DATABASE_POOL_SIZE: Number<usize> = number(5, 1..=1000),
+            zh: "單一程序對 PostgreSQL 建立的連線數上限";
+
         /// Days after its last turn when a conversation is deleted; 0 keeps it
         CONVERSATION_TTL_DAYS: Number<u64> = days(30, 0..=36_500),
             zh: "對話在最後一輪之後幾天刪除；0 表示不刪除";

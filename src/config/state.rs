@@ -11,7 +11,7 @@ impl Config {
     pub fn state_concern(&self) -> Option<String> {
         let platform = self.public.platform?;
         match &self.store.location {
-            Location::Postgres(_) => None,
+            Location::Postgres { .. } => None,
             Location::Memory => Some(format!(
                 "there is no disk to write to on {}, so a restart forgets everything",
                 platform.name()

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::Platform;
 use super::reader::Reader;
-use super::settings::{CONVERSATION_TTL_DAYS, DATA_DIR, DATABASE_URL, SECRET_KEY};
+use super::settings::{CONVERSATION_TTL_DAYS, DATA_DIR, DATABASE_POOL_SIZE, DATABASE_URL, SECRET_KEY};
 
 /// What is kept, and where.
 #[derive(Clone)]
@@ -28,8 +28,13 @@ pub struct Store {
 pub enum Location {
     /// A SQLite file.
     File(PathBuf),
-    /// A PostgreSQL server, by its URL.
-    Postgres(SecretString),
+    /// A PostgreSQL server.
+    Postgres {
+        /// `DATABASE_URL`
+        url: SecretString,
+        /// `DATABASE_POOL_SIZE`
+        connections: usize,
+    },
     /// This process's memory.
     Memory,
 }
@@ -39,7 +44,7 @@ impl Location {
     pub fn describe(&self) -> String {
         match self {
             Location::File(path) => path.display().to_string(),
-            Location::Postgres(url) => Url::parse(url.expose_secret()).map_or_else(
+            Location::Postgres { url, .. } => Url::parse(url.expose_secret()).map_or_else(
                 |_| "PostgreSQL".into(),
                 |url| format!("PostgreSQL at {}", url.host_str().unwrap_or("localhost")),
             ),
@@ -51,6 +56,7 @@ impl Location {
 impl Reader<'_> {
     pub fn store(&mut self, platform: Option<Platform>) -> Store {
         let url = self.text(&DATABASE_URL);
+        let connections = self.read(&DATABASE_POOL_SIZE);
         let location = match url.as_deref().map(|url| url.split_once(':').unwrap_or((url, ""))) {
             None => self
                 .data_dir(platform)
@@ -61,7 +67,8 @@ impl Reader<'_> {
                 Location::File(path.split('?').next().unwrap_or(path).into())
             }
             Some(("postgres" | "postgresql", _)) => {
-                Location::Postgres(url.clone().unwrap_or_default().into())
+                let url = url.clone().unwrap_or_default().into();
+                Location::Postgres { url, connections }
             }
             Some(_) => {
                 // The value may hold a password.

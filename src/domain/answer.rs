@@ -34,7 +34,7 @@ pub struct Delta {
 
 impl Delta {
     /// How much it adds to an answer, in bytes.
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         let arguments = self.tool_calls.iter().map(|call| call.arguments.len());
         let settled = self.settled.as_ref().map_or(0, |text| text.len());
         self.text.len() + self.reasoning.len() + arguments.sum::<usize>() + settled

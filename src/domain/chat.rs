@@ -256,6 +256,12 @@ random_id!(
 );
 
 random_id!(
+    /// The store's id of a turn: 128 random bits.
+    TurnId,
+    "turn_"
+);
+
+random_id!(
     /// The gateway's id of an answer that its caller comes back for: 128 random bits.
     AnswerId,
     "resp_"

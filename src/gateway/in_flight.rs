@@ -215,7 +215,7 @@ impl InFlight {
             return Ok(());
         }
         // What is collected is written once more when it is whole.
-        request::take(2 * delta.len())?;
+        request::take(2 * delta.bytes())?;
         // Bytes that were not asked for would be of another protocol.
         delta.wire = None;
         if delta.gap {

@@ -1,12 +1,28 @@
 //! Where a conversation goes on that its caller sends whole each time.
 
-use sqlx::Row;
+use std::time::Duration;
 
 use super::Store;
-use super::conversations::storable;
-use super::operation::failed;
+use super::statement::{Statement, Text, text};
 use crate::domain::chat::{Owner, Thread};
 use crate::domain::error::Error;
+
+/// The most that are deleted in one transaction, for which turns wait.
+const EXPIRED_AT_ONCE: u64 = 100;
+
+const READ: &Text = text![
+    "SELECT upstream, upstream_conversation, upstream_response FROM continuations WHERE owner = $1 AND prefix = $2"
+];
+const KEEP: &Text = text![
+    "INSERT INTO continuations (owner, prefix, upstream, upstream_conversation, upstream_response, used_at) \
+     VALUES ($1, $2, $3, $4, $5, " now ") ON CONFLICT (owner, prefix) DO UPDATE SET \
+     upstream = excluded.upstream, upstream_conversation = excluded.upstream_conversation, \
+     upstream_response = excluded.upstream_response, used_at = excluded.used_at"
+];
+const EXPIRE: &Text = text![
+    "DELETE FROM continuations WHERE (owner, prefix) IN \
+     (SELECT owner, prefix FROM continuations WHERE used_at < " now " - $1 LIMIT $2)"
+];
 
 impl Store {
     /// Where the upstream's own conversation goes on after messages with this digest.
@@ -14,26 +30,9 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn continuation(&self, owner: &Owner, prefix: &str) -> Result<Option<Thread>, Error> {
-        let (owner, prefix) = (owner.0.clone(), prefix.to_string());
-        self.read(|connection| Box::pin(async move {
-            let row = sqlx::query(
-                "SELECT upstream, upstream_conversation, upstream_response FROM continuations WHERE owner = $1 AND prefix = $2",
-            )
-            .bind(owner)
-            .bind(prefix)
-            .fetch_optional(connection)
-            .await
-            .map_err(failed)?;
-            let read = |row: sqlx::any::AnyRow| {
-                Ok(Thread {
-                    upstream: row.try_get(0)?,
-                    conversation: row.try_get(1)?,
-                    last_response: row.try_get(2)?,
-                })
-            };
-            row.map(read).transpose().map_err(failed)
-        }))
-        .await
+        let query = Statement::new(READ, [owner.0.as_str().into(), prefix.into()]);
+        let Some(mut row) = self.read(query).await?.pop() else { return Ok(None) };
+        Ok(Some(Thread { upstream: row.text(0)?, conversation: row.text(1)?, last_response: row.text(2)? }))
     }
 
     /// Keeps where the upstream's own conversation goes on after messages with this digest.
@@ -41,19 +40,27 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn keep_continuation(&self, owner: &Owner, prefix: &str, thread: Thread) -> Result<(), Error> {
-        let text = format!(
-            "INSERT INTO continuations (owner, prefix, upstream, upstream_conversation, upstream_response, used_at) \
-             VALUES ($1, $2, $3, $4, $5, {}) ON CONFLICT (owner, prefix) DO UPDATE SET \
-             upstream = excluded.upstream, upstream_conversation = excluded.upstream_conversation, \
-             upstream_response = excluded.upstream_response, used_at = excluded.used_at",
-            self.database.now()
-        );
-        let statement = sqlx::query(sqlx::AssertSqlSafe(text))
-            .bind(owner.0.clone())
-            .bind(prefix.to_string())
-            .bind(thread.upstream)
-            .bind(storable(thread.conversation))
-            .bind(storable(thread.last_response));
-        self.execute(statement).await.map(drop)
+        let values = [
+            owner.0.as_str().into(),
+            prefix.into(),
+            thread.upstream.into(),
+            thread.conversation.into(),
+            thread.last_response.into(),
+        ];
+        self.write([Statement::new(KEEP, values)]).await.map(drop)
+    }
+
+    /// Deletes those that were not used for this long.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub(super) async fn expire_continuations(&self, after: Duration) -> Result<(), Error> {
+        loop {
+            let values = [(after.as_millis() as i64).into(), (EXPIRED_AT_ONCE as i64).into()];
+            let done = self.write([Statement::new(EXPIRE, values)]).await?;
+            if done.iter().map(|done| done.changed).sum::<u64>() < EXPIRED_AT_ONCE {
+                return Ok(());
+            }
+        }
     }
 }

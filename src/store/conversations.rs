@@ -4,25 +4,77 @@
 //! is open, other turns of the same conversation wait: in this process behind a lock, in other
 //! processes on the same database behind a lease that is renewed as long as this one lives.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, AssertSqlSafe, Row};
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::sleep;
 
-use super::database::Database;
-use super::lease::Lease;
-use super::operation::{Statement, failed};
+use super::lease::{LEASE, Lease};
+use super::statement::{Row, Statement, Text, text};
 use super::{Store, not_found};
-use crate::domain::chat::{ConversationId, Message, Owner, Role, Thread};
-use crate::domain::error::{Error, Kind};
+use crate::domain::chat::{ConversationId, Message, Owner, Role, Thread, TurnId};
+use crate::domain::error::Error;
 
 /// The most turns that are read back at once.
-const MAX_TURNS_READ: usize = 10_000;
+const MAX_TURNS_READ: i64 = 10_000;
 
 /// The most conversations that are deleted in one transaction, for which turns wait.
-const EXPIRED_AT_ONCE: u64 = 100;
+const EXPIRED_AT_ONCE: usize = 20;
+
+/// How often one looks whether another process has let a conversation go: soon at first.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const LOOK_AGAIN_AT_MOST: Duration = Duration::from_millis(150);
+
+/// The kinds of rows that [`OPEN`] gives.
+const HEAD: i64 = 0;
+const TURN: i64 = 1;
+
+/// The conversation's own row and its latest turns, as rows of the kinds above. PostgreSQL takes the
+/// lease with it; of a conversation that is another's now it gives a row of a third kind. A lease may
+/// be lost with the server, so nobody waits until it is durable.
+const OPEN: &Text = &Text {
+    sqlite: "SELECT 0, turns, system, upstream_conversation, upstream_response, upstream FROM conversations \
+             WHERE owner = $1 AND id = $2 AND turns > 0 \
+             UNION ALL SELECT 1, number, question, answer, NULL, NULL FROM \
+             (SELECT number, question, answer FROM turns WHERE owner = $1 AND id = $2 ORDER BY number DESC LIMIT $3)",
+    postgres: text![
+        "WITH taken AS (UPDATE conversations SET lease = $4, lease_until = " now " + $5 \
+         WHERE owner = $1 AND id = $2 AND turns > 0 AND lease_until <= " now " \
+         RETURNING turns, system, upstream_conversation, upstream_response, upstream) \
+         SELECT CAST(0 AS BIGINT), turns, system, upstream_conversation, upstream_response, upstream, \
+         set_config('synchronous_commit', 'off', true) FROM taken \
+         UNION ALL SELECT 1, number, question, answer, NULL, NULL, NULL FROM \
+         (SELECT number, question, answer FROM turns WHERE owner = $1 AND id = $2 AND EXISTS (SELECT 1 FROM taken) \
+         ORDER BY number DESC LIMIT $3) AS latest \
+         UNION ALL SELECT 2, turns, NULL, NULL, NULL, NULL, NULL FROM conversations \
+         WHERE owner = $1 AND id = $2 AND turns > 0 AND NOT EXISTS (SELECT 1 FROM taken)"
+    ]
+    .postgres,
+};
+
+/// The latest turns alone, as [`OPEN`] gives them.
+const LATEST: &Text = text![
+    "SELECT CAST(1 AS BIGINT), number, question, answer FROM turns WHERE owner = $1 AND id = $2 ORDER BY number DESC LIMIT $3"
+];
+
+const TRANSCRIPT: &Text = text![
+    "SELECT CAST(0 AS BIGINT), turns, system, NULL, created_at, used_at FROM conversations \
+     WHERE owner = $1 AND id = $2 AND turns > 0 \
+     UNION ALL SELECT 1, number, question, answer, partial, 0 FROM \
+     (SELECT number, question, answer, partial FROM turns WHERE owner = $1 AND id = $2 ORDER BY number DESC LIMIT $3) AS latest"
+];
+
+const DELETE: &Text = text!["DELETE FROM conversations WHERE owner = $1 AND id = $2 AND turns > 0"];
+const DELETE_TURNS: &Text = text![
+    "DELETE FROM turns WHERE owner = $1 AND id = $2 \
+     AND NOT EXISTS (SELECT 1 FROM conversations WHERE owner = $1 AND id = $2)"
+];
+const OLD: &Text =
+    text!["SELECT owner, id FROM conversations WHERE used_at < " now " - $1 ORDER BY used_at LIMIT $2"];
+// The age is looked at once more, since a turn may be committed between the two looks.
+const DELETE_OLD: &Text =
+    text!["DELETE FROM conversations WHERE owner = $1 AND id = $2 AND used_at < " now " - $3"];
+const CLOCK: &Text = text!["SELECT " now];
 
 /// A conversation as far as it has come.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,21 +85,6 @@ pub struct Conversation {
     pub messages: Vec<Message>,
     /// Where an upstream that keeps conversations itself goes on.
     pub thread: Option<Thread>,
-}
-
-/// What a turn adds to its conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exchange {
-    /// The instructions from now on.
-    pub system: Option<String>,
-    /// Where the upstream goes on from now on.
-    pub thread: Option<Thread>,
-    /// What was asked.
-    pub question: String,
-    /// What was answered.
-    pub answer: String,
-    /// Whether the answer broke off.
-    pub partial: bool,
 }
 
 /// A whole conversation, to be read back.
@@ -67,12 +104,14 @@ pub struct Transcript {
 pub struct Turn {
     /// The conversation's id.
     pub id: ConversationId,
-    owner: Owner,
-    conversation: Conversation,
+    pub(super) owner: Owner,
+    /// The turn's own id.
+    pub(super) turn: String,
+    pub(super) conversation: Conversation,
     /// The number of turns before this one.
-    before: i64,
-    _lease: Option<Lease>,
-    _lock: Option<OwnedMutexGuard<()>>,
+    pub(super) before: i64,
+    pub(super) lease: Option<Lease>,
+    pub(super) _lock: Option<OwnedMutexGuard<()>>,
 }
 
 impl Turn {
@@ -87,57 +126,66 @@ impl Store {
     /// messages that are read.
     ///
     /// # Errors
-    /// [`Kind::ConversationNotFound`] when the owner has no conversation with this id, whether or
-    /// not another has; [`Kind::StorageUnavailable`] when a turn could not be kept now.
+    /// [`Kind::ConversationNotFound`](crate::domain::error::Kind::ConversationNotFound) when the owner
+    /// has no conversation with this id, whether or not another has;
+    /// [`Kind::StorageUnavailable`](crate::domain::error::Kind::StorageUnavailable) when a turn could
+    /// not be kept now.
     pub async fn open(
         &self,
         owner: &Owner,
         id: Option<ConversationId>,
         history: usize,
     ) -> Result<Turn, Error> {
-        let owner = owner.clone();
+        let (owner, turn) = (owner.clone(), TurnId::random()?.to_string());
         let Some(id) = id else {
             self.prepare().await?;
-            let id = ConversationId::random()?;
-            return Ok(Turn {
-                id,
-                owner,
-                conversation: Conversation::default(),
-                before: 0,
-                _lease: None,
-                _lock: None,
-            });
+            let (id, conversation) = (ConversationId::random()?, Conversation::default());
+            return Ok(Turn { id, owner, turn, conversation, before: 0, lease: None, _lock: None });
         };
+        self.counted(self.database.check_room())?;
         let lock = self.locks.lock((owner.clone(), id)).await;
-        let lease = if self.database.is_shared() { Some(self.lease(&owner, id).await?) } else { None };
-        let of = owner.clone();
-        let load = |database: Arc<Database>| async move {
-            database.check_room()?;
-            let one_text = !database.is_shared();
-            database.read(move |connection| Box::pin(load(connection, one_text, of, id, history))).await
-        };
-        let (conversation, before) = self.run(load).await?;
-        Ok(Turn { id, owner, conversation, before, _lease: lease, _lock: Some(lock) })
+        let shared = self.database.shared();
+        let most = history.div_ceil(2) as i64;
+        let (before, conversation) = self.load(&owner, id, &turn, most).await?;
+        let lease = shared.map(|handle| Lease::hold(&self.database, handle, (owner.clone(), id), &turn));
+        Ok(Turn { id, owner, turn, conversation, before, lease, _lock: Some(lock) })
     }
 
-    /// Keeps what a turn adds to its conversation; when this returns, it is durable.
-    ///
-    /// # Errors
-    /// [`Kind::StorageUnavailable`]; [`Kind::ConversationBusy`] when another process went on with
-    /// the conversation because this one seemed to have died.
-    pub async fn commit(&self, turn: Turn, exchange: Exchange) -> Result<(), Error> {
-        self.run(|database| async move {
-            let Turn { id, owner, before, _lease, _lock, .. } = turn;
-            // The lease and the lock are let go after the commit, and on this thread.
-            if database.write_text(keep(&database, &owner, id, before, exchange)).await? > 0 {
-                return Ok(());
+    /// Reads a conversation, of which the latest turns, and takes its lease as soon as it can be had.
+    async fn load(
+        &self,
+        owner: &Owner,
+        id: ConversationId,
+        turn: &str,
+        most: i64,
+    ) -> Result<(i64, Conversation), Error> {
+        let mut pause = LOOK_AGAIN;
+        loop {
+            let mut values = key(owner, id);
+            values.push(most.into());
+            let latest = Statement::new(LATEST, values.clone());
+            let mut rows = if self.database.shared().is_some() {
+                values.extend([turn.into(), (LEASE.as_millis() as i64).into()]);
+                let done = self.write([Statement::new(OPEN, values)]).await?;
+                done.into_iter().flat_map(|done| done.rows).collect()
+            } else {
+                self.read(Statement::new(OPEN, values)).await?
+            };
+            match take_head(&mut rows)? {
+                Some((HEAD, mut head)) => {
+                    let before = head.integer(1)?;
+                    // A statement that waited for another's commit has seen the head after it, and the
+                    // turns before it.
+                    if before > newest(&rows)? {
+                        rows = self.read(latest).await?;
+                    }
+                    return Ok((before, conversation(&mut head, rows)?));
+                }
+                Some(_) => sleep(pause).await,
+                None => return Err(not_found()),
             }
-            database
-                .read(move |connection| Box::pin(async move { head(connection, &owner, id).await }))
-                .await?;
-            Err(Error::new(Kind::ConversationBusy, "another call went on with this conversation meanwhile"))
-        })
-        .await
+            pause = (pause * 2).min(LOOK_AGAIN_AT_MOST);
+        }
     }
 
     /// Reads a conversation back.
@@ -145,9 +193,17 @@ impl Store {
     /// # Errors
     /// As [`Store::open`].
     pub async fn transcript(&self, owner: &Owner, id: ConversationId) -> Result<Transcript, Error> {
-        let owner = owner.clone();
-        let one_text = !self.database.is_shared();
-        self.read(move |connection| Box::pin(transcript(connection, one_text, owner, id))).await
+        let mut values = key(owner, id);
+        values.push(MAX_TURNS_READ.into());
+        let mut rows = self.read(Statement::new(TRANSCRIPT, values)).await?;
+        let (_, mut head) = take_head(&mut rows)?.ok_or_else(not_found)?;
+        let turn = |mut row: Row| Ok((row.text(2)?, row.text(3)?, row.integer(4)? != 0));
+        Ok(Transcript {
+            system: head.optional_text(2)?,
+            turns: in_order(rows)?.into_iter().map(turn).collect::<Result<_, Error>>()?,
+            created_at: head.integer(4)?,
+            used_at: head.integer(5)?,
+        })
     }
 
     /// Deletes a conversation.
@@ -155,224 +211,85 @@ impl Store {
     /// # Errors
     /// As [`Store::open`].
     pub async fn delete(&self, owner: &Owner, id: ConversationId) -> Result<(), Error> {
-        let owner = owner.clone();
-        self.transact(move |connection| {
-            Box::pin(async move {
-                let deleted = sqlx::query("DELETE FROM conversations WHERE owner = $1 AND id = $2")
-                    .bind(&owner.0)
-                    .bind(id.to_string())
-                    .execute(&mut *connection)
-                    .await
-                    .map_err(failed)?;
-                match deleted.rows_affected() {
-                    0 => Err(not_found()),
-                    _ => delete_turns(connection, &owner.0, &id.to_string()).await,
-                }
-            })
-        })
-        .await
+        let head = Statement::new(DELETE, key(owner, id)).required();
+        let done = self.write([head, Statement::new(DELETE_TURNS, key(owner, id))]).await?;
+        if done.first().is_some_and(|head| head.changed > 0) { Ok(()) } else { Err(not_found()) }
     }
 
     /// Deletes the conversations that nobody went on with for this long; says how many.
     ///
     /// # Errors
-    /// [`Kind::StorageUnavailable`]
+    /// When the store cannot be used.
     pub async fn expire(&self, after: Duration) -> Result<u64, Error> {
         let age = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
-        let now = self.database.now();
         let mut all = 0;
         loop {
-            let deleted = self.transact(move |connection| Box::pin(expire(connection, now, age))).await?;
-            all += deleted;
-            if deleted < EXPIRED_AT_ONCE {
+            let old = self.read(Statement::new(OLD, [age.into(), (EXPIRED_AT_ONCE as i64).into()])).await?;
+            let mut batch = Vec::new();
+            for mut row in old {
+                let key = vec![row.text(0)?.into(), row.text(1)?.into()];
+                let with_age = key.iter().cloned().chain([age.into()]).collect::<Vec<_>>();
+                batch.extend([Statement::new(DELETE_OLD, with_age), Statement::new(DELETE_TURNS, key)]);
+            }
+            let is_last = batch.len() < 2 * EXPIRED_AT_ONCE;
+            if !batch.is_empty() {
+                all += self.write(batch).await?.iter().step_by(2).map(|done| done.changed).sum::<u64>();
+            }
+            if is_last {
                 break;
             }
         }
-        loop {
-            let text = format!(
-                "DELETE FROM continuations WHERE (owner, prefix) IN \
-                 (SELECT owner, prefix FROM continuations WHERE used_at < {now} - $1 LIMIT $2)"
-            );
-            let statement = sqlx::query(AssertSqlSafe(text)).bind(age).bind(EXPIRED_AT_ONCE as i64);
-            if self.execute(statement).await? < EXPIRED_AT_ONCE {
-                return Ok(all);
-            }
-        }
+        self.expire_continuations(after).await?;
+        Ok(all)
     }
 
     /// The database's clock, in milliseconds since 1970.
     ///
     /// # Errors
-    /// [`Kind::StorageUnavailable`]
+    /// When the store cannot be used.
     pub async fn clock(&self) -> Result<i64, Error> {
-        let query = sqlx::query(AssertSqlSafe(format!("SELECT {}", self.database.now())));
-        self.read(|connection| {
-            Box::pin(async {
-                query.fetch_one(connection).await.and_then(|row| row.try_get(0)).map_err(failed)
-            })
-        })
-        .await
+        let rows = self.read(Statement::new(CLOCK, [])).await?;
+        rows.first().ok_or_else(|| super::unavailable("it does not tell the time"))?.integer(0)
     }
 }
 
-/// The conversation's own row.
-const HEAD: &str = "SELECT system, upstream_conversation, upstream_response, turns, created_at, used_at, upstream \
-                    FROM conversations WHERE owner = $1 AND id = $2";
-
-/// Its latest turns, the latest first.
-const TURNS: &str = "SELECT question, answer, partial FROM turns WHERE owner = $1 AND id = $2 \
-                     ORDER BY number DESC LIMIT $3";
-
-async fn head(connection: &mut AnyConnection, owner: &Owner, id: ConversationId) -> Result<AnyRow, Error> {
-    let query = sqlx::query(HEAD).bind(owner.0.clone()).bind(id.to_string());
-    query.fetch_optional(connection).await.map_err(failed)?.ok_or_else(not_found)
+/// What finds a conversation: `$1` and `$2` of its statements.
+pub(super) fn key(owner: &Owner, id: ConversationId) -> Vec<super::statement::Value> {
+    vec![owner.0.as_str().into(), id.to_string().into()]
 }
 
-/// The conversation's own row, and its latest turns, the oldest of them first. SQLite is asked for
-/// both in one text.
-async fn whole(
-    connection: &mut AnyConnection,
-    one_text: bool,
-    owner: &Owner,
-    id: ConversationId,
-    most: usize,
-) -> Result<(AnyRow, Vec<(String, String, bool)>), Error> {
-    let ask = |text| sqlx::query(text).bind(owner.0.clone()).bind(id.to_string()).bind(most as i64);
-    let (head, turns): (AnyRow, Vec<AnyRow>) = if one_text {
-        let rows = ask(AssertSqlSafe(format!("{HEAD}; {TURNS}"))).fetch_all(connection).await;
-        let mut rows = rows.map_err(failed)?.into_iter();
-        (rows.next().ok_or_else(not_found)?, rows.rev().collect())
-    } else {
-        let head = head(&mut *connection, owner, id).await?;
-        let mut turns = ask(AssertSqlSafe(TURNS.to_string())).fetch_all(connection).await.map_err(failed)?;
-        turns.reverse();
-        (head, turns)
-    };
-    let turn = |row: &AnyRow| -> Result<(String, String, bool), sqlx::Error> {
-        Ok((row.try_get(0)?, row.try_get(1)?, row.try_get::<i64, _>(2)? != 0))
-    };
-    Ok((head, turns.iter().map(turn).collect::<Result<_, _>>().map_err(failed)?))
-}
-
-async fn load(
-    connection: &mut AnyConnection,
-    one_text: bool,
-    owner: Owner,
-    id: ConversationId,
-    history: usize,
-) -> Result<(Conversation, i64), Error> {
-    let (row, pairs) = whole(connection, one_text, &owner, id, history.div_ceil(2)).await?;
-    let read = || -> Result<(Conversation, i64), sqlx::Error> {
-        let ids = row.try_get::<Option<String>, _>(1)?.zip(row.try_get::<Option<String>, _>(2)?);
-        let upstream: Option<String> = row.try_get(6)?;
-        let upstream = upstream.unwrap_or_default();
-        let thread =
-            ids.map(|(conversation, last_response)| Thread { upstream, conversation, last_response });
-        let messages = pairs.into_iter().flat_map(|(question, answer, _)| {
-            [Message::new(Role::User, question), Message::new(Role::Assistant, answer)]
-        });
-        let conversation = Conversation { system: row.try_get(0)?, messages: messages.collect(), thread };
-        Ok((conversation, row.try_get(3)?))
-    };
-    read().map_err(failed)
-}
-
-/// Deletes what a conversation has said.
-async fn delete_turns(connection: &mut AnyConnection, owner: &str, id: &str) -> Result<(), Error> {
-    let statement = sqlx::query("DELETE FROM turns WHERE owner = $1 AND id = $2").bind(owner).bind(id);
-    statement.execute(connection).await.map(drop).map_err(failed)
-}
-
-/// Deletes some of the conversations that were not used for this many milliseconds; says how many.
-async fn expire(connection: &mut AnyConnection, now: &str, age: i64) -> Result<u64, Error> {
-    // The age is looked at once more, since a turn may be committed between the two looks.
-    let text = format!(
-        "DELETE FROM conversations WHERE used_at < {now} - $1 AND (owner, id) IN \
-         (SELECT owner, id FROM conversations WHERE used_at < {now} - $1 LIMIT $2) RETURNING owner, id"
-    );
-    let expired = sqlx::query(AssertSqlSafe(text))
-        .bind(age)
-        .bind(EXPIRED_AT_ONCE as i64)
-        .fetch_all(&mut *connection)
-        .await
-        .map_err(failed)?;
-    for row in &expired {
-        let (owner, id) = (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
-        delete_turns(&mut *connection, owner, id).await?;
+/// Takes the row that is no turn out of these, with its kind.
+fn take_head(rows: &mut Vec<Row>) -> Result<Option<(i64, Row)>, Error> {
+    for index in 0..rows.len() {
+        let kind = rows[index].integer(0)?;
+        if kind != TURN {
+            return Ok(Some((kind, rows.swap_remove(index))));
+        }
     }
-    Ok(expired.len() as u64)
+    Ok(None)
 }
 
-/// What keeps a turn, and returns a row if it did.
-fn keep(
-    database: &Database,
-    owner: &Owner,
-    id: ConversationId,
-    before: i64,
-    exchange: Exchange,
-) -> Statement {
-    let (upstream, ids) =
-        exchange.thread.map(|thread| (thread.upstream, (thread.conversation, thread.last_response))).unzip();
-    let (conversation, response) = ids.unzip();
-    let now = database.now();
-    // The number of turns is compared, so that no process writes over another's turn, whatever
-    // became of its lease; and a conversation that was deleted meanwhile stays deleted.
-    let head = if before == 0 {
-        format!(
-            "INSERT INTO conversations (owner, id, system, upstream_conversation, upstream_response, turns, upstream, created_at, used_at) \
-             VALUES ($1, $2, $3, $4, $5, $6 + 1, $7, {now}, {now}) ON CONFLICT (owner, id) DO NOTHING"
-        )
-    } else {
-        format!(
-            "UPDATE conversations SET system = $3, upstream_conversation = $4, upstream_response = $5, \
-             upstream = $7, turns = turns + 1, used_at = {now} WHERE owner = $1 AND id = $2 AND turns = $6"
-        )
-    };
-    let turn = format!(
-        "INSERT INTO turns (owner, id, number, question, answer, partial, created_at) \
-         SELECT owner, id, turns, $8, $9, $10, {now} FROM"
-    );
-    // In one text, so that neither database is gone to more than once.
-    let text = if database.is_shared() {
-        format!("WITH head AS ({head} RETURNING owner, id, turns) {turn} head RETURNING number")
-    } else {
-        format!(
-            "{head}; {turn} conversations WHERE owner = $1 AND id = $2 AND turns = $6 + 1 \
-             ON CONFLICT DO NOTHING RETURNING number"
-        )
-    };
-    sqlx::query(AssertSqlSafe(text))
-        .bind(owner.0.clone())
-        .bind(id.to_string())
-        .bind(exchange.system.map(storable))
-        .bind(conversation.map(storable))
-        .bind(response.map(storable))
-        .bind(before)
-        .bind(upstream)
-        .bind(storable(exchange.question))
-        .bind(storable(exchange.answer))
-        .bind(i64::from(exchange.partial))
+/// The number of the latest turn.
+fn newest(turns: &[Row]) -> Result<i64, Error> {
+    turns.iter().try_fold(0, |newest, row| Ok(row.integer(1)?.max(newest)))
 }
 
-async fn transcript(
-    connection: &mut AnyConnection,
-    one_text: bool,
-    owner: Owner,
-    id: ConversationId,
-) -> Result<Transcript, Error> {
-    let (row, turns) = whole(connection, one_text, &owner, id, MAX_TURNS_READ).await?;
-    let read = || -> Result<Transcript, sqlx::Error> {
-        Ok(Transcript {
-            system: row.try_get(0)?,
-            turns,
-            created_at: row.try_get(4)?,
-            used_at: row.try_get(5)?,
-        })
-    };
-    read().map_err(failed)
+/// Turns, the oldest first.
+fn in_order(mut turns: Vec<Row>) -> Result<Vec<Row>, Error> {
+    newest(&turns)?;
+    turns.sort_by_key(|row| row.integer(1).unwrap_or_default());
+    Ok(turns)
 }
 
-/// PostgreSQL takes every character but NUL.
-pub fn storable(text: String) -> String {
-    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
+fn conversation(head: &mut Row, turns: Vec<Row>) -> Result<Conversation, Error> {
+    let system = head.optional_text(2)?;
+    let ids = head.optional_text(3)?.zip(head.optional_text(4)?);
+    let upstream = head.optional_text(5)?.unwrap_or_default();
+    let thread = ids.map(|(conversation, last_response)| Thread { upstream, conversation, last_response });
+    let mut messages = Vec::with_capacity(2 * turns.len());
+    for mut row in in_order(turns)? {
+        messages.push(Message::new(Role::User, row.text(2)?));
+        messages.push(Message::new(Role::Assistant, row.text(3)?));
+    }
+    Ok(Conversation { system, messages, thread })
 }

@@ -1,10 +1,23 @@
 //! The upstreams' sessions in the store: for each one sealed text, with a version that rises.
 
-use sqlx::Row;
-
-use super::Store;
-use super::operation::failed;
+use super::statement::{Statement, Text, text};
+use super::{Store, unavailable};
 use crate::domain::error::Error;
+
+const READ: &Text = text!["SELECT version, sealed FROM upstream_sessions WHERE name = $1"];
+const KEEP: &Text = text![
+    "INSERT INTO upstream_sessions (name, version, sealed, changed_at) VALUES ($1, 1, $2, " now ") \
+     ON CONFLICT (name) DO UPDATE SET version = upstream_sessions.version + 1, \
+     sealed = excluded.sealed, changed_at = excluded.changed_at RETURNING version"
+];
+const COPY: &Text = text![
+    "INSERT INTO upstream_sessions (name, version, sealed, changed_at) \
+     SELECT $1, version + 1, sealed, changed_at FROM upstream_sessions WHERE name = $2 AND version = $3 \
+     ON CONFLICT (name) DO UPDATE SET version = upstream_sessions.version + 1, \
+     sealed = excluded.sealed, changed_at = excluded.changed_at \
+     WHERE excluded.changed_at > upstream_sessions.changed_at"
+];
+const REMOVE: &Text = text!["DELETE FROM upstream_sessions WHERE name = $1 AND version = $2"];
 
 impl Store {
     /// The kept session of this name and its version.
@@ -12,19 +25,10 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn session(&self, name: &str) -> Result<Option<(i64, String)>, Error> {
-        let name = name.to_string();
-        self.read(|connection| {
-            Box::pin(async move {
-                let row = sqlx::query("SELECT version, sealed FROM upstream_sessions WHERE name = $1")
-                    .bind(name)
-                    .fetch_optional(connection)
-                    .await
-                    .map_err(failed)?;
-                let read = |row: sqlx::any::AnyRow| Ok((row.try_get(0)?, row.try_get(1)?));
-                row.map(read).transpose().map_err(failed)
-            })
-        })
-        .await
+        let Some(mut row) = self.read(Statement::new(READ, [name.into()])).await?.pop() else {
+            return Ok(None);
+        };
+        Ok(Some((row.integer(0)?, row.text(1)?)))
     }
 
     /// Keeps a session and gives its version. Of two at the same time, the later stays.
@@ -32,23 +36,9 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn keep_session(&self, name: &str, sealed: String) -> Result<i64, Error> {
-        let name = name.to_string();
-        let now = self.database.now();
-        self.write(move |connection| Box::pin(async move {
-            let text = format!(
-                "INSERT INTO upstream_sessions (name, version, sealed, changed_at) VALUES ($1, 1, $2, {now}) \
-                 ON CONFLICT (name) DO UPDATE SET version = upstream_sessions.version + 1, \
-                 sealed = excluded.sealed, changed_at = excluded.changed_at RETURNING version"
-            );
-            let row = sqlx::query(sqlx::AssertSqlSafe(text))
-                .bind(name)
-                .bind(sealed)
-                .fetch_one(connection)
-                .await
-                .map_err(failed)?;
-            row.try_get(0).map_err(failed)
-        }))
-        .await
+        let done = self.write([Statement::new(KEEP, [name.into(), sealed.into()])]).await?;
+        let row = done.first().and_then(|done| done.rows.first());
+        row.ok_or_else(|| unavailable("it does not tell the version of a session"))?.integer(0)
     }
 
     /// Gives a kept session of this version another name. A later session under that name stays.
@@ -56,23 +46,8 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn rename_session(&self, from: &str, version: i64, to: &str) -> Result<(), Error> {
-        let (from, to) = (from.to_string(), to.to_string());
-        self.transact(move |connection| {
-            Box::pin(async move {
-                let copy = "INSERT INTO upstream_sessions (name, version, sealed, changed_at) \
-                     SELECT $1, version + 1, sealed, changed_at FROM upstream_sessions \
-                     WHERE name = $2 AND version = $3 \
-                     ON CONFLICT (name) DO UPDATE SET version = upstream_sessions.version + 1, \
-                     sealed = excluded.sealed, changed_at = excluded.changed_at \
-                     WHERE excluded.changed_at > upstream_sessions.changed_at";
-                let delete = "DELETE FROM upstream_sessions WHERE name = $1 AND version = $2";
-                let copy = sqlx::query(copy).bind(to).bind(from.clone()).bind(version);
-                copy.execute(&mut *connection).await.map_err(failed)?;
-                let delete = sqlx::query(delete).bind(from).bind(version);
-                delete.execute(connection).await.map_err(failed)?;
-                Ok(())
-            })
-        })
-        .await
+        let copy = Statement::new(COPY, [to.into(), from.into(), version.into()]);
+        let remove = Statement::new(REMOVE, [from.into(), version.into()]);
+        self.write([copy, remove]).await.map(drop)
     }
 }

@@ -1,5 +1,7 @@
 //! The store's cases: the same in memory, in a file, and in PostgreSQL.
 
+mod earlier;
+
 use futures_util::future::join_all;
 use tokio::sync::Mutex as TurnMutex;
 use tokio::time::sleep;
@@ -12,11 +14,19 @@ static ONE_AT_A_TIME: TurnMutex<()> = TurnMutex::const_new(());
 
 /// The same cases run in memory, in a file, and in PostgreSQL where the environment names one.
 fn stores() -> Vec<Store> {
-    let folder = std::env::temp_dir().join(format!("mirrorgate-store-{}", std::process::id()));
-    let name = ConversationId::random().expect("random bytes").to_string();
-    let mut locations = vec![Location::Memory, Location::File(folder.join(name).join("test %?.db"))];
-    locations.extend(std::env::var("TEST_POSTGRES_URL").ok().map(|url| Location::Postgres(url.into())));
+    let mut locations = vec![Location::Memory, new_file()];
+    locations.extend(
+        std::env::var("TEST_POSTGRES_URL")
+            .ok()
+            .map(|url| Location::Postgres { url: url.into(), connections: 5 }),
+    );
     locations.into_iter().map(|location| Store::new(location).expect("a store")).collect()
+}
+
+/// A file that is not there yet, in a folder of its own.
+fn new_file() -> Location {
+    let folder = std::env::temp_dir().join(format!("mirrorgate-store-{}", std::process::id()));
+    Location::File(folder.join(owner().0).join("test %?.db"))
 }
 
 fn exchange(question: &str) -> Exchange {
@@ -117,8 +127,7 @@ async fn a_turn_that_cannot_be_kept_does_not_spoil_one_that_is_committed_with_it
 
 #[tokio::test]
 async fn a_turn_that_another_process_went_past_is_refused() {
-    let folder = std::env::temp_dir().join(format!("mirrorgate-store-{}", std::process::id()));
-    let location = Location::File(folder.join(owner().0).join("test.db"));
+    let location = new_file();
     let (ours, theirs) =
         (Store::new(location.clone()).expect("a store"), Store::new(location).expect("a store"));
     let owner = owner();

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use rusqlite::Connection;
 use serde_json::json;
-use sqlx::{Connection, Row, SqliteConnection};
 
 use crate::helpers::{KEY, TestApp, spawn, spawn_before, temporary_folder};
 use crate::upstream::{Fake, Request, Step, chunked, response, send};
@@ -221,15 +221,16 @@ fn upstreams_file(blocks: &[(Option<&str>, &str, &str)]) -> String {
     path
 }
 
-async fn database(folder: &str) -> SqliteConnection {
-    SqliteConnection::connect(&format!("sqlite://{folder}/mirrorgate.db")).await.expect("the store's file")
+fn database(folder: &str) -> Connection {
+    Connection::open(format!("{folder}/mirrorgate.db")).expect("the store's file")
 }
 
 /// What the kept sessions are called.
-async fn kept_names(folder: &str) -> Vec<String> {
-    let query = sqlx::query("SELECT name FROM upstream_sessions ORDER BY name");
-    let rows = query.fetch_all(&mut database(folder).await).await.expect("the table");
-    rows.iter().map(|row| row.get(0)).collect()
+fn kept_names(folder: &str) -> Vec<String> {
+    let database = database(folder);
+    let mut query = database.prepare("SELECT name FROM upstream_sessions ORDER BY name").expect("the table");
+    let names = query.query_map((), |row| row.get(0)).expect("names");
+    names.collect::<Result<_, _>>().expect("names")
 }
 
 /// The service behind one upstream with the login `sso=one`.
@@ -242,10 +243,9 @@ async fn old_store(fake: &Fake) -> String {
     let folder = temporary_folder();
     let app = spawn_single(fake, &folder).await;
     assert_eq!(ask(&app).await, "");
-    within_five_seconds(async || kept_names(&folder).await == [fake.url.as_str()]).await;
+    within_five_seconds(async || kept_names(&folder) == [fake.url.as_str()]).await;
     drop(app);
-    let renamed = sqlx::query("UPDATE upstream_sessions SET name = 'default'");
-    renamed.execute(&mut database(&folder).await).await.expect("the old name");
+    database(&folder).execute("UPDATE upstream_sessions SET name = 'default'", ()).expect("the old name");
     folder
 }
 
@@ -264,7 +264,7 @@ async fn a_login_kept_under_the_old_name_stays_and_is_not_lost_beside_a_second_u
     let app = spawn_single(&fake, &folder).await;
     assert_eq!(ask(&app).await, "");
     assert_eq!(last_cookie(&fake).as_deref(), Some("sso=one-renewed"));
-    assert_eq!(kept_names(&folder).await, [fake.url.as_str()]);
+    assert_eq!(kept_names(&folder), [fake.url.as_str()]);
     drop(app);
 
     let old = old_store(&fake).await;
@@ -274,7 +274,7 @@ async fn a_login_kept_under_the_old_name_stays_and_is_not_lost_beside_a_second_u
         assert_eq!((ask_model(&app, "other").await, ask_model(&app, "unnamed").await), Default::default());
         assert_eq!(last_cookie(&fake).as_deref(), Some("sso=one-renewed"));
         assert_eq!(last_cookie(&other).as_deref(), Some("sso=two"));
-        within_five_seconds(async || kept_names(&folder).await == [fake.url.as_str(), "other"]).await;
+        within_five_seconds(async || kept_names(&folder) == [fake.url.as_str(), "other"]).await;
     }
 }
 
@@ -285,7 +285,7 @@ async fn a_login_of_other_settings_is_not_taken_over() {
     let app = spawn_single(&other, &folder).await;
     assert_eq!(ask(&app).await, "");
     assert_eq!(last_cookie(&other).as_deref(), Some("sso=one"), "it is bound to its address");
-    within_five_seconds(async || kept_names(&folder).await == ["default", other.url.as_str()]).await;
+    within_five_seconds(async || kept_names(&folder) == ["default", other.url.as_str()]).await;
 }
 
 #[actix_web::test]
@@ -299,7 +299,7 @@ async fn the_command_line_gives_a_login_under_the_same_name() {
     let run = actix_web::web::block(move || command.output().expect("the program runs")).await;
     let output = run.expect("a thread");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(kept_names(&folder).await, [fake.url.as_str()]);
+    assert_eq!(kept_names(&folder), [fake.url.as_str()]);
     let app = spawn_single(&fake, &folder).await;
     assert_eq!(ask(&app).await, "");
     assert_eq!(last_cookie(&fake).as_deref(), Some("sso=two-renewed"));
@@ -316,6 +316,6 @@ async fn two_names_for_one_address_have_a_login_each() {
             assert_eq!(ask_model(&app, model).await, "");
             assert_eq!(last_cookie(&fake).as_deref(), Some(cookie));
         }
-        within_five_seconds(async || kept_names(&folder).await == ["one", "two"]).await;
+        within_five_seconds(async || kept_names(&folder) == ["one", "two"]).await;
     }
 }

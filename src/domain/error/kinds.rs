@@ -309,6 +309,13 @@ kinds! {
         upstream: NotAsked,
         hint: "look into the service's log and at `DATABASE_URL` or the disk under `DATA_DIR`; it goes on by itself when the store is back",
     }
+    /// Whether the turn was kept cannot be known now.
+    StorageUncertain {
+        code: "storage_uncertain",
+        api: 424, v1: 503, json_rpc: -32000, retryable: false, log: Warn,
+        upstream: NotAsked,
+        hint: "read the conversation back with GET /api/conversations/{id} when the store is back: if this answer is its last, the turn was kept",
+    }
     /// The store was changed by a newer program.
     StorageNewer {
         code: "storage_newer",
