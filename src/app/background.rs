@@ -91,14 +91,29 @@ impl SessionSync {
         });
     }
 
-    /// Writes the session to the store.
+    /// Writes the session to the store; where another process kept a later login meanwhile, takes that
+    /// over instead.
     ///
     /// # Errors
     /// When the store cannot be used.
     pub async fn keep(&mut self) -> Result<(), Error> {
-        self.version =
-            self.store.keep_session(&self.name, self.vault.seal(&self.session.snapshot())?).await?;
-        Ok(())
+        loop {
+            let sealed = self.vault.seal(&self.session.snapshot())?;
+            if let Some(version) = self.store.keep_session(&self.name, sealed, self.version).await? {
+                self.version = version;
+                return Ok(());
+            }
+            let kept = self.store.session(&self.name).await?;
+            let Some((version, sealed)) = kept else {
+                self.version = 0;
+                continue;
+            };
+            self.version = version;
+            if self.vault.open(&sealed).is_some_and(|text| self.session.restore_later(&text)) {
+                log::info!("a later login of another process was taken over from the store");
+                return Ok(());
+            }
+        }
     }
 
     /// Takes over what is newer in the store.

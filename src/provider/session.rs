@@ -281,18 +281,31 @@ impl Session {
     /// Takes over a kept text, unless the settings have changed since: then those hold. Says
     /// whether it did.
     pub fn restore(&self, text: &str) -> bool {
-        let Ok(snapshot) = serde_json::from_str::<Snapshot>(text) else { return false };
-        let Some(jar) = Jar::restored(&snapshot.cookies, snapshot.given) else { return false };
-        if snapshot.seed != self.seed {
-            return false;
+        let kept = self.read(text);
+        kept.map(|kept| *self.lock() = kept).is_some()
+    }
+
+    /// Takes over a kept text if it is of a later login than this session's. Says whether it did.
+    pub fn restore_later(&self, text: &str) -> bool {
+        let Some(kept) = self.read(text) else { return false };
+        let mut inner = self.lock();
+        let is_later = kept.login > inner.login;
+        if is_later {
+            *inner = kept;
         }
-        *self.lock() = Inner {
+        is_later
+    }
+
+    /// What a kept text holds, if it is of these settings.
+    fn read(&self, text: &str) -> Option<Inner> {
+        let snapshot: Snapshot = serde_json::from_str(text).ok()?;
+        let jar = Jar::restored(&snapshot.cookies, snapshot.given)?;
+        (snapshot.seed == self.seed).then(|| Inner {
             login: snapshot.login,
             jar,
             api_key: snapshot.api_key.map(SecretString::from).and_then(ApiKey::new),
             state: State::Unknown,
-        };
-        true
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -368,6 +381,16 @@ mod tests {
         assert_eq!(sorted(&session, &url), "sso=new");
         session.adopt(&url, ["sso=new-renewed; Path=/"].into_iter(), session.login());
         assert_eq!(sorted(&session, &url), "sso=new-renewed");
+    }
+
+    #[test]
+    fn of_two_that_are_kept_at_the_same_time_the_later_login_stays() {
+        let session = |()| session("https://m.example.com", "sso=old");
+        let (one, other) = (session(()), session(()));
+        assert!(!one.restore_later(&other.snapshot()));
+        other.replace(&other.with(&Credentials { cookie: Some("sso=new".into()), api_key: None }));
+        assert!(one.restore_later(&other.snapshot()) && one.login() == other.login());
+        assert!(!one.restore_later(&session(()).snapshot()));
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! The upstreams' sessions in the store: for each one sealed text, with a version that rises.
 
+use super::Store;
 use super::statement::{Statement, Text, text};
-use super::{Store, unavailable};
 use crate::domain::error::Error;
 
 const READ: &Text = text!["SELECT version, sealed FROM upstream_sessions WHERE name = $1"];
 const KEEP: &Text = text![
-    "INSERT INTO upstream_sessions (name, version, sealed, changed_at) VALUES ($1, 1, $2, " now ") \
+    "INSERT INTO upstream_sessions (name, version, sealed, changed_at) VALUES ($1, $3 + 1, $2, " now ") \
      ON CONFLICT (name) DO UPDATE SET version = upstream_sessions.version + 1, \
-     sealed = excluded.sealed, changed_at = excluded.changed_at RETURNING version"
+     sealed = excluded.sealed, changed_at = excluded.changed_at WHERE upstream_sessions.version = $3 RETURNING version"
 ];
 const COPY: &Text = text![
     "INSERT INTO upstream_sessions (name, version, sealed, changed_at) \
@@ -31,14 +31,15 @@ impl Store {
         Ok(Some((row.integer(0)?, row.text(1)?)))
     }
 
-    /// Keeps a session and gives its version. Of two at the same time, the later stays.
+    /// Keeps a session over the one of this version, 0 where there was none, and gives its own. `None` when
+    /// another has been kept meanwhile, which then stays.
     ///
     /// # Errors
     /// When the store cannot be used.
-    pub async fn keep_session(&self, name: &str, sealed: String) -> Result<i64, Error> {
-        let done = self.write([Statement::new(KEEP, [name.into(), sealed.into()])]).await?;
-        let row = done.first().and_then(|done| done.rows.first());
-        row.ok_or_else(|| unavailable("it does not tell the version of a session"))?.integer(0)
+    pub async fn keep_session(&self, name: &str, sealed: String, version: i64) -> Result<Option<i64>, Error> {
+        let statement = Statement::new(KEEP, [name.into(), sealed.into(), version.into()]);
+        let done = self.write([statement]).await?;
+        done.first().and_then(|done| done.rows.first()).map(|row| row.integer(0)).transpose()
     }
 
     /// Gives a kept session of this version another name. A later session under that name stays.

@@ -287,12 +287,31 @@ async fn usage_adds_up_for_each_owner() {
     }
 }
 
+/// Keeps a session over the one that is there.
+async fn keep(store: &Store, name: &str, text: &str) -> i64 {
+    let before = store.session(name).await.expect("read").map_or(0, |(version, _)| version);
+    store.keep_session(name, text.into(), before).await.expect("kept").expect("nobody else keeps one")
+}
+
+#[tokio::test]
+async fn a_session_is_kept_only_over_the_one_that_was_known() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for store in stores() {
+        let name = owner().0;
+        let first = store.keep_session(&name, "first".into(), 0).await.expect("asked").expect("kept");
+        assert_eq!(store.keep_session(&name, "blind".into(), 0).await.expect("asked"), None);
+        assert_eq!(store.session(&name).await.expect("read"), Some((first, "first".into())));
+        let second = store.keep_session(&name, "second".into(), first).await.expect("asked");
+        assert!(second.is_some_and(|second| second > first));
+    }
+}
+
 #[tokio::test]
 async fn a_renamed_session_gives_way_to_a_later_one() {
     let _alone = ONE_AT_A_TIME.lock().await;
     for store in stores() {
         let (old, new) = (owner().0, owner().0);
-        let first = store.keep_session(&old, "first".into()).await.expect("kept");
+        let first = keep(&store, &old, "first").await;
         store.rename_session(&old, first + 1, &new).await.expect("nothing to do");
         assert_eq!(store.session(&new).await.expect("read"), None, "it has changed since it was read");
         store.rename_session(&old, first, &new).await.expect("renamed");
@@ -300,15 +319,15 @@ async fn a_renamed_session_gives_way_to_a_later_one() {
         let (_, text) = store.session(&new).await.expect("read").expect("a session");
         assert_eq!(text, "first");
 
-        let stale = store.keep_session(&old, "stale".into()).await.expect("kept");
+        let stale = keep(&store, &old, "stale").await;
         sleep(Duration::from_millis(5)).await;
-        let version = store.keep_session(&new, "later".into()).await.expect("kept");
+        let version = keep(&store, &new, "later").await;
         store.rename_session(&old, stale, &new).await.expect("gone");
         assert_eq!(store.session(&new).await.expect("read"), Some((version, "later".into())));
         assert_eq!(store.session(&old).await.expect("read"), None);
 
         sleep(Duration::from_millis(5)).await;
-        let newest = store.keep_session(&old, "newest".into()).await.expect("kept");
+        let newest = keep(&store, &old, "newest").await;
         store.rename_session(&old, newest, &new).await.expect("renamed");
         let (after, text) = store.session(&new).await.expect("read").expect("a session");
         assert_eq!((after > version, text.as_str()), (true, "newest"));
