@@ -5,6 +5,7 @@
 //! elsewhere is spawned as [`carried`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::Either;
 use tokio::task::futures::TaskLocalFuture;
@@ -23,12 +24,13 @@ pub struct Context(Arc<Inner>);
 struct Inner {
     id: Arc<str>,
     share: Share,
+    paid: AtomicBool,
 }
 
 impl Context {
     /// That of a request with this id, which holds this share.
     pub fn new(id: Arc<str>, share: Share) -> Self {
-        Context(Arc::new(Inner { id, share }))
+        Context(Arc::new(Inner { id, share, paid: AtomicBool::new(false) }))
     }
 
     /// The request's id.
@@ -80,6 +82,16 @@ pub fn id() -> Option<Arc<str>> {
 /// When the budget of all requests has not so many left.
 pub fn take(bytes: usize) -> Result<(), Error> {
     CONTEXT.try_with(|context| context.0.share.take(bytes)).unwrap_or(Ok(()))
+}
+
+/// Notes that an upstream may have begun to work for the request.
+pub fn pay() {
+    let _ = CONTEXT.try_with(|context| context.0.paid.store(true, Ordering::Relaxed));
+}
+
+/// Whether an upstream may have worked for the request.
+pub fn is_paid() -> bool {
+    CONTEXT.try_with(|context| context.0.paid.load(Ordering::Relaxed)).unwrap_or_default()
 }
 
 /// Says that so many of the bytes that were taken are not needed any more.

@@ -4,6 +4,7 @@ pub mod conversations;
 pub mod docs;
 pub mod doctor;
 pub mod home;
+pub mod idempotency;
 pub mod live;
 pub mod mcp;
 pub mod metrics;

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::config::Config;
 use crate::domain::error::Error;
 use crate::domain::keys::GatewayKey;
-use crate::gateway::Shared;
+use crate::gateway::{CALLS_KEPT, Shared};
 use crate::http::auth::Guard;
 use crate::provider::Endpoint;
 use crate::provider::session::Session;
@@ -227,6 +227,9 @@ async fn sweep(store: Arc<Store>, ttl: Option<Duration>) {
         }
         if let Err(error) = store.expire_answers(ANSWERS_KEPT).await {
             log::warn!("old answers are not deleted: {}", error.message);
+        }
+        if let Err(error) = store.expire_calls(CALLS_KEPT).await {
+            log::warn!("the answers of old calls are not deleted: {}", error.message);
         }
         let Some(ttl) = ttl else { continue };
         match store.expire(ttl).await {

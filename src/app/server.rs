@@ -120,6 +120,7 @@ pub fn run(
         let (app, _) = App::new().into_utoipa_app().configure(api::routes).split_for_parts();
         app.configure(|application| parts.clone().provide(application, gateway))
             .configure(api::pages)
+            .wrap(from_fn(api::idempotency::check))
             .wrap(from_fn(auth::check))
             .wrap(cors(cors_origins.as_deref()))
             .wrap(Condition::new(open, from_fn(origin::check)))

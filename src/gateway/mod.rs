@@ -1,5 +1,6 @@
 //! The use cases: ask, list the models, tell the health. Every face calls these and nothing below.
 
+mod calls;
 mod catalog;
 mod in_flight;
 mod inference;
@@ -26,6 +27,8 @@ pub use crate::provider::relay::{Form as RelayForm, Request as RelayRequest};
 pub use crate::provider::session::Credentials;
 use crate::store::{Store, Transcript as KeptTranscript};
 use admission::Admission;
+use calls::Calls;
+pub use calls::{Begun, CALLS_KEPT, Call, Head as CallHead, Recorder, Recording};
 use catalog::Catalog;
 pub use health::{Health, Status};
 pub use in_flight::{Failed, InFlight, Reply};
@@ -50,6 +53,7 @@ pub struct Shared {
     most_long: usize,
     usage: Arc<UsageBook>,
     catalog: Arc<Catalog>,
+    calls: Arc<Calls>,
 }
 
 impl Shared {
@@ -64,6 +68,7 @@ impl Shared {
             usage: Arc::new(UsageBook::new(Arc::clone(&metrics))),
             metrics,
             catalog: Arc::default(),
+            calls: Arc::default(),
         }
     }
 

@@ -50,12 +50,10 @@ pub async fn read(
 ) -> Result<Bytes, Error> {
     let limits = request.app_data::<Data<Limits>>().expect("the application holds the limits");
     let limit = limit(limits);
-    let too_large =
-        || Error::new(Kind::BodyTooLarge, format!("the request body is larger than {limit} bytes"));
     let announced =
         request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > limit as u64) {
-        return Err(too_large());
+        return Err(too_large(limit));
     }
     let deadline = Instant::now() + limits.body_time;
     let mut bytes = BytesMut::new();
@@ -70,7 +68,7 @@ pub async fn read(
             Ok(None) => return Ok(first.unwrap_or_else(|| bytes.freeze())),
             Ok(Some(Err(_))) => return Err(Error::new(Kind::InvalidJson, "the request body broke off")),
             Ok(Some(Ok(chunk))) if first.as_ref().map_or(bytes.len(), Bytes::len) + chunk.len() > limit => {
-                return Err(too_large());
+                return Err(too_large(limit));
             }
             // Most bodies come in one piece, which need not be copied.
             Ok(Some(Ok(chunk))) if bytes.is_empty() && first.is_none() => first = Some(chunk),
@@ -80,6 +78,19 @@ pub async fn read(
             }
         }
     }
+}
+
+/// Refuses a body of so many bytes on a path that takes fewer.
+///
+/// # Errors
+/// When it is too large.
+pub fn check_size(request: &HttpRequest, bytes: usize) -> Result<(), Error> {
+    let limit = request.app_data::<Data<Limits>>().expect("the application holds the limits").body_bytes;
+    if bytes > limit { Err(too_large(limit)) } else { Ok(()) }
+}
+
+fn too_large(limit: usize) -> Error {
+    Error::new(Kind::BodyTooLarge, format!("the request body is larger than {limit} bytes"))
 }
 
 /// What a body is declared as, with its parameters.

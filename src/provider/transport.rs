@@ -27,6 +27,7 @@ use super::{Protocol, base};
 use crate::config;
 use crate::domain::error::{Error, Kind};
 use crate::outbound::client::{Client, Unanswered};
+use crate::request;
 
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 const MIRRORGATE: HeaderValue = HeaderValue::from_static(concat!("mirrorgate/", env!("CARGO_PKG_VERSION")));
@@ -152,6 +153,9 @@ impl Transport {
         let browser_login = self.protocol.capabilities.browser_login;
         let place = Place { browser_login, in_conversation: call.in_conversation };
         let outcome = self.exchange(&call, place).await;
+        if call.body.is_some() && outcome.as_ref().err().is_none_or(|error| !error.unworked) {
+            request::pay();
+        }
         // Behind a browser's login no request surely needs it but a question.
         let conclusive = call.body.is_some() || !browser_login;
         self.session.learn(outcome.as_ref().map(drop), conclusive);

@@ -6,6 +6,7 @@
 //! runs to its end, also when its caller has left.
 
 mod answers;
+mod calls;
 mod commit;
 mod continuations;
 mod conversations;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use answers::KeptAnswer;
+pub use calls::{CallKey, KeptCall};
 pub use commit::Exchange;
 pub use conversations::{Conversation, Transcript, Turn};
 use database::Database;

@@ -23,6 +23,7 @@ mod faults;
 mod framing;
 mod home;
 mod hostile;
+mod idempotency;
 mod import_curl;
 mod layering;
 mod limits;
