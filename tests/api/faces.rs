@@ -44,7 +44,9 @@ impl Face {
             }
             Face::Relayed => {
                 let body = json!({"model": "m", "input": message}).to_string();
-                let answer = app.post("/v1/embeddings", KEY, &body).await.json();
+                let answer = app.post("/v1/embeddings", KEY, &body).await;
+                assert!(!answer.text.is_empty(), "{} {:?}", answer.status, answer.headers);
+                let answer = answer.json();
                 refused(&answer).map_or_else(|| Ok(text(&answer["data"][0]["text"])), Err)
             }
             Face::Completion => {

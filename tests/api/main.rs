@@ -31,6 +31,7 @@ mod mcp;
 mod metrics;
 mod open;
 mod operations;
+mod paid;
 mod outputs;
 mod platforms;
 mod readme;
