@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use tokio::time::{Instant, timeout_at};
 
+use super::coding::Coding;
 use super::failure::Place;
 use crate::domain::error::{Error, Kind};
 use crate::outbound::timer::Timer;
@@ -43,7 +44,10 @@ pub struct Body {
     /// Where the answer came from, for the errors in it.
     pub place: Place,
     expected: Option<u64>,
+    coding: Option<Coding>,
+    /// How many bytes came, and how many of text they are.
     received: u64,
+    decoded: u64,
     /// Whether the connection ended where HTTP says that more must come.
     is_cut: bool,
     /// The most that is read of it.
@@ -63,13 +67,16 @@ impl Body {
         response: ClientResponse,
         place: Place,
         expected: Option<u64>,
+        coding: Option<Coding>,
         Bounds { most, idle, deadline }: Bounds,
     ) -> Self {
         Body {
             response,
             place,
             expected,
+            coding,
             received: 0,
+            decoded: 0,
             is_cut: false,
             most,
             idle,
@@ -95,15 +102,22 @@ impl Body {
 
     /// As [`Body::next`].
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>> {
-        match self.response.poll_next_unpin(context) {
-            Poll::Ready(chunk) => {
-                self.silent_until = None;
-                Poll::Ready(self.take(chunk))
-            }
-            Poll::Pending => {
-                let silent_until = *self.silent_until.get_or_insert_with(|| Instant::now() + self.idle);
-                ready!(self.timer.poll(context, silent_until.min(self.until)));
-                Poll::Ready(Err(if silent_until < self.until { self.stalled() } else { over_deadline() }))
+        loop {
+            match self.response.poll_next_unpin(context) {
+                Poll::Ready(chunk) => {
+                    self.silent_until = None;
+                    match self.take(chunk) {
+                        // Compressed bytes may tell nothing before more come.
+                        Ok(Some(bytes)) if bytes.is_empty() => {}
+                        taken => return Poll::Ready(taken),
+                    }
+                }
+                Poll::Pending => {
+                    let silent_until = *self.silent_until.get_or_insert_with(|| Instant::now() + self.idle);
+                    ready!(self.timer.poll(context, silent_until.min(self.until)));
+                    let is_silent = silent_until < self.until;
+                    return Poll::Ready(Err(if is_silent { self.stalled() } else { over_deadline() }));
+                }
             }
         }
     }
@@ -132,26 +146,41 @@ impl Body {
             }
             chunk => chunk.transpose().map_err(|error| cut(&error))?,
         };
-        match &chunk {
-            Some(bytes) => {
-                self.received += bytes.len() as u64;
-                if self.received > self.most {
-                    return Err(Error::new(
-                        Kind::UpstreamTooLarge,
-                        format!("the upstream's answer is longer than {} bytes", self.most),
-                    )
-                    .hinted("ask for a shorter answer, or raise `MAX_ANSWER_BYTES`"));
-                }
-            }
-            None if self.expected.is_some_and(|expected| self.received < expected) => {
+        let Some(bytes) = chunk else {
+            if self.expected.is_some_and(|expected| self.received < expected) {
                 return Err(Error::new(
                     Kind::UpstreamTruncated,
                     "the upstream's answer ended before its announced length",
                 ));
             }
-            None => {}
+            if let Some(coding) = &mut self.coding
+                && !coding.is_complete()
+            {
+                if self.decoded == 0 && self.received > 0 {
+                    return Err(coding.wrong());
+                }
+                self.is_cut = true;
+            }
+            return Ok(None);
+        };
+        self.received += bytes.len() as u64;
+        let bytes = match &mut self.coding {
+            None => bytes,
+            Some(coding) => {
+                let mut text = Vec::new();
+                coding.decode(&bytes, self.most - self.decoded, &mut text)?;
+                text.into()
+            }
+        };
+        self.decoded += bytes.len() as u64;
+        if self.decoded > self.most {
+            return Err(Error::new(
+                Kind::UpstreamTooLarge,
+                format!("the upstream's answer is longer than {} bytes", self.most),
+            )
+            .hinted("ask for a shorter answer, or raise `MAX_ANSWER_BYTES`"));
         }
-        Ok(chunk)
+        Ok(Some(bytes))
     }
 
     /// All that is left of it.
@@ -192,7 +221,7 @@ impl Body {
 
     /// Whether nothing has come yet.
     pub fn is_empty(&self) -> bool {
-        self.received == 0
+        self.decoded == 0
     }
 
     /// Whether it has ended where more must come by HTTP, so that only what the bytes say of their own
@@ -240,9 +269,16 @@ fn is_end(error: &PayloadError) -> bool {
 }
 
 /// As much of an error's body as is worth reading, and comes before the deadline.
-pub async fn error_excerpt(response: ClientResponse, deadline: Instant) -> Vec<u8> {
+///
+/// # Errors
+/// When it is in a coding that is not understood.
+pub async fn error_excerpt(response: ClientResponse, deadline: Instant) -> Result<Vec<u8>, Error> {
+    let coding = Coding::of(response.headers())?;
     let left = deadline.saturating_duration_since(Instant::now());
-    excerpt(response, MAX_ERROR_BYTES, ERROR_BODY_TIME.min(left)).await
+    let bytes = excerpt(response, MAX_ERROR_BYTES, ERROR_BODY_TIME.min(left)).await;
+    let Some(mut coding) = coding else { return Ok(bytes) };
+    let mut text = Vec::new();
+    coding.decode(&bytes, MAX_ERROR_BYTES as u64, &mut text).map(|()| text)
 }
 
 /// As much of a body as comes within the bounds.

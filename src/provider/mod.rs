@@ -1,7 +1,7 @@
 //! The upstreams that the gateway talks to: one folder a protocol, behind one trait.
 //!
 //! A protocol turns a prompt into a request and an answer's bytes into pieces; all else is shared:
-//! `transport` makes the exchange, `body` reads the answer under its limits, `decoding` leads it
+//! `transport` makes the exchange, `body` reads the answer under its limits and out of its `coding`, `decoding` leads it
 //! through a protocol's decoder, `framing` cuts bytes into lines, `template` knows a piece by the one
 //! before, `failure` names what went wrong, `report` keeps what callers may read of it, `session` keeps the login. Nothing outside of this room
 //! asks which protocol an upstream speaks: its capabilities say what that means.
@@ -10,6 +10,7 @@ mod anthropic;
 mod base;
 mod body;
 pub mod breaker;
+mod coding;
 mod decoding;
 mod endpoint;
 pub mod failure;

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::body::{self, Body, Bounds};
+use super::coding::Coding;
 use super::failure::{self, Place};
 use super::reason::Reason;
 use super::report;
@@ -236,19 +237,24 @@ impl Transport {
             return Err(failure::from_redirect(place, status, location, &self.secrets()));
         }
         if status.is_success() {
-            check_encoding(status, response.headers())?;
+            let coding = Coding::of(response.headers());
+            let coding = coding.map_err(|error| error.upstream_status(status.as_u16()))?;
             let expected = content_length(response.headers());
             if expected == Some(0) || status == StatusCode::NO_CONTENT {
                 return Err(body::empty().upstream_status(status.as_u16()));
             }
             let bounds = Bounds { most: self.settings.answer_bytes, idle: timeouts.idle, deadline };
-            return Ok(Body::new(response, place, expected, bounds));
+            return Ok(Body::new(response, place, expected, coding, bounds));
         }
         let headers = response.headers().clone();
         let excerpt = body::error_excerpt(response, deadline).await;
-        let reason = Reason::in_error(&excerpt);
+        let reason = excerpt.as_ref().ok().and_then(|excerpt| Reason::in_error(excerpt));
         let error = failure::from_status(place, status, &headers, reason.as_ref());
-        Err(self.told(error, place, reason.as_ref(), &headers))
+        let error = self.told(error, place, reason.as_ref(), &headers);
+        Err(match excerpt {
+            Ok(_) => error,
+            Err(coding) => error.detail(Some(coding.caller_message())),
+        })
     }
 
     fn target(&self, call: &Call<'_>) -> Result<Rc<Target>, Error> {
@@ -301,19 +307,6 @@ impl Transport {
         }
         request
     }
-}
-
-fn check_encoding(status: StatusCode, headers: &HeaderMap) -> Result<(), Error> {
-    let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?"));
-    if let Some(encoding) = encoding.filter(|encoding| !encoding.trim().eq_ignore_ascii_case("identity")) {
-        return Err(Error::new(
-            Kind::UpstreamEncoding,
-            "the upstream's answer is compressed, which was not asked for",
-        )
-        .detail(report::clean(encoding, &[]))
-        .upstream_status(status.as_u16()));
-    }
-    Ok(())
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

@@ -1,11 +1,14 @@
 //! How answers come over HTTP: interim ones before them, ends by the connection's own, and heads that do
 //! not end. Each is tried on every face, since the mirror decides it and not the caller.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use crate::faces::{Face, Failed, good, good_body};
 use crate::helpers::{KEY, spawn_before};
 use crate::upstream::{Fake, Request, Step, send};
+use flate2::Compression;
+use flate2::write::{GzEncoder, ZlibEncoder};
 
 const PROTOCOLS: [&str; 3] = ["openai", "web-chat", "anthropic"];
 
@@ -65,6 +68,86 @@ async fn an_answer_that_ends_with_its_connection_is_complete_by_its_own_end_alon
                 assert_eq!(given, right, "{protocol} {face:?}");
             }
         }
+    }
+}
+
+/// A text as it comes compressed, flushed after its half as a server that streams does.
+fn compressed(coding: &str, text: &[u8]) -> Vec<u8> {
+    let (first, second) = text.split_at(text.len() / 2);
+    let level = Compression::default();
+    let written = if coding == "gzip" {
+        let mut encoder = GzEncoder::new(Vec::new(), level);
+        encoder
+            .write_all(first)
+            .and_then(|()| encoder.flush())
+            .and_then(|()| encoder.write_all(second))
+            .and_then(|()| encoder.finish())
+    } else {
+        let mut encoder = ZlibEncoder::new(Vec::new(), level);
+        encoder
+            .write_all(first)
+            .and_then(|()| encoder.flush())
+            .and_then(|()| encoder.write_all(second))
+            .and_then(|()| encoder.finish())
+    };
+    written.expect("writing to memory")
+}
+
+/// An answer in this coding, with a pause after so many of its bytes.
+fn coded(status: &str, media: &str, coding: &str, body: &[u8], half: usize) -> Vec<Step> {
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {media}\r\nContent-Encoding: {coding}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let (first, second) = body.split_at(half.min(body.len()));
+    let pause = Step::Pause(Duration::from_millis(2));
+    vec![Step::Send(head.into()), Step::Send(first.into()), pause, Step::Send(second.into())]
+}
+
+#[actix_web::test]
+async fn answers_that_are_compressed_though_nobody_asked_for_it_are_read() {
+    for protocol in PROTOCOLS {
+        for coding in ["gzip", "deflate"] {
+            let fake = Fake::start(move |request| {
+                let (media, body) = good_body(protocol, request, "Hello");
+                coded("200 OK", media, coding, &compressed(coding, body.as_bytes()), 15)
+            })
+            .await;
+            let app = spawn_before(&fake.url, protocol, SETTINGS).await;
+            for face in Face::before(protocol) {
+                assert_eq!(face.ask(&app, "hi").await, Ok("Hello".into()), "{protocol} {face:?} {coding}");
+            }
+        }
+    }
+}
+
+#[actix_web::test]
+async fn compressed_answers_are_bounded_by_what_they_become_and_cut_ones_are_told() {
+    let error = r#"{"error":{"message":"boom ctx"}}"#;
+    let huge = compressed("gzip", format!("{{\"data\":\"{}\"}}", "x".repeat(8 << 20)).as_bytes());
+    assert!(huge.len() < 20_000, "{} bytes", huge.len());
+    let cut = compressed("gzip", br#"{"data":[{"text":"Hello"}"#);
+    let json = "application/json";
+    for (script, status, words) in [
+        (coded("200 OK", json, "gzip", &huge, 10), 502, "upstream_too_large"),
+        (coded("200 OK", json, "gzip", &cut, 10), 502, "upstream_truncated"),
+        (coded("200 OK", json, "br", b"xxxx", 4), 502, "br"),
+        (coded("200 OK", json, "gzip", b"{\"data\":[]}", 4), 502, "upstream_encoding"),
+        (coded("400 Bad Request", json, "gzip", &compressed("gzip", error.as_bytes()), 10), 400, "boom ctx"),
+        (coded("400 Bad Request", json, "br", b"xxxx", 4), 400, "compressed, which was not asked for: br"),
+        // Bytes that say nothing of their own end are whole only with the end of their coding.
+        (coded("200 OK", "audio/mpeg", "gzip", &compressed("gzip", b"sound"), 10), 200, "sound"),
+    ] {
+        let fake = Fake::start(move |_| script.clone()).await;
+        let more = [("MAX_ANSWER_BYTES", "1000000")];
+        let app = spawn_before(&fake.url, "openai", &[SETTINGS, &more].concat()).await;
+        let answer = app.post("/v1/audio/speech", KEY, "{}").await;
+        assert!(
+            answer.status == status && answer.text.contains(words),
+            "{words}: {} {}",
+            answer.status,
+            answer.text
+        );
     }
 }
 

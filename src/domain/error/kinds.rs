@@ -260,7 +260,7 @@ kinds! {
         upstream: Asked { trips_breaker: false, session: Same, health: Down, lists_no_models: false },
         hint: "try again; if it stays, check the path in `UPSTREAM_URL`, and the mirror's own log",
     }
-    /// The upstream's answer is encoded in a way that was not asked for.
+    /// The upstream's answer is encoded in a way that was not asked for and cannot be decoded.
     UpstreamEncoding {
         code: "upstream_encoding",
         api: 424, v1: 502, json_rpc: -32000, retryable: false, log: Warn,
