@@ -4,7 +4,7 @@
 //! kept, or that it surely is not and never will be; where neither can be known, that.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
@@ -14,8 +14,8 @@ use super::{Store, not_found};
 use crate::domain::chat::Thread;
 use crate::domain::error::{Error, Kind};
 
-/// How often, and after which pauses, it is looked whether a turn is kept.
-const LOOKS: u32 = 3;
+/// For how long, and after which pauses, it is looked whether a turn is kept.
+const LOOKING: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 // The number of turns is compared, so that no process writes over another's turn, whatever became of
@@ -177,16 +177,15 @@ impl Store {
         let mut values = key(&turn.owner, turn.id);
         values.push(turn.turn.as_str().into());
         let text = if turn.before == 0 { REVOKE_FIRST } else { REVOKE };
-        for look in 0..LOOKS {
-            if look > 0 {
-                sleep(LOOK_AGAIN).await;
-            }
+        let begin = Instant::now();
+        while begin.elapsed() < LOOKING {
             // This waits for a commit that is under way, and what is read after it is true then.
             if self.write([Statement::new(text, values.clone())]).await.is_ok()
                 && let Ok(kept) = self.is_kept(turn).await
             {
                 return if kept { Ok(()) } else { self.counted(Err(error)) };
             }
+            sleep(LOOK_AGAIN).await;
         }
         Err(Error::new(
             Kind::StorageUncertain,

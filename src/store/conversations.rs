@@ -138,13 +138,16 @@ impl Store {
     ) -> Result<Turn, Error> {
         let (owner, turn) = (owner.clone(), TurnId::random()?.to_string());
         let Some(id) = id else {
-            self.prepare().await?;
+            self.expect_room().await?;
             let (id, conversation) = (ConversationId::random()?, Conversation::default());
             return Ok(Turn { id, owner, turn, conversation, before: 0, lease: None, _lock: None });
         };
-        self.counted(self.database.check_room())?;
-        let lock = self.locks.lock((owner.clone(), id)).await;
         let shared = self.database.shared();
+        if shared.is_none() {
+            // Where there is a lease to take, that tells it.
+            self.expect_room().await?;
+        }
+        let lock = self.locks.lock((owner.clone(), id)).await;
         let most = history.div_ceil(2) as i64;
         let (before, conversation) = self.load(&owner, id, &turn, most).await?;
         let lease = shared.map(|handle| Lease::hold(&self.database, handle, (owner.clone(), id), &turn));

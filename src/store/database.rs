@@ -49,7 +49,7 @@ impl Database {
         }
     }
 
-    /// Connects, brings the schema up to date, and sees that a turn could be kept now.
+    /// Connects, brings the schema up to date, and sees that the database can be written now.
     pub async fn probe(&self) -> Result<(), Error> {
         match self {
             Database::Sqlite(sqlite) => sqlite.probe().await,
@@ -57,17 +57,12 @@ impl Database {
         }
     }
 
-    /// Sees that there is room for a turn, as far as that can be told without a wait.
-    pub fn check_room(&self) -> Result<(), Error> {
+    /// Whether a turn could be kept now, where that is known without a wait.
+    pub fn glance(&self) -> Option<Result<(), Error>> {
         match self {
-            Database::Sqlite(sqlite) => sqlite.check_room(),
-            Database::Postgres(_) => Ok(()),
+            Database::Sqlite(sqlite) => sqlite.glance(),
+            Database::Postgres(_) => None,
         }
-    }
-
-    /// Whether it is known without a look that a turn could be kept.
-    pub fn is_at_hand(&self) -> bool {
-        matches!(self, Database::Sqlite(sqlite) if sqlite.is_at_hand())
     }
 
     /// Whether several processes may share it, so that turns must be ordered in it; then, where work

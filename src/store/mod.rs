@@ -59,16 +59,24 @@ impl Store {
         Ok(Store { location, database, locks: Arc::default(), failures: Counter::default() })
     }
 
-    /// Connects, and brings the schema up to date.
+    /// Connects, brings the schema up to date, and sees that the database can be written now.
     ///
     /// # Errors
     /// [`Kind::StorageUnavailable`] when the database cannot be reached or written now, which heals
     /// by itself; [`Kind::StorageNewer`] when a newer program has changed its schema.
     pub async fn prepare(&self) -> Result<(), Error> {
-        if self.database.is_at_hand() {
-            return Ok(());
-        }
         self.counted(self.database.probe().await)
+    }
+
+    /// Sees that a turn could be kept now; what was written just now tells it for SQLite.
+    ///
+    /// # Errors
+    /// As [`Store::prepare`].
+    async fn expect_room(&self) -> Result<(), Error> {
+        match self.database.glance() {
+            Some(seen) => self.counted(seen),
+            None => self.prepare().await,
+        }
     }
 
     /// Ends all connections; a SQLite file then holds everything in itself.

@@ -86,6 +86,13 @@ def assert_unavailable(response: httpx.Response) -> None:
     assert int(response.headers["retry-after"]) >= 1
 
 
+def assert_uncertain(response: httpx.Response) -> None:
+    """It says that nobody knows, that asking again may do it twice, and where to look."""
+    error = response.json()["error"]
+    assert response.status_code == 424 and error["retryable"] is False, response.text
+    assert re.search(r"GET /api/conversations/conv_[0-9a-f]{32}", error["hint"]), response.text
+
+
 def assert_store_is_down(
     service: Service, mirror: Upstream, conversation: str, *, readable: bool = False
 ) -> None:
@@ -178,7 +185,12 @@ def talk(service: Service, ledger: Ledger, name: str) -> None:
                 except httpx.TransportError:
                     return
                 if response.status_code == 424:
-                    assert_unavailable(response)
+                    if response.json()["error"]["code"] == "storage_uncertain":
+                        assert_uncertain(response)
+                    else:
+                        # Then it surely is not there.
+                        assert_unavailable(response)
+                        ledger.pending = None
                     return
                 body = response.json()
                 assert response.status_code == 200 and body["success"] is True, response.text

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -20,12 +20,15 @@ use super::statement::{Done, Row, Statement, Unwritten};
 use super::{OPERATION_TIME, unavailable};
 use crate::domain::error::{Error, Kind};
 use crate::request;
-use connection::{FileId, Place};
+use connection::{FileId, Place, file_at};
 use reader::Reader;
 use writer::Writer;
 
 /// Threads that read from a file.
 const READERS: usize = 2;
+
+/// How long that something was written tells that something can be.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// How long one waits for a commit that has begun: the disk decides, and what it decides is told.
 const COMMIT_TIME: Duration = Duration::from_secs(20);
@@ -39,8 +42,16 @@ pub struct Sqlite {
     opened: Arc<Opened>,
 }
 
-/// The file that the writer has opened and brought up to date, which a path alone does not tell.
-type Opened = Mutex<Option<FileId>>;
+/// What the writer has opened, and brought up to date, if it has.
+type Opened = Mutex<Option<Open>>;
+
+#[derive(Clone, Copy)]
+struct Open {
+    /// The file, which a path alone does not tell.
+    file: FileId,
+    /// When something was last written, unless that has failed since.
+    wrote: Option<Instant>,
+}
 
 /// What a thread is asked to do.
 struct Order<T> {
@@ -170,22 +181,18 @@ impl Sqlite {
         answered(outcome).await?
     }
 
-    /// Sees that there is room for a turn, as far as that can be told without a wait.
-    ///
-    /// # Errors
-    /// When the disk is full.
-    pub fn check_room(&self) -> Result<(), Error> {
+    /// Sees that a turn could be kept now, where that can be told without a wait; `None` where the one
+    /// who writes must be asked.
+    pub fn glance(&self) -> Option<Result<(), Error>> {
+        let open = (*self.opened.lock().unwrap_or_else(PoisonError::into_inner))?;
         match &self.place {
-            Place::Memory => Ok(()),
-            Place::File(path) => room::check(path),
+            Place::Memory => Some(Ok(())),
+            Place::File(path) => {
+                let is_fresh = open.wrote.is_some_and(|wrote| wrote.elapsed() < FRESH);
+                let is_there = || file_at(path).is_ok_and(|file| file == open.file);
+                (is_fresh && is_there()).then(|| room::check(path))
+            }
         }
-    }
-
-    /// Whether it is known without a look that a turn could be kept: in memory there is no file that
-    /// could be gone.
-    pub fn is_at_hand(&self) -> bool {
-        matches!(self.place, Place::Memory)
-            && self.opened.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Closes all connections; the file then holds everything in itself.

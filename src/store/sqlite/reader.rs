@@ -55,7 +55,7 @@ impl Reader {
     /// The file at the path, if it is the one that the writer has opened.
     fn current_file(&self) -> Option<FileId> {
         let opened = *self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        opened.filter(|opened| file_at(&self.path).is_ok_and(|found| found == *opened))
+        opened.map(|open| open.file).filter(|file| file_at(&self.path).is_ok_and(|found| found == *file))
     }
 
     fn read(&mut self, file: FileId, statement: &Statement) -> Result<Vec<Row>, Error> {

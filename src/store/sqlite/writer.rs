@@ -4,12 +4,13 @@
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::connection::{FileId, MEMORY, Place, create, execute, failed, file_at, migrate, open};
-use super::{Ask, BEGUN, Opened, Order, Work, Write, room};
+use super::{Ask, BEGUN, Open, Opened, Order, Work, Write, room};
 use crate::domain::error::Error;
 use crate::request;
 use crate::store::statement::{Done, Row, Statement, Unwritten, ends_batch};
@@ -87,6 +88,9 @@ impl Writer {
             }
             committed
         });
+        if let Some((file, _)) = self.connection {
+            self.opened(file, committed.is_ok());
+        }
         let outcomes = match committed {
             Ok(outcomes) => outcomes,
             Err(Unwritten { error, undecided }) => {
@@ -96,6 +100,12 @@ impl Writer {
         for (write, outcome) in group.into_iter().zip(outcomes) {
             let _ = write.caller.send(outcome);
         }
+    }
+
+    /// Tells the others that this file is open, and whether it was written now.
+    fn opened(&self, file: FileId, is_written: bool) {
+        let open = Open { file, wrote: is_written.then(Instant::now) };
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(open);
     }
 
     /// Opens the database, and sees that it could be written: that takes the lock and writes nothing.
@@ -121,7 +131,7 @@ impl Writer {
                 let mut connection = open(&self.place)?;
                 migrate(&mut connection)?;
                 log::debug!("the store is open");
-                *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+                self.opened(file, true);
                 connection
             }
         };
