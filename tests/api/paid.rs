@@ -218,7 +218,7 @@ async fn all_breaks(protocol: &'static str) {
         let settings = [
             ("MODELS", "m"),
             ("DATABASE_URL", "memory:"),
-            ("MAX_BODIES_BYTES", "1000000000"),
+            ("MEMORY_BUDGET_BYTES", "1000000000"),
             ("HEADER_TIMEOUT_SECONDS", "60"),
         ];
         let app = spawn_before(&urls, protocol, &settings).await;
