@@ -97,7 +97,7 @@ async fn answer(gateway: &Gateway, question: InferenceRequest) -> ExitCode {
         }
     }
     let _ = say('\n');
-    let reply = in_flight.reply();
+    let reply = in_flight.into_reply();
     if std::io::stderr().is_terminal() {
         let tokens = reply.answer.usage.map_or(0, |usage| usage.total_tokens);
         eprintln!(

@@ -178,7 +178,7 @@ async fn question(upstream: &Upstream, settings: &config::Upstream) -> Finding {
         let mut first = None;
         while let Some(delta) = deltas.next().await {
             let delta = delta?;
-            if !delta.text.is_empty() || !delta.reasoning.is_empty() || delta.settled.is_some() {
+            if !delta.text.is_empty() || !delta.reasoning.is_empty() {
                 first.get_or_insert_with(|| asked.elapsed());
             }
         }

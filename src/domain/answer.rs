@@ -1,43 +1,58 @@
 //! What comes back: pieces as they come, and what they add up to.
 
 use bytes::Bytes;
-use bytestring::ByteString;
 
 use crate::domain::chat::{ToolCall, Usage, estimate_tokens};
 
 /// One piece of an answer: what it means, and, where caller and upstream speak the same protocol,
-/// its bytes as the caller gets them.
+/// its bytes as the caller gets them. It goes through many hands, so it is small.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delta {
     /// Words of the answer.
-    pub text: ByteString,
+    pub text: String,
     /// Words of the model's reasoning, which are not part of the answer.
-    pub reasoning: ByteString,
-    /// The whole answer as the upstream settled it; it wins over the pieces.
-    pub settled: Option<ByteString>,
+    pub reasoning: String,
     /// Tool calls, or pieces of them.
     pub tool_calls: Vec<ToolCallDelta>,
-    /// Why the model stopped.
-    pub finish: Option<ByteString>,
-    /// What the upstream says that the answer cost.
-    pub usage: Option<Usage>,
+    /// What is told of the answer beside its words, which few pieces do.
+    pub metadata: Option<Box<Metadata>>,
     /// An estimate of the tokens in it that stand in none of the fields above.
     pub other_tokens: u64,
+    /// Whether the text is the whole answer as the upstream settled it; it wins over the pieces.
+    pub settled: bool,
     /// Whether a piece could not be read: words may be missing from here on, unless the settled answer
     /// follows.
     pub gap: bool,
-    /// What the upstream calls things.
-    pub names: Option<Box<Names>>,
     /// The piece in the caller's protocol: JSON in one line, or bytes that are not looked at.
     pub wire: Option<Bytes>,
 }
 
+/// What an upstream tells of an answer beside its words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// What it calls things.
+    pub names: Names,
+    /// Why the model stopped.
+    pub finish: Option<String>,
+    /// What it says that the answer cost.
+    pub usage: Option<Usage>,
+}
+
 impl Delta {
+    /// A piece that may tell what the answer cost.
+    pub fn costing(usage: Option<Usage>) -> Self {
+        Metadata { usage, ..Metadata::default() }.into()
+    }
+
+    /// What the upstream says that the answer cost.
+    pub fn usage(&self) -> Option<Usage> {
+        self.metadata.as_ref()?.usage
+    }
+
     /// How much it adds to an answer, in bytes.
     pub fn bytes(&self) -> usize {
         let arguments = self.tool_calls.iter().map(|call| call.arguments.len());
-        let settled = self.settled.as_ref().map_or(0, |text| text.len());
-        self.text.len() + self.reasoning.len() + arguments.sum::<usize>() + settled
+        self.text.len() + self.reasoning.len() + arguments.sum::<usize>()
     }
 
     /// A rough count of the tokens in this piece alone.
@@ -46,6 +61,25 @@ impl Delta {
             estimate_tokens(call.name.as_deref().unwrap_or_default()) + estimate_tokens(&call.arguments)
         });
         estimate_tokens(&self.text) + calls.sum::<u64>() + self.other_tokens
+    }
+}
+
+impl From<Metadata> for Delta {
+    fn from(metadata: Metadata) -> Self {
+        Delta { metadata: metadata.boxed(), ..Delta::default() }
+    }
+}
+
+impl From<Names> for Delta {
+    fn from(names: Names) -> Self {
+        Metadata { names, ..Metadata::default() }.into()
+    }
+}
+
+impl Metadata {
+    /// What an upstream told, if it told anything.
+    pub fn boxed(self) -> Option<Box<Self>> {
+        (self != Metadata::default()).then(|| Box::new(self))
     }
 }
 
@@ -97,14 +131,11 @@ pub struct Answer {
 impl Answer {
     /// Takes one more piece in.
     pub fn apply(&mut self, delta: &Delta) {
-        if let Some(names) = &delta.names {
-            self.rename(names);
-        }
         self.reasoning.push_str(&delta.reasoning);
-        self.text.push_str(&delta.text);
-        if let Some(settled) = &delta.settled {
-            self.text = settled.to_string();
+        if delta.settled {
+            self.text.clear();
         }
+        self.text.push_str(&delta.text);
         for piece in &delta.tool_calls {
             if self.tool_calls.len() <= piece.index {
                 self.tool_calls.resize_with(piece.index + 1, ToolCall::default);
@@ -114,22 +145,22 @@ impl Answer {
             call.name.push_str(piece.name.as_deref().unwrap_or_default());
             call.arguments.push_str(&piece.arguments);
         }
-        if let Some(finish) = &delta.finish {
-            self.finish_reason = Some(finish.to_string());
+        if let Some(metadata) = &delta.metadata {
+            self.learn(metadata);
         }
-        self.usage = delta.usage.or(self.usage);
     }
 
-    fn rename(&mut self, names: &Names) {
-        let Names { response, model, conversation } = names;
+    fn learn(&mut self, Metadata { names, finish, usage }: &Metadata) {
         let later = |known: &mut Option<String>, told: &Option<String>| {
             if told.is_some() {
                 known.clone_from(told);
             }
         };
-        later(&mut self.names.response, response);
-        later(&mut self.names.model, model);
-        later(&mut self.names.conversation, conversation);
+        later(&mut self.names.response, &names.response);
+        later(&mut self.names.model, &names.model);
+        later(&mut self.names.conversation, &names.conversation);
+        later(&mut self.finish_reason, finish);
+        self.usage = usage.or(self.usage);
     }
 }
 
@@ -145,7 +176,7 @@ mod tests {
         answer.apply(&Delta { reasoning: "?".into(), ..Delta::default() });
         answer.apply(&said("b"));
         assert_eq!(answer.text, "ab");
-        answer.apply(&Delta { settled: Some("abc".into()), ..Delta::default() });
+        answer.apply(&Delta { settled: true, ..said("abc") });
         assert_eq!(answer.text, "abc");
     }
 

@@ -194,10 +194,9 @@ impl Usage {
 /// That is close enough to show what a call costs in order of magnitude, and needs no vocabulary
 /// of a model that the gateway does not know.
 pub fn estimate_tokens(text: &str) -> u64 {
-    let (ascii, other) = text.chars().fold((0u64, 0u64), |(ascii, other), character| {
-        if character.is_ascii() { (ascii + 1, other) } else { (ascii, other + 1) }
-    });
-    ascii.div_ceil(4) + other
+    let ascii = text.bytes().filter(u8::is_ascii).count();
+    let other = text.chars().count() - ascii;
+    (ascii.div_ceil(4) + other) as u64
 }
 
 /// A model that an upstream offers.

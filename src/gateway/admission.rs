@@ -77,7 +77,8 @@ impl Admission {
         })
     }
 
-    /// What the work comes to, unless the service's time is over before.
+    /// What the work comes to, unless the service's time is over before. Work that is large is given
+    /// pinned, since it would be copied on its way here.
     ///
     /// # Errors
     /// That it is.

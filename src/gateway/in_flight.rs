@@ -97,11 +97,14 @@ enum Words {
     Missing,
 }
 
+/// The keeping of what came, where there is something to keep.
+type Keeping = Option<LocalBoxFuture<'static, Result<Option<ConversationId>, Error>>>;
+
 /// How far an answer is.
 enum State {
     Running,
     /// What came is being kept; then it ends, with this error where it broke off.
-    Keeping(LocalBoxFuture<'static, Result<Option<ConversationId>, Error>>, Option<Error>),
+    Keeping(Keeping, Option<Error>),
     Over,
 }
 
@@ -145,8 +148,8 @@ impl InFlight {
     }
 
     /// What it came to, once it has ended.
-    pub fn reply(&self) -> Reply {
-        Reply { answer: self.answer.borrow().clone(), conversation_id: self.conversation_id }
+    pub fn into_reply(self) -> Reply {
+        Reply { answer: self.answer.take(), conversation_id: self.conversation_id }
     }
 
     /// The next piece, or `None` when the answer is complete, and kept where it is to be.
@@ -178,7 +181,7 @@ impl InFlight {
     pub async fn whole(mut self) -> Result<Reply, Failed> {
         match poll_fn(|context| self.poll_whole(context)).await {
             Some(failed) => Err(failed),
-            None => Ok(self.reply()),
+            None => Ok(self.into_reply()),
         }
     }
 
@@ -200,9 +203,16 @@ impl InFlight {
     /// Waits until what came is kept; gives the failure, if it fails.
     fn poll_kept(&mut self, context: &mut Context<'_>) -> Poll<Option<Failed>> {
         let State::Keeping(work, failure) = &mut self.state else { return Poll::Ready(None) };
-        let (kept, failure) = (ready!(work.as_mut().poll(context)), failure.take());
+        let kept =
+            work.as_mut().map_or(Poll::Ready(Ok(self.conversation_id)), |work| work.as_mut().poll(context));
+        let (kept, failure) = (ready!(kept), failure.take());
         self.state = State::Over;
         Poll::Ready(self.settle(kept, failure))
+    }
+
+    /// What it came to, as far as it has come.
+    fn reply(&self) -> Reply {
+        Reply { answer: self.answer.borrow().clone(), conversation_id: self.conversation_id }
     }
 
     /// Takes a piece in, and makes it one as the caller gets it.
@@ -221,9 +231,11 @@ impl InFlight {
         if delta.gap {
             self.words = Words::Gap;
         }
-        if let Some(settled) = delta.settled.take_if(|_| self.stream) {
+        if delta.settled && self.stream {
             // What was sent stands; only what the pieces left out can be added. The upstream may also
             // settle its answer in other words, as when it takes its marks for sources out.
+            let settled = std::mem::take(&mut delta.text);
+            delta.settled = false;
             match settled.strip_prefix(self.answer.borrow().text.as_str()) {
                 Some(rest) => {
                     delta.text = rest.into();
@@ -232,7 +244,7 @@ impl InFlight {
                 None if self.words == Words::Gap => self.words = Words::Missing,
                 None => {}
             }
-        } else if delta.settled.is_some() {
+        } else if delta.settled {
             self.words = Words::Complete;
         }
         self.answer.borrow_mut().apply(delta);
@@ -249,14 +261,11 @@ impl InFlight {
             answer.usage = Some(self.meter.usage());
         }
         let keeps = comes_to_something && !matches!(memory, Memory::None);
-        let kept: LocalBoxFuture<'static, _> = if keeps {
+        let kept = keeps.then(|| -> LocalBoxFuture<'static, _> {
             let (store, answer) = (Arc::clone(&self.store), answer.clone());
             let (upstream, partial) = (self.upstream.clone(), failure.is_some());
             Box::pin(async move { memory.keep(&store, &answer, upstream, partial).await })
-        } else {
-            drop(memory);
-            Box::pin(std::future::ready(Ok(self.conversation_id)))
-        };
+        });
         self.state = State::Keeping(kept, failure);
     }
 

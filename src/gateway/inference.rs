@@ -2,6 +2,7 @@
 //! whole or streamed.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,7 +76,7 @@ impl Gateway {
             Asked::Turn(turn) => turn.conversation,
             Asked::Transcript(_) => None,
         };
-        let begun = self.shared.admission.until_over(self.begin(request, answer)).await;
+        let begun = self.shared.admission.until_over(pin!(self.begin(request, answer))).await;
         begun.unwrap_or_else(|error| Err(failed_in(asked_in, error)))
     }
 

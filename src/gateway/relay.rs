@@ -1,5 +1,6 @@
 //! Any other request of the OpenAI protocol, passed on to an upstream that speaks it.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use super::Gateway;
@@ -32,7 +33,7 @@ impl Gateway {
         request: Request,
         tokens: fn(&[u8]) -> u64,
     ) -> Result<Relaying, Error> {
-        self.shared.admission.until_over(self.begin_relay(owner, request, tokens)).await?
+        self.shared.admission.until_over(pin!(self.begin_relay(owner, request, tokens))).await?
     }
 
     async fn begin_relay(

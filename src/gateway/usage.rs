@@ -98,10 +98,10 @@ impl Meter {
 
     /// Takes in what a piece of the answer tells of the cost, or else an estimate of its tokens.
     pub fn take(&mut self, delta: &Delta) {
-        match (delta.usage, &delta.settled) {
-            (Some(told), _) => self.told = Some(told),
-            (None, Some(settled)) => self.tokens = estimate_tokens(settled),
-            (None, None) => self.tokens += delta.tokens(),
+        match delta.usage() {
+            Some(told) => self.told = Some(told),
+            None if delta.settled => self.tokens = delta.tokens(),
+            None => self.tokens += delta.tokens(),
         }
     }
 

@@ -113,8 +113,9 @@ pub fn is_json(media: &str) -> bool {
 /// # Errors
 /// When it is not, or is compressed.
 pub fn check_media_type(request: &HttpRequest) -> Result<(), Error> {
-    let is_json = media_type(request).eq_ignore_ascii_case("application/json");
-    let is_utf8 = declared(request).split(';').skip(1).map(str::trim).all(|parameter| {
+    let mut declared = declared(request).split(';').map(str::trim);
+    let is_json = declared.next().is_some_and(|media| media.eq_ignore_ascii_case("application/json"));
+    let is_utf8 = declared.all(|parameter| {
         let charset = parameter.to_ascii_lowercase();
         charset
             .strip_prefix("charset=")

@@ -96,12 +96,22 @@ pub struct SseEvents {
     /// How often it was tried whether these have ended.
     tries: usize,
     started: bool,
+    /// How many lines were none of an event stream.
+    pub skipped: usize,
 }
 
 impl SseEvents {
     /// Events of at most so many bytes of data.
     pub fn new(max_bytes: usize) -> Self {
-        SseEvents { max_bytes, data: Vec::new(), has_data: false, bare: false, tries: 0, started: false }
+        SseEvents {
+            max_bytes,
+            data: Vec::new(),
+            has_data: false,
+            bare: false,
+            tries: 0,
+            started: false,
+            skipped: 0,
+        }
     }
 
     /// Takes one line in; a line that ends an event with data gives that data.
@@ -122,7 +132,10 @@ impl SseEvents {
             _ if is_bare => line,
             Some([]) => &[],
             Some([b':', b' ', data @ ..]) | Some([b':', data @ ..]) => data,
-            _ => return Ok(None),
+            _ => {
+                self.skipped += usize::from(!is_sse_line(line));
+                return Ok(None);
+            }
         };
         self.bare = is_bare;
         within_limit(self.data.len() + data.len() + 1, self.max_bytes)?;
@@ -146,6 +159,12 @@ impl SseEvents {
         self.tries = 0;
         mem::take(&mut self.has_data).then(|| mem::take(&mut self.data))
     }
+}
+
+/// Whether a line is one of an event stream, or the beginning of one.
+fn is_sse_line(line: &[u8]) -> bool {
+    let fields = [&b"data"[..], b":", b"event", b"id", b"retry", b"error", b"{", "\u{feff}".as_bytes()];
+    fields.iter().any(|field| line.starts_with(field) || field.starts_with(line))
 }
 
 #[cfg(test)]

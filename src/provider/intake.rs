@@ -15,7 +15,7 @@ pub struct Intake {
     form: Form,
     /// What came before the first byte that tells the form.
     begun: Vec<u8>,
-    /// How many lines were none of an event stream.
+    /// How many lines were none of an event stream; known at the end.
     pub skipped: usize,
 }
 
@@ -73,10 +73,7 @@ impl Intake {
                 all.extend_from_slice(bytes);
                 Ok(())
             }
-            Form::Events(lines, sse) => lines.feed(bytes, |line| {
-                self.skipped += usize::from(!is_sse_line(line));
-                sse.line(line)?.map_or(Ok(()), &mut each)
-            }),
+            Form::Events(lines, sse) => lines.feed(bytes, |line| sse.line(line)?.map_or(Ok(()), &mut each)),
         }
     }
 
@@ -87,16 +84,10 @@ impl Intake {
             Form::Json(bytes) => Rest::Json(bytes),
             Form::Events(mut lines, mut sse) => {
                 let last = lines.rest().unwrap_or_default();
-                self.skipped += usize::from(!is_sse_line(&last));
                 let complete = sse.line(&last)?;
+                self.skipped = sse.skipped;
                 Rest::Event(complete.or_else(|| sse.end()).unwrap_or_default())
             }
         })
     }
-}
-
-/// Whether a line is one of an event stream, or the beginning of one.
-fn is_sse_line(line: &[u8]) -> bool {
-    let fields = [&b"data"[..], b":", b"event", b"id", b"retry", b"error", b"{", "\u{feff}".as_bytes()];
-    fields.iter().any(|field| line.starts_with(field) || field.starts_with(line))
 }

@@ -91,7 +91,7 @@ pub(super) async fn relay(transport: &Rc<Transport>, request: &Request) -> Resul
     let (form, deltas) = if media == "application/json" || media.ends_with("+json") {
         let bytes = body.whole().await?;
         let usage = whole(&bytes).map_err(|fault| fault.into_error(transport, &body))?;
-        (Form::Whole, Deltas::whole(&body, Delta { usage, wire: Some(bytes), ..Delta::default() }))
+        (Form::Whole, Deltas::whole(&body, Delta { wire: Some(bytes), ..Delta::costing(usage) }))
     } else if media == "text/event-stream" {
         let decoder = EventBlocks::new(transport.line_bytes());
         (Form::Events, decode(Rc::clone(transport), body, decoder))
@@ -233,7 +233,7 @@ impl EventBlocks {
             self.ended = is_last(data)?;
         }
         let usage = look(data).unwrap_or_default();
-        pieces.push_back(Delta { usage, wire: Some(block.into()), ..Delta::default() });
+        pieces.push_back(Delta { wire: Some(block.into()), ..Delta::costing(usage) });
         Ok(())
     }
 }
@@ -280,7 +280,7 @@ mod tests {
         let complete = decoder.finish(&mut queue).is_ok();
         let wire = queue.iter().filter_map(|delta| delta.wire.as_ref());
         let text = wire.map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect();
-        (text, queue.iter().find_map(|chunk| chunk.usage), complete)
+        (text, queue.iter().find_map(Delta::usage), complete)
     }
 
     #[test]

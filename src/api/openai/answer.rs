@@ -80,10 +80,10 @@ impl Writer {
         let mut delta = Map::new();
         self.role(&mut delta);
         if !reasoning.is_empty() {
-            delta.insert("reasoning_content".into(), reasoning.to_string().into());
+            delta.insert("reasoning_content".into(), reasoning.as_str().into());
         }
         if !text.is_empty() {
-            delta.insert("content".into(), text.to_string().into());
+            delta.insert("content".into(), text.as_str().into());
         }
         if !tool_calls.is_empty() {
             delta.insert("tool_calls".into(), tool_calls.iter().map(tool_call).collect());

@@ -100,7 +100,7 @@ async fn whole(gateway: Arc<Gateway>, asked: InferenceRequest, request_id: Strin
             wire = delta?.wire.or(wire);
         }
         let headers = headers::told(in_flight.upstream_headers()).collect();
-        Ok((in_flight.reply().answer, wire, headers))
+        Ok((in_flight.into_reply().answer, wire, headers))
     };
     match outcome.await {
         Ok((answer, wire, headers)) => {

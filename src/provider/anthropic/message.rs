@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bytestring::ByteString;
 use serde_json::Value;
 
-use crate::domain::answer::{Delta, Names, ToolCallDelta};
+use crate::domain::answer::{Delta, Metadata, Names, ToolCallDelta};
 use crate::domain::chat::Usage;
 use crate::provider::decoding::new_call_id;
 
@@ -66,8 +65,7 @@ impl Message {
         self.spent.add(&message["usage"]);
         let text = |name: &str| message[name].as_str().filter(|text| !text.is_empty()).map(String::from);
         if !std::mem::replace(&mut self.named, true) {
-            let names = Names { response: text("id"), model: text("model"), conversation: None };
-            deltas.push_back(Delta { names: Some(Box::new(names)), ..Delta::default() });
+            deltas.push_back(Names { response: text("id"), model: text("model"), conversation: None }.into());
         }
     }
 
@@ -129,7 +127,7 @@ impl Message {
             // The words of a refusal are the answer, where there is no other.
             let explanation = delta["stop_details"]["explanation"].as_str().filter(|_| !self.spoke);
             deltas.extend(explanation.and_then(|words| self.say(words, Words::Answer)));
-            deltas.push_back(Delta { finish: Some(finish(reason).into()), ..Delta::default() });
+            deltas.push_back(Metadata { finish: Some(finish(reason).into()), ..Metadata::default() }.into());
         }
         self.tell_cost(deltas);
     }
@@ -144,7 +142,7 @@ impl Message {
         let usage = self.spent.usage();
         if usage != self.told {
             self.told = usage;
-            deltas.push_back(Delta { usage, ..Delta::default() });
+            deltas.push_back(Delta::costing(usage));
         }
     }
 
@@ -153,13 +151,12 @@ impl Message {
         if words.is_empty() {
             return None;
         }
-        let words = ByteString::from(words);
         Some(match kind {
             Words::Answer => {
                 self.spoke = true;
-                Delta { text: words, ..Delta::default() }
+                Delta { text: words.into(), ..Delta::default() }
             }
-            Words::Reasoning => Delta { reasoning: words, ..Delta::default() },
+            Words::Reasoning => Delta { reasoning: words.into(), ..Delta::default() },
         })
     }
 }

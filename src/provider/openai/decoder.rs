@@ -11,8 +11,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::Bytes;
-use bytestring::ByteString;
+use memchr::memchr;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -21,7 +20,7 @@ use serde_json::{Map, Value, json};
 use super::tool_calls::Held;
 use super::whole::CHUNK;
 use super::{usage, whole};
-use crate::domain::answer::{Delta, Names};
+use crate::domain::answer::{Delta, Metadata, Names};
 use crate::domain::chat::estimate_tokens;
 use crate::domain::error::{Error, Kind};
 use crate::provider::decoding::{Decoder, Fault, Progress};
@@ -110,6 +109,11 @@ impl SeenDelta<'_> {
 /// Decodes a streamed completion into chunks; a whole one becomes one chunk.
 pub struct Chunks {
     intake: Intake,
+    completion: Completion,
+}
+
+/// What is known of a completion.
+struct Completion {
     /// How many choices the caller asked for.
     choices: usize,
     /// Whether the bytes alone are wanted: then words are counted where they stand.
@@ -120,7 +124,7 @@ pub struct Chunks {
     /// Why each choice ended.
     finished: BTreeMap<u64, String>,
     /// Tool calls that are still being written.
-    pub(super) held: Held,
+    held: Held,
     /// The form of the latest chunk, where the next can be known by it, and which words it says.
     template: Option<(Template, Words)>,
     /// Whether the upstream's id of the answer and the model were told.
@@ -133,8 +137,7 @@ pub struct Chunks {
 impl Chunks {
     /// A decoder of a completion with this many choices, in lines of at most so many bytes.
     pub fn new(choices: usize, line_bytes: usize) -> Self {
-        Chunks {
-            intake: Intake::new(line_bytes),
+        let completion = Completion {
             choices,
             wire_only: false,
             seen: BTreeSet::new(),
@@ -146,30 +149,27 @@ impl Chunks {
             understood: false,
             done: false,
             skipped: 0,
-        }
+        };
+        Chunks { intake: Intake::new(line_bytes), completion }
     }
-}
 
-impl Chunks {
     /// The same for a caller of the same protocol, who gets the bytes.
-    pub fn for_wire(self) -> Self {
-        Chunks { wire_only: true, ..self }
+    pub fn for_wire(mut self) -> Self {
+        self.completion.wire_only = true;
+        self
     }
 }
 
 impl Decoder for Chunks {
     fn feed(&mut self, bytes: &[u8], deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
-        // The closure cannot borrow the intake and the rest of the decoder at once.
-        let mut intake = std::mem::take(&mut self.intake);
-        let result = intake.feed(bytes, |data| self.event(data, false, deltas));
-        self.intake = intake;
-        result
+        let Chunks { intake, completion } = self;
+        intake.feed(bytes, |data| completion.event(data, false, deltas))
     }
 
     fn progress(&self) -> Progress {
-        if self.done {
+        if self.completion.done {
             Progress::Done
-        } else if self.has_ended() {
+        } else if self.completion.has_ended() {
             Progress::Settled
         } else {
             Progress::Open
@@ -177,30 +177,31 @@ impl Decoder for Chunks {
     }
 
     fn finish(&mut self, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
-        match self.intake.finish()? {
+        let Chunks { intake, completion } = self;
+        match intake.finish()? {
             Rest::Nothing => Err(Fault::empty()),
             Rest::Json(bytes) => {
                 deltas.push_back(whole::chunk_of(&bytes)?);
                 Ok(())
             }
             Rest::Event(data) => {
-                self.event(data.clone(), true, deltas)?;
-                self.skipped += self.intake.skipped;
-                deltas.extend(self.held.release(|_| true));
-                if self.skipped > 0 {
-                    log::warn!(lines = self.skipped; "skipped parts of the upstream's stream that are not of the protocol");
+                completion.event(data.clone(), true, deltas)?;
+                completion.skipped += intake.skipped;
+                deltas.extend(completion.held.release(|_| true));
+                if completion.skipped > 0 {
+                    log::warn!(lines = completion.skipped; "skipped parts of the upstream's stream that are not of the protocol");
                 }
-                if self.done || self.has_ended() {
+                if completion.done || completion.has_ended() {
                     Ok(())
                 } else {
-                    Err(Fault::unfinished(self.understood, self.skipped, &data))
+                    Err(Fault::unfinished(completion.understood, completion.skipped, &data))
                 }
             }
         }
     }
 }
 
-impl Chunks {
+impl Completion {
     fn has_ended(&self) -> bool {
         self.finished.len() >= self.choices.max(self.seen.len())
     }
@@ -222,16 +223,22 @@ impl Chunks {
             return Ok(());
         }
         // In valid JSON a line end stands between tokens alone, so a blank means the same.
-        data.iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = b' ');
-        let data = Bytes::from(data);
+        let mut rest = data.as_mut_slice();
+        while let Some(end) = memchr(b'\n', rest) {
+            rest[end] = b' ';
+            rest = &mut rest[end + 1..];
+        }
         if let Some((template, kind)) = &self.template
             && let Some(words) = template.words(&data)
         {
-            deltas.push_back(match (self.wire_only, kind) {
-                (false, kind) => said(&data, words.into(), *kind),
-                (true, Words::Answer) => counted(&data, estimate_tokens(words)),
-                (true, Words::Reasoning) => counted(&data, 0),
-            });
+            let mut delta = match (self.wire_only, kind) {
+                (true, Words::Answer) => Delta { other_tokens: estimate_tokens(words), ..Delta::default() },
+                (true, Words::Reasoning) => Delta::default(),
+                (false, Words::Answer) => Delta { text: words.into(), ..Delta::default() },
+                (false, Words::Reasoning) => Delta { reasoning: words.into(), ..Delta::default() },
+            };
+            delta.wire = Some(data.into());
+            deltas.push_back(delta);
             return Ok(());
         }
         let understood = self.understood;
@@ -240,7 +247,7 @@ impl Chunks {
         let looked = match serde_json::from_str::<Seen<'_>>(text) {
             Ok(seen) => {
                 let words = seen.words(self.first);
-                let looked = self.look(&data, seen);
+                let looked = self.look(seen);
                 let template = words.filter(|_| looked.is_some() && self.finished.is_empty());
                 self.template = template.and_then(|(words, kind)| Some((Template::of(&data, words)?, kind)));
                 looked
@@ -248,7 +255,7 @@ impl Chunks {
             Err(_) => None,
         };
         match looked {
-            Some(delta) => deltas.push_back(delta),
+            Some(delta) => deltas.push_back(Delta { wire: Some(data.into()), ..delta }),
             None => self.mend(serde_json::from_str(text).map_err(|_| broken())?, deltas)?,
         }
         Ok(())
@@ -269,13 +276,14 @@ impl Chunks {
             let choice = json!({ "index": index, "delta": {}, "finish_reason": "stop" });
             let wire = json!({ "object": CHUNK, "choices": [choice] }).to_string().into();
             let finish = (self.first == Some(*index)).then(|| "stop".into());
-            deltas.push_back(Delta { finish, wire: Some(wire), ..Delta::default() });
+            let metadata = Metadata { finish, ..Metadata::default() };
+            deltas.push_back(Delta { wire: Some(wire), ..metadata.into() });
         }
         Ok(())
     }
 
     /// Takes in a chunk that can go on as it is; `None` for one that must be looked at more closely.
-    fn look(&mut self, data: &Bytes, seen: Seen<'_>) -> Option<Delta> {
+    fn look(&mut self, seen: Seen<'_>) -> Option<Delta> {
         let spent = seen.usage.map(|text| serde_json::from_str(text.get()).ok().as_ref().and_then(usage));
         let choices = seen.choices.filter(|_| spent != Some(None))?;
         // A failure, if it is one, is told apart with all its fields.
@@ -298,37 +306,34 @@ impl Chunks {
         }
         let name = |name: Option<&RawValue>| name.and_then(text).map(Cow::into_owned);
         let names = self.names(|| (name(seen.id), name(seen.model)));
-        let mut delta = Delta { usage: spent.flatten(), names, wire: Some(data.clone()), ..Delta::default() };
+        let mut metadata = Metadata { names, usage: spent.flatten(), finish: None };
+        let mut delta = Delta::default();
         for SeenChoice { index, finish_reason, delta: said, .. } in choices {
             let index = index.unwrap_or_default();
             let finish = finish_reason.and_then(text).filter(|reason| !reason.is_empty());
             self.note(index, finish.as_deref());
-            let words = |raw: Option<&RawValue>| {
-                raw.and_then(text).map_or_else(ByteString::new, |words| slice(data, words))
-            };
             let (content, reasoning) =
                 said.map_or((None, None), |said| (said.content, said.reasoning_content.or(said.reasoning)));
-            if self.wire_only {
-                delta.other_tokens += content.and_then(text).map_or(0, |words| estimate_tokens(&words));
-            } else if self.first == Some(index) {
-                delta.text = words(content);
-                delta.reasoning = words(reasoning);
-                delta.finish = finish.map(|reason| slice(data, reason));
+            if self.first == Some(index) && !self.wire_only {
+                delta.text = words(content).into_owned();
+                delta.reasoning = words(reasoning).into_owned();
+                metadata.finish = finish.map(Cow::into_owned);
             } else {
                 delta.other_tokens += estimate_tokens(&words(content));
             }
         }
+        delta.metadata = metadata.boxed();
         Some(delta)
     }
 
     /// What the upstream calls the answer and its model, once.
-    fn names(&mut self, told: impl FnOnce() -> (Option<String>, Option<String>)) -> Option<Box<Names>> {
+    fn names(&mut self, told: impl FnOnce() -> (Option<String>, Option<String>)) -> Names {
         if std::mem::replace(&mut self.named, true) {
-            return None;
+            return Names::default();
         }
         let (id, model) = told();
         let some = |name: Option<String>| name.filter(|name| !name.is_empty());
-        Some(Box::new(Names { response: some(id), model: some(model), conversation: None }))
+        Names { response: some(id), model: some(model), conversation: None }
     }
 
     fn note(&mut self, choice: u64, reason: Option<&str>) {
@@ -360,7 +365,7 @@ impl Chunks {
         };
         let text = |name: &str| chunk.get(name).and_then(Value::as_str).map(String::from);
         let names = self.names(|| (text("id"), text("model")));
-        let mut delta = Delta { usage: spent, names, ..Delta::default() };
+        let mut delta = Delta::from(Metadata { names, usage: spent, finish: None });
         let before = choices.len();
         for (place, choice) in choices.iter_mut().enumerate() {
             if let Some(choice) =
@@ -406,7 +411,9 @@ impl Chunks {
         }
         if self.first == Some(index) {
             whole::take(said, delta);
-            delta.finish = reason.map(ByteString::from);
+            if reason.is_some() {
+                delta.metadata.get_or_insert_default().finish = reason;
+            }
         } else {
             delta.other_tokens += said.get("content").and_then(Value::as_str).map_or(0, estimate_tokens);
         }
@@ -420,25 +427,6 @@ impl Chunks {
     }
 }
 
-/// A chunk that says these words and is good as it is.
-fn said(data: &Bytes, words: Cow<'_, str>, kind: Words) -> Delta {
-    let (wire, words) = (Some(data.clone()), slice(data, words));
-    match kind {
-        Words::Answer => Delta { text: words, wire, ..Delta::default() },
-        Words::Reasoning => Delta { reasoning: words, wire, ..Delta::default() },
-    }
-}
-
-/// A chunk whose words are counted and stay where they are.
-fn counted(data: &Bytes, tokens: u64) -> Delta {
-    Delta { other_tokens: tokens, wire: Some(data.clone()), ..Delta::default() }
-}
-
-/// A text that was read out of these bytes, without a copy where it stands there as it is.
-fn slice(data: &Bytes, text: Cow<'_, str>) -> ByteString {
-    match text {
-        Cow::Borrowed("") => ByteString::new(),
-        Cow::Borrowed(text) => data.slice_ref(text.as_bytes()).try_into().unwrap_or_default(),
-        Cow::Owned(text) => text.into(),
-    }
+fn words(raw: Option<&RawValue>) -> Cow<'_, str> {
+    raw.and_then(text).unwrap_or_default()
 }

@@ -13,7 +13,7 @@ pub fn joined(bytes: &[u8], choices: usize) -> Result<Delta, Fault> {
     // Its length is bounded already, and so are its lines.
     let (deltas, end) = read(&mut Chunks::new(choices, usize::MAX), &[bytes]);
     end?;
-    let usage = deltas.iter().filter_map(|delta| delta.usage).next_back();
+    let usage = deltas.iter().filter_map(Delta::usage).next_back();
     let other_tokens = deltas.iter().map(Delta::tokens).sum();
     let mut whole = Map::new();
     let mut messages: BTreeMap<u64, (Map<String, Value>, Value)> = BTreeMap::new();
@@ -40,7 +40,7 @@ pub fn joined(bytes: &[u8], choices: usize) -> Result<Delta, Fault> {
     });
     whole.insert("choices".into(), choices.collect());
     let wire = Some(Value::Object(whole).to_string().into());
-    Ok(Delta { usage, other_tokens, wire, ..Delta::default() })
+    Ok(Delta { other_tokens, wire, ..Delta::costing(usage) })
 }
 
 /// Adds a field of a delta to a message: texts and lists go on, all else is replaced.

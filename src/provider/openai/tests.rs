@@ -125,7 +125,7 @@ fn a_stream_that_was_not_asked_for_is_joined() {
         (Some("你"), Some(2))
     );
     assert_eq!(whole["choices"][0]["finish_reason"], "stop");
-    assert_eq!(chunk.usage.map(|usage| usage.prompt_tokens), Some(3));
+    assert_eq!(chunk.usage().map(|usage| usage.prompt_tokens), Some(3));
 }
 
 #[test]

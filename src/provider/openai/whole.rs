@@ -1,14 +1,13 @@
 //! Completions that are there as a whole: looked at, or made into a chunk of a stream.
 
 use bytes::Bytes;
-use bytestring::ByteString;
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::usage;
-use crate::domain::answer::{Delta, Names, ToolCallDelta};
+use crate::domain::answer::{Delta, Metadata, Names, ToolCallDelta};
 use crate::domain::chat::{Usage, estimate_tokens};
 use crate::provider::decoding::Fault;
 use crate::provider::reason::BROKEN_OFF;
@@ -29,7 +28,7 @@ pub fn take(message: &mut Map<String, Value>, delta: &mut Delta) {
     let reasoning = [text("reasoning_content"), text("reasoning")];
     delta.reasoning = reasoning.into_iter().find(|words| !words.is_empty()).unwrap_or_default().into();
     // The words of a refusal are the answer.
-    delta.text = [text("content"), text("refusal")].concat().into();
+    delta.text = [text("content"), text("refusal")].concat();
 }
 
 /// The text that the parts of a content are, if they are nothing else.
@@ -73,7 +72,8 @@ pub fn chunk_of(bytes: &[u8]) -> Result<Delta, Fault> {
     let text = |name: &str| object.get(name)?.as_str().filter(|text| !text.is_empty()).map(String::from);
     let names = Names { response: text("id"), model: text("model"), conversation: None };
     let spent = object.get("usage").and_then(usage);
-    let mut delta = Delta { usage: spent, names: Some(Box::new(names)), ..Delta::default() };
+    let mut metadata = Metadata { names, usage: spent, finish: None };
+    let mut delta = Delta::default();
     let choices = object.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten();
     for (place, choice) in choices.filter_map(Value::as_object_mut).enumerate() {
         let mut message = choice.remove("message").unwrap_or_else(|| json!({}));
@@ -85,12 +85,11 @@ pub fn chunk_of(bytes: &[u8]) -> Result<Delta, Fault> {
         }
         if let Some(message) = message.as_object_mut().filter(|_| place == 0) {
             take(message, &mut delta);
-            delta.finish = choice.get("finish_reason").and_then(Value::as_str).map(ByteString::from);
+            metadata.finish = choice.get("finish_reason").and_then(Value::as_str).map(String::from);
         }
         choice.insert("delta".into(), message);
     }
-    delta.wire = Some(value.to_string().into());
-    Ok(delta)
+    Ok(Delta { metadata: metadata.boxed(), wire: Some(value.to_string().into()), ..delta })
 }
 
 fn call_of(index: usize, call: &Map<String, Value>) -> ToolCallDelta {
@@ -116,76 +115,92 @@ fn whole_value(bytes: &[u8]) -> Result<Value, Fault> {
     }
 }
 
+/// What matters in a whole completion.
+#[derive(Deserialize)]
+struct Whole<'a> {
+    #[serde(borrow)]
+    choices: Option<Vec<WholeChoice<'a>>>,
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct WholeChoice<'a> {
+    #[serde(borrow)]
+    message: Option<Message<'a>>,
+    finish_reason: Option<&'a str>,
+    error: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    #[serde(borrow, default, deserialize_with = "present")]
+    content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tool_calls: Option<Vec<Call<'a>>>,
+}
+
+#[derive(Deserialize)]
+struct Call<'a> {
+    #[serde(borrow)]
+    function: Option<Function<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Function<'a> {
+    #[serde(borrow)]
+    arguments: Option<&'a RawValue>,
+}
+
+/// A field that is there, be it null.
+fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
+    Deserialize::deserialize(value).map(Some)
+}
+
+impl<'a> WholeChoice<'a> {
+    /// Its content, if nothing of it need be mended.
+    fn good_content(&self) -> Option<&'a RawValue> {
+        if self.error.is_some() || self.finish_reason.is_some_and(|finish| BROKEN_OFF.contains(&finish)) {
+            return None;
+        }
+        let message = self.message.as_ref()?;
+        let functions = message.tool_calls.iter().flatten().filter_map(|call| call.function.as_ref());
+        let mut arguments = functions.filter_map(|function| function.arguments);
+        message.content.filter(|_| arguments.all(|arguments| arguments.get().starts_with('"')))
+    }
+}
+
 /// A whole completion that goes on as it is, unless it lacks what Dify's client insists on: a
 /// `content`, be it null, and both counts in a `usage`. Its words are not read: it was asked for by a
 /// caller of the same protocol, who gets its bytes.
 pub fn look(bytes: Bytes) -> Result<Delta, Fault> {
-    #[derive(Deserialize)]
-    struct Whole<'a> {
-        #[serde(borrow)]
-        choices: Option<Vec<WholeChoice<'a>>>,
-        #[serde(borrow)]
-        usage: Option<&'a RawValue>,
-        #[serde(borrow)]
-        error: Option<&'a RawValue>,
-    }
-    #[derive(Deserialize)]
-    struct WholeChoice<'a> {
-        #[serde(borrow)]
-        message: Option<Message<'a>>,
-        finish_reason: Option<&'a str>,
-        error: Option<IgnoredAny>,
-    }
-    impl WholeChoice<'_> {
-        fn is_good(&self) -> bool {
-            self.error.is_none() && self.finish_reason.is_none_or(|finish| !BROKEN_OFF.contains(&finish))
-        }
-    }
-    #[derive(Deserialize)]
-    struct Message<'a> {
-        #[serde(borrow, default, deserialize_with = "present")]
-        content: Option<&'a RawValue>,
-        #[serde(borrow)]
-        tool_calls: Option<Vec<Call<'a>>>,
-    }
-    #[derive(Deserialize)]
-    struct Call<'a> {
-        #[serde(borrow)]
-        function: Option<Function<'a>>,
-    }
-    #[derive(Deserialize)]
-    struct Function<'a> {
-        #[serde(borrow)]
-        arguments: Option<&'a RawValue>,
-    }
-    impl<'a> Message<'a> {
-        fn good_content(&self) -> Option<&'a RawValue> {
-            let functions = self.tool_calls.iter().flatten().filter_map(|call| call.function.as_ref());
-            let mut arguments = functions.filter_map(|function| function.arguments);
-            self.content.filter(|_| arguments.all(|arguments| arguments.get().starts_with('"')))
-        }
-    }
-    fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
-        Deserialize::deserialize(value).map(Some)
-    }
     let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
     // As text, since a RawValue of bytes is checked to be text once more.
-    let good = std::str::from_utf8(text).ok().and_then(|text| serde_json::from_str::<Whole<'_>>(text).ok());
-    if let Some(Whole { choices: Some(choices), usage: spent, error: None }) = good {
-        let spent = spent.map(|spent| counts(spent.get()));
-        let contents: Option<Vec<&RawValue>> = choices
-            .iter()
-            .map(|choice| choice.message.as_ref().filter(|_| choice.is_good())?.good_content())
-            .collect();
-        if let Some(contents) = contents.filter(|all| !all.is_empty() && spent != Some(None)) {
-            let spent = spent.flatten();
-            let estimate = || contents.iter().map(|content| estimate_tokens(content.get())).sum();
-            let tokens = if spent.is_some() { 0 } else { estimate() };
-            let wire = Some(bytes.slice_ref(text));
-            return Ok(Delta { usage: spent, other_tokens: tokens, wire, ..Delta::default() });
-        }
+    match std::str::from_utf8(text).ok().and_then(good) {
+        Some(delta) => Ok(Delta { wire: Some(bytes.slice_ref(text)), ..delta }),
+        None => mended(text),
     }
-    let mut value = whole_value(text)?;
+}
+
+/// What a completion that is good as it is tells of its cost.
+fn good(text: &str) -> Option<Delta> {
+    let Whole { choices: Some(choices), usage: spent, error: None } = serde_json::from_str(text).ok()? else {
+        return None;
+    };
+    let spent = spent.map(|spent| counts(spent.get()));
+    let contents: Vec<_> = choices.iter().map(WholeChoice::good_content).collect::<Option<_>>()?;
+    if contents.is_empty() || spent == Some(None) {
+        return None;
+    }
+    let estimate = || contents.iter().map(|content| estimate_tokens(content.get())).sum();
+    let other_tokens = if spent.is_some() { 0 } else { estimate() };
+    Some(Delta { other_tokens, ..Delta::costing(spent.flatten()) })
+}
+
+fn mended(bytes: &[u8]) -> Result<Delta, Fault> {
+    let mut value = whole_value(bytes)?;
     let spent = usage(&value["usage"]);
     if !value["usage"].is_null() && complete_usage(&value["usage"]).is_none() {
         value["usage"] = match spent {
@@ -203,7 +218,7 @@ pub fn look(bytes: Bytes) -> Result<Delta, Fault> {
         }
     }
     let other_tokens = estimate_tokens(&value["choices"].to_string());
-    Ok(Delta { usage: spent, other_tokens, wire: Some(value.to_string().into()), ..Delta::default() })
+    Ok(Delta { other_tokens, wire: Some(value.to_string().into()), ..Delta::costing(spent) })
 }
 
 /// A usage that names both counts and is of the usual form.

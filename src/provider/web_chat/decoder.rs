@@ -3,13 +3,12 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-use bytestring::ByteString;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::domain::answer::{Delta, Names};
+use crate::domain::answer::{Delta, Metadata, Names};
 use crate::provider::decoding::{Decoder, Fault, Progress, first_byte};
 use crate::provider::framing::Lines;
 use crate::provider::template::{Template, text};
@@ -220,7 +219,7 @@ impl Answer {
         self.understood = true;
         let (conversation, own, response) = result.split();
         if let Some(conversation) = conversation.and_then(|conversation| conversation.conversation_id) {
-            deltas.push_back(named(Names { conversation: Some(conversation), ..Names::default() }));
+            deltas.push_back(Names { conversation: Some(conversation), ..Names::default() }.into());
         }
         self.template = match (&own, response.as_ref()) {
             (part @ Part { token: Some(token), .. }, None)
@@ -248,14 +247,14 @@ impl Answer {
             self.whole = true;
             self.respond(response.response_id, deltas);
             if response.model.is_some() {
-                deltas.push_back(named(Names { model: response.model, ..Names::default() }));
+                deltas.push_back(Names { model: response.model, ..Names::default() }.into());
             }
             // An empty one settles nothing: the words came before.
-            let settled = response.message.filter(|text| !text.is_empty()).map(ByteString::from);
-            deltas.extend(settled.map(|text| Delta { settled: Some(text), ..Delta::default() }));
+            let settled = response.message.filter(|text| !text.is_empty());
+            deltas.extend(settled.map(|text| Delta { text, settled: true, ..Delta::default() }));
         }
         if ends && !std::mem::replace(&mut self.soft_stopped, true) {
-            deltas.push_back(Delta { finish: Some("stop".into()), ..Delta::default() });
+            deltas.push_back(Metadata { finish: Some("stop".into()), ..Metadata::default() }.into());
         }
         Ok(())
     }
@@ -263,7 +262,7 @@ impl Answer {
     fn respond(&mut self, id: Option<String>, deltas: &mut VecDeque<Delta>) {
         if let Some(id) = id.filter(|id| !id.is_empty() && self.response_id.as_ref() != Some(id)) {
             self.response_id = Some(id.clone());
-            deltas.push_back(named(Names { response: Some(id), ..Names::default() }));
+            deltas.push_back(Names { response: Some(id), ..Names::default() }.into());
         }
     }
 }
@@ -273,16 +272,11 @@ fn fail_if_reported(error: Option<Value>) -> Result<(), Fault> {
     error.map_or(Ok(()), |error| Fault::check(&json!({ "error": error })))
 }
 
-fn named(names: Names) -> Delta {
-    Delta { names: Some(Box::new(names)), ..Delta::default() }
-}
-
 fn said(words: &str, kind: Said) -> Option<Delta> {
-    let words = ByteString::from(words);
     match kind {
         _ if words.is_empty() => None,
-        Said::Reasoning => Some(Delta { reasoning: words, ..Delta::default() }),
-        Said::Answer => Some(Delta { text: words, ..Delta::default() }),
+        Said::Reasoning => Some(Delta { reasoning: words.into(), ..Delta::default() }),
+        Said::Answer => Some(Delta { text: words.into(), ..Delta::default() }),
         Said::Nothing => None,
     }
 }
