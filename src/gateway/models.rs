@@ -1,5 +1,6 @@
 //! The models that callers can name, and the one that is asked when they name none.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::catalog::{Known, Need, REFRESH_TIME, named, not_listed};
@@ -24,13 +25,8 @@ impl Gateway {
     /// # Errors
     /// When no upstream can tell its models: why the first cannot.
     pub async fn models(&self) -> Result<Models, Error> {
+        self.until_recent().await?;
         let catalog = &self.shared.catalog;
-        let recent = || {
-            // All are looked at, so that all refreshes begin at once.
-            let all = self.members.iter().map(|member| catalog.renewed(member, Need::Models).recent_models());
-            all.collect::<Vec<_>>().into_iter().all(|known| known.is_some()).then_some(())
-        };
-        self.shared.admission.until_over(catalog.until(REFRESH_TIME, recent)).await?;
         let mut models: Vec<Model> = Vec::new();
         let mut names = HashSet::new();
         let mut default_model = None;
@@ -41,7 +37,7 @@ impl Gateway {
                 Ok(list) => {
                     let first = list.first().map(|model| model.id.clone());
                     default_model = default_model.or(member.settings.default_model.clone()).or(first);
-                    models.extend(list.into_iter().filter(|model| names.insert(model.id.clone())));
+                    models.extend(list.iter().filter(|model| names.insert(model.id.clone())).cloned());
                 }
                 Err(error) => failure = failure.or(Some(error)),
             }
@@ -50,6 +46,38 @@ impl Gateway {
             Some(error) if models.is_empty() => Err(error),
             _ => Ok(Models { models, default_model }),
         }
+    }
+
+    /// The model of this name among [`Gateway::models`].
+    ///
+    /// # Errors
+    /// As [`Gateway::models`], or that there is none.
+    pub async fn model(&self, id: &str) -> Result<Model, Error> {
+        self.until_recent().await?;
+        let (mut is_listed, mut failure) = (false, None);
+        for member in &self.members {
+            let known = self.shared.catalog.entry(member).models();
+            match known.as_deref().map_or_else(|| Err(not_listed()), |known| models_of(member, known)) {
+                Ok(list) => match list.iter().find(|model| model.id == id) {
+                    Some(model) => return Ok(model.clone()),
+                    None => is_listed |= !list.is_empty(),
+                },
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        let missing = || Error::new(Kind::ModelNotFound, "there is no model of this name");
+        Err(failure.filter(|_| !is_listed).unwrap_or_else(missing))
+    }
+
+    /// Waits until what all upstreams said of their models is recent, in a bound.
+    async fn until_recent(&self) -> Result<(), Error> {
+        let catalog = &self.shared.catalog;
+        let recent = || {
+            // All are looked at, so that all refreshes begin at once.
+            let all = self.members.iter().map(|member| catalog.renewed(member, Need::Models).recent_models());
+            all.collect::<Vec<_>>().into_iter().all(|known| known.is_some()).then_some(())
+        };
+        self.shared.admission.until_over(catalog.until(REFRESH_TIME, recent)).await.map(drop)
     }
 
     /// The model to ask an upstream for: the one that the caller names, unless a configured list
@@ -97,11 +125,11 @@ impl Gateway {
 }
 
 /// The models of one upstream, as it told them.
-fn models_of(member: &Member, known: &Known) -> Result<Vec<Model>, Error> {
-    let default = || member.settings.default_model.clone().map(|id| vec![named(id)]);
+fn models_of<'a>(member: &Member, known: &'a Known) -> Result<Cow<'a, [Model]>, Error> {
+    let default = || member.settings.default_model.clone().map(|id| vec![named(id)].into());
     match (&known.failure, &known.listing) {
         (Some(error), _) => Err(error.clone()),
-        (None, Some(listing)) => Ok(listing.models.clone()),
+        (None, Some(listing)) => Ok(Cow::Borrowed(&listing.models)),
         (None, None) => default().ok_or_else(|| {
             Error::new(Kind::ModelsUnknown, "this upstream cannot list its models, and none is configured")
         }),

@@ -10,7 +10,6 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::failure::{self, OpenAiFailure};
 use crate::domain::chat::Model;
-use crate::domain::error::{Error, Kind};
 use crate::gateway::Gateway;
 use crate::http::log_fields::{LogFields, RequestId};
 use crate::http::reply::Prepared;
@@ -93,11 +92,7 @@ async fn openai_list_models(request: HttpRequest, gateway: Data<Gateway>) -> Htt
 #[get("/v1/models/{id:.*}")]
 async fn openai_get_model(request: HttpRequest, gateway: Data<Gateway>, id: Path<String>) -> HttpResponse {
     let log_fields = LogFields::of("openai_get_model");
-    let found = gateway.models().await.and_then(|models| {
-        let missing = || Error::new(Kind::ModelNotFound, "there is no model of this name");
-        models.models.into_iter().find(|model| model.id == *id).ok_or_else(missing)
-    });
-    match found {
+    match gateway.model(&id).await {
         Ok(model) => plain(&OpenAiModel::from(model), log_fields),
         Err(error) => failure::prepared(&error, &RequestId::of(request.extensions()), log_fields).response(),
     }
