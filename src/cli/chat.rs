@@ -8,12 +8,11 @@ use clap::ArgMatches;
 use tokio::task::LocalSet;
 
 use super::output::say;
-use super::{described, fail};
+use super::{described, fail, start_log};
 use crate::app::upstreams;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::domain::chat::Owner;
 use crate::gateway::{Asked, Gateway, InferenceRequest, Member, Shared, Turn};
-use crate::telemetry;
 
 /// Asks the question and writes the answer as it comes.
 pub fn chat(config: Config, matches: &ArgMatches) -> ExitCode {
@@ -28,10 +27,7 @@ pub fn chat(config: Config, matches: &ArgMatches) -> ExitCode {
     if message.trim().is_empty() {
         return fail(2, "error: the question is empty\n  hint: mirrorgate chat \"Hello\"");
     }
-    telemetry::start(&config::Log {
-        filter: std::env::var("RUST_LOG").unwrap_or_else(|_| "error".into()),
-        ..config.log.clone()
-    });
+    start_log(Some(&config.log), "error");
     let conversation = match argument("conversation").map(|id| id.parse()).transpose() {
         Ok(conversation) => conversation,
         Err(()) => {

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use serde_json::json;
 use tokio::task::LocalSet;
 
-use super::{Settings, fail};
+use super::{Settings, fail, start_log};
 use crate::app::background::SessionSync;
 use crate::app::{Application, upstreams};
 use crate::config::{self, Config};
@@ -36,11 +36,7 @@ pub fn doctor(matches: &ArgMatches) -> ExitCode {
     };
     let mut findings = Vec::new();
     let config = configuration(matches, &mut findings);
-    let log = config.as_ref().map(|config| config.log.clone());
-    telemetry::start(&config::Log {
-        filter: std::env::var("RUST_LOG").unwrap_or_else(|_| "off".into()),
-        json: log.and_then(|log| log.json),
-    });
+    start_log(config.as_ref().map(|config| &config.log), "off");
     actix_web::rt::System::new().block_on(LocalSet::new().run_until(examine(
         config.as_ref(),
         &asked,

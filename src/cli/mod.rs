@@ -56,7 +56,6 @@ fn run_command(matches: &ArgMatches) -> ExitCode {
 
 fn command() -> Command {
     let text = |name: &'static str, help: &'static str| Arg::new(name).long(name).help(help);
-    let name = || Arg::new("name").required(true).value_name("NAME").help("The key's name");
     Command::new("mirrorgate")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Publishes a chat model's mirror as an OpenAPI tool that Dify imports by URL")
@@ -79,14 +78,7 @@ fn command() -> Command {
                 .arg(text("server", "The service's public base URL").value_name("URL").value_parser(server_url).default_value("http://127.0.0.1:8080")),
         )
         .subcommand(Command::new("healthcheck").about("Exit 0 if the service on this host's port is live"))
-        .subcommand(
-            Command::new("key")
-                .about("Make, list and revoke gateway keys in the store")
-                .subcommand_required(true)
-                .subcommand(Command::new("new").about("Make a key and print it once").arg(name()))
-                .subcommand(Command::new("list").about("List the keys by name"))
-                .subcommand(Command::new("revoke").about("Revoke a key").arg(name())),
-        )
+        .subcommand(key_command())
         .subcommand(
             Command::new(tunnel::HOLD).hide(true).about("Run a program for as long as standard input is open").arg(
                 Arg::new("command")
@@ -135,6 +127,16 @@ fn setting_flag(heading: &'static str, setting: &Setting<dyn AnyKind>) -> Arg {
         .next_line_help(true)
         .global(true)
         .help(format!("{help} [default: {default}]"))
+}
+
+fn key_command() -> Command {
+    let name = || Arg::new("name").required(true).value_name("NAME").help("The key's name");
+    Command::new("key")
+        .about("Make, list and revoke gateway keys in the store")
+        .subcommand_required(true)
+        .subcommand(Command::new("new").about("Make a key and print it once").arg(name()))
+        .subcommand(Command::new("list").about("List the keys by name"))
+        .subcommand(Command::new("revoke").about("Revoke a key").arg(name()))
 }
 
 fn session_command() -> Command {
@@ -246,6 +248,12 @@ fn env_file() -> Result<HashMap<String, String>, String> {
         }
     }
     Ok(HashMap::new())
+}
+
+/// Starts the log of a command whose output a person reads: as `RUST_LOG` says, else with this filter.
+fn start_log(log: Option<&config::Log>, filter: &str) {
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.into());
+    telemetry::start(&config::Log { filter, json: log.and_then(|log| log.json) });
 }
 
 fn fail(code: u8, text: impl std::fmt::Display) -> ExitCode {

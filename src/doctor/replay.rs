@@ -136,33 +136,7 @@ fn listed(service: &Service, check: &'static str, key: &str, answer: &Result<Ans
             format!("the key is not accepted: {} ({})", told("message"), told("code")),
             told("hint"),
         ),
-        (200, empty) => {
-            if answer.header("content-type") != Some("application/json") {
-                let media = answer.header("content-type").unwrap_or("nothing");
-                return Finding::broken(
-                    check,
-                    format!("the answer is declared as `{media}`"),
-                    "Dify reads JSON only from `application/json`: see what a proxy in front changes",
-                );
-            }
-            if empty && !service.open {
-                return Finding::warning(
-                    check,
-                    "anyone may call: no gateway key is asked for",
-                    "set GATEWAY_API_KEYS and remove GATEWAY_AUTH=none, before the service is public",
-                );
-            }
-            // An agent is shown an answer twice unless its bytes are those of Python's json.dumps.
-            if !answer.text.trim_start().starts_with("{\"success\": ") {
-                return Finding::warning(
-                    check,
-                    "the answer's bytes are not as the service writes them, so an agent sees it twice",
-                    "see what stands in front of the service and rewrites JSON",
-                );
-            }
-            let count = body["models"].as_array().map(Vec::len).unwrap_or_default();
-            Finding::ok(check, format!("list_models with Bearer gives {count} model(s)"))
-        }
+        (200, empty) => accepted(check, answer, &body, empty && !service.open),
         (_, _) if error["code"] == "models_unknown" => Finding::warning(
             check,
             "the key is accepted, and list_models has no models to give (models_unknown)",
@@ -174,6 +148,35 @@ fn listed(service: &Service, check: &'static str, key: &str, answer: &Result<Ans
             told("hint"),
         ),
     }
+}
+
+/// What a good list says; without a key where one is due, it should not have come.
+fn accepted(check: &'static str, answer: &Answer, body: &Value, unguarded: bool) -> Finding {
+    if answer.header("content-type") != Some("application/json") {
+        let media = answer.header("content-type").unwrap_or("nothing");
+        return Finding::broken(
+            check,
+            format!("the answer is declared as `{media}`"),
+            "Dify reads JSON only from `application/json`: see what a proxy in front changes",
+        );
+    }
+    if unguarded {
+        return Finding::warning(
+            check,
+            "anyone may call: no gateway key is asked for",
+            "set GATEWAY_API_KEYS and remove GATEWAY_AUTH=none, before the service is public",
+        );
+    }
+    // An agent is shown an answer twice unless its bytes are those of Python's json.dumps.
+    if !answer.text.trim_start().starts_with("{\"success\": ") {
+        return Finding::warning(
+            check,
+            "the answer's bytes are not as the service writes them, so an agent sees it twice",
+            "see what stands in front of the service and rewrites JSON",
+        );
+    }
+    let count = body["models"].as_array().map(Vec::len).unwrap_or_default();
+    Finding::ok(check, format!("list_models with Bearer gives {count} model(s)"))
 }
 
 /// The tool `chat`, as an agent calls it.
