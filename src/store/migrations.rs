@@ -34,7 +34,7 @@ pub const MIGRATIONS: &[Migration] = &migrations![
     (3, "0003_continuations_answers_usage"),
     (4, "0004_answers_by_owner"),
     (5, "0005_turn_ids"),
-    (7, "0007_calls"),
+    (9, "0009_calls"),
 ];
 
 impl Migration {
