@@ -26,6 +26,14 @@ const RELEASE: &Text =
     text!["DELETE FROM calls WHERE owner = $1 AND path = $2 AND name = $3 AND holder = $4"];
 const EXPIRE: &Text = text!["DELETE FROM calls WHERE created_at < " now " - $1"];
 
+const DROP_OLDEST: &Text = text![
+    "DELETE FROM calls WHERE owner = $1 AND answer IS NOT NULL AND created_at < (SELECT created_at \
+     FROM calls WHERE owner = $1 ORDER BY created_at DESC LIMIT 1 OFFSET $2)"
+];
+
+/// The most answers that are kept for one owner.
+const MAX_CALLS: i64 = 1000;
+
 /// What tells a call from all others.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CallKey {
@@ -99,14 +107,15 @@ impl Store {
         self.changes(Statement::new(VOUCH, values)).await.map(drop)
     }
 
-    /// Keeps the answer of a call.
+    /// Keeps the answer of a call, in the place of its owner's oldest of too many.
     ///
     /// # Errors
     /// When the store cannot be used.
     pub async fn finish_call(&self, key: &CallKey, holder: &str, answer: String) -> Result<(), Error> {
         let mut values = key.held(holder);
         values.push(answer.into());
-        self.changes(Statement::new(FINISH, values)).await.map(drop)
+        let drop_oldest = Statement::new(DROP_OLDEST, [key.owner.0.as_str().into(), (MAX_CALLS - 1).into()]);
+        self.write([Statement::new(FINISH, values), drop_oldest]).await.map(drop)
     }
 
     /// Forgets a call, which may then be made anew.
