@@ -40,7 +40,7 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
 /// The store's keys as the guard takes them.
 pub fn gateway_keys(stored: Vec<StoredKey>) -> Vec<GatewayKey> {
-    stored.into_iter().filter_map(|key| GatewayKey::kept(key.name, &key.digest)).collect()
+    stored.into_iter().filter_map(|key| GatewayKey::kept(key.name, &key.digest, key.owner)).collect()
 }
 
 /// Keeps the upstream's session in the store, and follows what other replicas and the command line

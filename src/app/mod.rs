@@ -194,8 +194,8 @@ async fn first_key(config: &Config, store: &Store, guard: &Guard) -> Result<Opti
         let mut stored = store.keys().await?;
         let mut new_key = None;
         if stored.is_empty() && !configured && store.lasts() {
-            let made =
-                store.add_key(keys::GENERATED, &GatewayKey::new(keys::GENERATED, &fresh).digest()).await?;
+            let key = GatewayKey::new(keys::GENERATED, &fresh);
+            let made = store.add_key(keys::GENERATED, &key.digest(), &key.owner).await?;
             new_key = made.then(|| fresh.clone());
             stored = store.keys().await?;
         }

@@ -10,7 +10,7 @@ use crate::domain::error::Error;
 pub enum StartError {
     /// The address cannot be listened on.
     Bind(SocketAddr, std::io::Error),
-    /// The store was changed by a newer program.
+    /// The store was changed by a newer program, or is damaged.
     Store(Error),
     /// No key is configured, and a generated one cannot be kept; the clear text of one to paste.
     KeyNotKept {

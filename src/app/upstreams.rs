@@ -64,15 +64,17 @@ pub fn session_sync(config: &Config, store: &Arc<Store>, endpoint: &Endpoint) ->
 /// Says also whether it can be used now.
 ///
 /// # Errors
-/// When the store was changed by a newer program.
+/// When the store was changed by a newer program, or is damaged.
 pub async fn open_store(settings: &config::Store) -> Result<(Store, bool), StartError> {
     let open = |location| Store::new(location).map_err(StartError::Store);
     let mut store = open(settings.location.clone())?;
     let mut available = true;
     match store.prepare().await {
         Ok(()) => {}
-        Err(error) if error.kind == Kind::StorageNewer => return Err(StartError::Store(error)),
-        Err(error) if matches!(&settings.location, Location::File(path) if !settings.explicit && !path.exists()) =>
+        Err(error) if matches!(error.kind, Kind::StorageNewer | Kind::StorageDamaged) => {
+            return Err(StartError::Store(error));
+        }
+        Err(error) if matches!(&settings.location, Location::File(path) if !settings.is_chosen && !path.exists()) =>
         {
             log::warn!("{}", error.message);
             store = open(Location::Memory)?;

@@ -53,7 +53,8 @@ async fn new_key(store: &Store, matches: &ArgMatches, config: &Config) -> Result
     }
     let text = keys::generate()?;
     let configured = config.gateway.keys.iter().any(|key| key.name == name);
-    if configured || !store.add_key(&name, &GatewayKey::new(&name, &text).digest()).await? {
+    let key = GatewayKey::new(&name, &text);
+    if configured || !store.add_key(&name, &key.digest(), &key.owner).await? {
         return Err(Error::new(Kind::InvalidRequest, format!("there is a key `{name}` already"))
             .hinted("choose another name, or revoke that key first"));
     }

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use super::{fail, output};
 use crate::app::Application;
 use crate::cli::tunnel::{Provider, Tunnel};
-use crate::config::Config;
+use crate::config::{self, Config, Location};
 use crate::reachability::Unreachable;
+use crate::store::{NoLock, ServiceLock};
 use crate::telemetry;
 
 /// Runs the service until it is told to stop.
@@ -65,7 +66,38 @@ async fn stopped() {
     }
 }
 
+/// Sees that no other service uses the file, and that it can be written where someone chose it.
+fn lock(settings: &config::Store) -> Result<Option<ServiceLock>, ExitCode> {
+    let Location::File(path) = &settings.location else { return Ok(None) };
+    match ServiceLock::take(path) {
+        Ok(lock) => Ok(lock),
+        Err(NoLock::Held(other)) => {
+            let other = other.map_or("another process".into(), |id| format!("process {id}"));
+            Err(fail(
+                1,
+                format!(
+                    "error: {other} serves from {} already\n  hint: stop it, or give this one another DATA_DIR; several services share a PostgreSQL, see DATABASE_URL",
+                    path.display()
+                ),
+            ))
+        }
+        Err(NoLock::Unwritable(error)) if settings.is_chosen => Err(fail(
+            78,
+            format!(
+                "error: the store cannot be kept in {}: {error}\n  hint: set DATA_DIR to a folder that this user can write, or DATABASE_URL; without both, conversations are kept in memory where there is no such folder",
+                path.display()
+            ),
+        )),
+        // Then the store is in memory, and that is told.
+        Err(NoLock::Unwritable(_)) => Ok(None),
+    }
+}
+
 async fn run(config: Config, mut tunnel: Option<Tunnel>) -> ExitCode {
+    let _lock = match lock(&config.store) {
+        Ok(lock) => lock,
+        Err(code) => return code,
+    };
     let shown = config.clone();
     let application = match Application::start(config).await {
         Ok(application) => application,

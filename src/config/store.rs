@@ -15,8 +15,8 @@ use super::settings::{CONVERSATION_TTL_DAYS, DATA_DIR, DATABASE_POOL_SIZE, DATAB
 pub struct Store {
     /// `DATABASE_URL`, else a file in `DATA_DIR`.
     pub location: Location,
-    /// Whether `DATABASE_URL` names the location: then there is no other.
-    pub explicit: bool,
+    /// Whether `DATABASE_URL` or `DATA_DIR` names the location: then there is no other.
+    pub is_chosen: bool,
     /// `CONVERSATION_TTL_DAYS`; `None` keeps conversations for ever.
     pub conversation_ttl: Option<Duration>,
     /// `SECRET_KEY`
@@ -83,7 +83,7 @@ impl Reader<'_> {
         let days = self.read(&CONVERSATION_TTL_DAYS);
         Store {
             location,
-            explicit: url.is_some(),
+            is_chosen: url.is_some() || self.text(&DATA_DIR).is_some(),
             secret_key: self.secret_key(),
             conversation_ttl: (days > 0).then(|| Duration::from_secs(days * 86_400)),
         }

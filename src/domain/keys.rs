@@ -24,8 +24,8 @@ pub const MIN_KEY_CHARS: usize = 16;
 pub struct GatewayKey {
     /// The name that logs show.
     pub name: String,
-    /// Who owns what is kept for this key. It follows the key and not the name, so that a new key
-    /// under an old name does not inherit another's conversations.
+    /// Who owns what is kept for this key. A new key under an old name has another owner, so that it
+    /// does not inherit another's conversations; the store keeps it with the key, which may be replaced.
     pub owner: Owner,
     digest: [u8; 32],
 }
@@ -36,9 +36,9 @@ impl GatewayKey {
         GatewayKey::of(name.into(), Sha256::digest(key).into())
     }
 
-    /// A key by its digest in hexadecimal, as the store keeps it.
-    pub fn kept(name: impl Into<String>, digest: &str) -> Option<Self> {
-        Some(GatewayKey::of(name.into(), unhex(digest)?))
+    /// A key by its digest in hexadecimal, as the store keeps it with its owner.
+    pub fn kept(name: impl Into<String>, digest: &str, owner: Owner) -> Option<Self> {
+        Some(GatewayKey { owner, ..GatewayKey::of(name.into(), unhex(digest)?) })
     }
 
     fn of(name: String, digest: [u8; 32]) -> Self {

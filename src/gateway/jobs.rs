@@ -20,6 +20,7 @@ use crate::domain::answer::{Answer, Names};
 use crate::domain::chat::{AnswerId, ConversationId, Owner, Usage};
 use crate::domain::error::{Error, Kind};
 use crate::request;
+use crate::store::Known;
 
 /// How often what has come is kept, and for how long it then counts as being worked on.
 const RENEWAL: Duration = Duration::from_secs(2);
@@ -137,7 +138,8 @@ impl Gateway {
         let id = AnswerId::random()?;
         let (store, progress) = (Arc::clone(&self.shared.store), Rc::clone(progress));
         let job = Job { store, owner, id, progress, asked_in, _permit: permit };
-        job.keep(Record::partial(&job.progress, asked_in), Some(VOUCHED)).await?;
+        let known = Record::partial(&job.progress, asked_in);
+        job.store.begin_answer(&job.owner, job.id, known, VOUCHED).await?;
         log::info!("an answer goes on without its caller");
         tokio::task::spawn_local(request::carried(job.run(work)));
         Ok(id)
@@ -185,17 +187,17 @@ impl Job {
         }
     }
 
-    async fn keep(&self, record: String, vouched: Option<Duration>) -> Result<(), Error> {
-        self.store.keep_answer(&self.owner, self.id, record, vouched).await
+    async fn keep(&self, known: Known, vouched: Option<Duration>) -> Result<(), Error> {
+        self.store.keep_answer(&self.owner, self.id, known, vouched).await
     }
 }
 
 impl Record {
-    fn partial(progress: &Progress, conversation: Option<ConversationId>) -> String {
+    fn partial(progress: &Progress, conversation: Option<ConversationId>) -> Known {
         Record::of(progress.borrow().clone(), conversation, None)
     }
 
-    fn finished(outcome: Result<Reply, Failed>) -> String {
+    fn finished(outcome: Result<Reply, Failed>) -> Known {
         let (reply, error) = match outcome {
             Ok(reply) => (reply, None),
             Err(Failed { error, partial }) => (*partial, Some(error)),
@@ -203,7 +205,7 @@ impl Record {
         Record::of(reply.answer, reply.conversation_id, error)
     }
 
-    fn of(answer: Answer, conversation: Option<ConversationId>, error: Option<Error>) -> String {
+    fn of(answer: Answer, conversation: Option<ConversationId>, error: Option<Error>) -> Known {
         let usage = answer.usage.map(|usage| (usage.prompt_tokens, usage.completion_tokens, usage.estimated));
         let record = Record {
             answer: answer.text,
@@ -215,7 +217,8 @@ impl Record {
             error: error
                 .map(|error| (error.kind.code().into(), error.caller_message(), error.hint().to_string())),
         };
-        serde_json::to_string(&record).expect("a record is made of texts and numbers")
+        let record = serde_json::to_string(&record).expect("a record is made of texts and numbers");
+        Known { record, conversation }
     }
 
     fn reply(self, id: AnswerId) -> Reply {

@@ -4,17 +4,21 @@
 use std::time::Duration;
 
 use super::Store;
-use super::statement::{Statement, Text, text};
-use crate::domain::chat::{AnswerId, Owner};
+use super::statement::{Statement, Text, Value, text};
+use crate::domain::chat::{AnswerId, ConversationId, Owner};
 use crate::domain::error::Error;
 
 /// The most finished answers that are kept for one owner.
 const MAX_ANSWERS: i64 = 1000;
 
-const KEEP: &Text = text![
-    "INSERT INTO answers (owner, id, record, finished, alive_until, created_at) \
-     VALUES ($1, $2, $3, $4, " now " + $5, " now ") ON CONFLICT (owner, id) DO UPDATE SET \
-     record = excluded.record, finished = excluded.finished, alive_until = excluded.alive_until"
+const BEGIN: &Text = text![
+    "INSERT INTO answers (owner, id, record, finished, alive_until, conversation, created_at) \
+     VALUES ($1, $2, $3, $4, " now " + $5, $6, " now ")"
+];
+/// One that was deleted meanwhile, with its conversation, stays deleted.
+const GO_ON: &Text = text![
+    "UPDATE answers SET record = $3, finished = $4, alive_until = " now " + $5, \
+     conversation = COALESCE($6, conversation) WHERE owner = $1 AND id = $2"
 ];
 const DROP_OLDEST: &Text = text![
     "DELETE FROM answers WHERE owner = $1 AND finished = 1 AND created_at < (SELECT created_at \
@@ -37,9 +41,43 @@ pub struct KeptAnswer {
     pub alive: bool,
 }
 
+/// What is known of an answer.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// As the service writes it.
+    pub record: String,
+    /// The conversation that it belongs to, with which it is deleted.
+    pub conversation: Option<ConversationId>,
+}
+
+fn values(owner: &Owner, id: AnswerId, known: Known, alive: Option<Duration>) -> [Value; 6] {
+    [
+        owner.0.as_str().into(),
+        id.to_string().into(),
+        known.record.into(),
+        i64::from(alive.is_none()).into(),
+        (alive.unwrap_or_default().as_millis() as i64).into(),
+        known.conversation.map(|id| id.to_string()).into(),
+    ]
+}
+
 impl Store {
-    /// Keeps what is known of an answer; one that is not finished counts as being worked on for
-    /// this long from now, and one that is takes the place of its owner's oldest of too many.
+    /// Begins to keep what is known of an answer. It counts as being worked on for so long from now.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn begin_answer(
+        &self,
+        owner: &Owner,
+        id: AnswerId,
+        known: Known,
+        alive: Duration,
+    ) -> Result<(), Error> {
+        self.write([Statement::new(BEGIN, values(owner, id, known, Some(alive)))]).await.map(drop)
+    }
+
+    /// Keeps what is known of an answer by now. Without a time for which it counts as being worked on it
+    /// is finished, and takes the place of its owner's oldest of too many.
     ///
     /// # Errors
     /// When the store cannot be used.
@@ -47,17 +85,10 @@ impl Store {
         &self,
         owner: &Owner,
         id: AnswerId,
-        record: String,
+        known: Known,
         alive: Option<Duration>,
     ) -> Result<(), Error> {
-        let values = [
-            owner.0.as_str().into(),
-            id.to_string().into(),
-            record.into(),
-            i64::from(alive.is_none()).into(),
-            (alive.unwrap_or_default().as_millis() as i64).into(),
-        ];
-        let mut batch = vec![Statement::new(KEEP, values)];
+        let mut batch = vec![Statement::new(GO_ON, values(owner, id, known, alive))];
         if alive.is_none() {
             batch.push(Statement::new(DROP_OLDEST, [owner.0.as_str().into(), (MAX_ANSWERS - 1).into()]));
         }

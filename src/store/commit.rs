@@ -25,15 +25,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Where a new conversation begins. SQLite keeps its first turn by [`TURN`] in the same transaction.
 const BEGIN: &Text = &Text {
     sqlite: text![
-        "INSERT INTO conversations (owner, id, system, upstream_conversation, upstream_response, upstream, turns, created_at, used_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, 1, " now ", " now ") ON CONFLICT (owner, id) DO NOTHING"
+        "INSERT INTO conversations (owner, id, system, upstream_conversation, upstream_response, upstream, bytes, turns, created_at, used_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, 1, " now ", " now ") ON CONFLICT (owner, id) DO NOTHING"
     ]
     .sqlite,
     postgres: text![
-        "WITH head AS (INSERT INTO conversations (owner, id, system, upstream_conversation, upstream_response, upstream, turns, created_at, used_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, 1, " now ", " now ") ON CONFLICT (owner, id) DO NOTHING RETURNING turns) \
+        "WITH head AS (INSERT INTO conversations (owner, id, system, upstream_conversation, upstream_response, upstream, bytes, turns, created_at, used_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, 1, " now ", " now ") ON CONFLICT (owner, id) DO NOTHING RETURNING turns) \
          INSERT INTO turns (owner, id, number, question, answer, partial, turn_id, created_at) \
-         SELECT $1, $2, turns, $9, $10, $11, $8, " now " FROM head"
+         SELECT $1, $2, turns, $10, $11, $12, $9, " now " FROM head"
     ]
     .postgres,
 };
@@ -42,16 +42,16 @@ const BEGIN: &Text = &Text {
 const GO_ON: &Text = &Text {
     sqlite: text![
         "UPDATE conversations SET system = $3, upstream_conversation = $4, upstream_response = $5, upstream = $6, \
-         turns = turns + 1, used_at = " now " WHERE owner = $1 AND id = $2 AND turns = $7 \
-         AND (revoked IS NULL OR revoked <> $8)"
+         bytes = bytes + $7, turns = turns + 1, used_at = " now " WHERE owner = $1 AND id = $2 AND turns = $8 \
+         AND (revoked IS NULL OR revoked <> $9)"
     ]
     .sqlite,
     postgres: text![
         "WITH head AS (UPDATE conversations SET system = $3, upstream_conversation = $4, upstream_response = $5, upstream = $6, \
-         turns = turns + 1, used_at = " now ", lease_until = CASE WHEN lease = $8 THEN 0 ELSE lease_until END \
-         WHERE owner = $1 AND id = $2 AND turns = $7 AND (revoked IS NULL OR revoked <> $8) RETURNING turns) \
+         bytes = bytes + $7, turns = turns + 1, used_at = " now ", lease_until = CASE WHEN lease = $9 THEN 0 ELSE lease_until END \
+         WHERE owner = $1 AND id = $2 AND turns = $8 AND (revoked IS NULL OR revoked <> $9) RETURNING turns) \
          INSERT INTO turns (owner, id, number, question, answer, partial, turn_id, created_at) \
-         SELECT $1, $2, turns, $9, $10, $11, $8, " now " FROM head"
+         SELECT $1, $2, turns, $10, $11, $12, $9, " now " FROM head"
     ]
     .postgres,
 };
@@ -127,7 +127,7 @@ impl Store {
     }
 
     /// What keeps a turn: the last of these changes something if it did.
-    fn keeping(&self, turn: &Turn, exchange: Exchange) -> Vec<Statement> {
+    pub(super) fn keeping(&self, turn: &Turn, exchange: Exchange) -> Vec<Statement> {
         let (upstream, ids) = exchange
             .thread
             .map(|thread| (thread.upstream, (thread.conversation, thread.last_response)))
@@ -136,7 +136,8 @@ impl Store {
         let text = if turn.before == 0 { BEGIN } else { GO_ON };
         let mut head = key(&turn.owner, turn.id);
         head.extend([exchange.system.into(), conversation.into(), response.into(), upstream.into()]);
-        head.extend([turn.before.into(), turn.turn.as_str().into()]);
+        let bytes = exchange.question.len() + exchange.answer.len();
+        head.extend([(bytes as i64).into(), turn.before.into(), turn.turn.as_str().into()]);
         let pair: [Value; 3] =
             [exchange.question.into(), exchange.answer.into(), i64::from(exchange.partial).into()];
         if self.database.shared().is_some() {
@@ -172,7 +173,7 @@ impl Store {
 
     /// Finds out whether a turn is kept whose commit may have come through; one that has not is given
     /// up, so that it cannot come through later.
-    async fn decide(&self, turn: &Turn, error: Error) -> Result<(), Error> {
+    pub(super) async fn decide(&self, turn: &Turn, error: Error) -> Result<(), Error> {
         log::warn!("it is not known whether a turn was kept: {}", error.message);
         let mut values = key(&turn.owner, turn.id);
         values.push(turn.turn.as_str().into());

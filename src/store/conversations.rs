@@ -69,6 +69,7 @@ const DELETE_TURNS: &Text = text![
     "DELETE FROM turns WHERE owner = $1 AND id = $2 \
      AND NOT EXISTS (SELECT 1 FROM conversations WHERE owner = $1 AND id = $2)"
 ];
+const DELETE_ANSWERS: &Text = text!["DELETE FROM answers WHERE owner = $1 AND conversation = $2"];
 const OLD: &Text =
     text!["SELECT owner, id FROM conversations WHERE used_at < " now " - $1 ORDER BY used_at LIMIT $2"];
 // The age is looked at once more, since a turn may be committed between the two looks.
@@ -209,13 +210,14 @@ impl Store {
         })
     }
 
-    /// Deletes a conversation.
+    /// Deletes a conversation, and its answers that were to be come back for.
     ///
     /// # Errors
     /// As [`Store::open`].
     pub async fn delete(&self, owner: &Owner, id: ConversationId) -> Result<(), Error> {
         let head = Statement::new(DELETE, key(owner, id)).required();
-        let done = self.write([head, Statement::new(DELETE_TURNS, key(owner, id))]).await?;
+        let rest = [DELETE_TURNS, DELETE_ANSWERS].map(|text| Statement::new(text, key(owner, id)));
+        let done = self.write(std::iter::once(head).chain(rest).collect::<Vec<_>>()).await?;
         if done.first().is_some_and(|head| head.changed > 0) { Ok(()) } else { Err(not_found()) }
     }
 

@@ -57,8 +57,8 @@ impl Database {
         }
     }
 
-    /// Whether a turn could be kept now, where that is known without a wait.
-    pub fn glance(&self) -> Option<Result<(), Error>> {
+    /// That a turn could be kept now, where that is known without a wait.
+    pub fn glance(&self) -> Option<()> {
         match self {
             Database::Sqlite(sqlite) => sqlite.glance(),
             Database::Postgres(_) => None,

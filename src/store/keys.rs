@@ -2,12 +2,16 @@
 
 use super::Store;
 use super::statement::{Row, Statement, Text, text};
+use crate::domain::chat::Owner;
 use crate::domain::error::{Error, Kind};
 
 const ADD: &Text = text![
-    "INSERT INTO gateway_keys (name, digest, created_at) VALUES ($1, $2, " now ") ON CONFLICT (name) DO NOTHING"
+    "INSERT INTO gateway_keys (name, digest, owner, created_at) VALUES ($1, $2, $3, " now ") ON CONFLICT (name) DO NOTHING"
 ];
-const READ: &Text = text!["SELECT name, digest, created_at FROM gateway_keys ORDER BY name"];
+// Keys of earlier versions have no owner of their own.
+const READ: &Text = text![
+    "SELECT name, digest, COALESCE(owner, SUBSTR(digest, 1, 32)), created_at FROM gateway_keys ORDER BY name"
+];
 const REMOVE: &Text = text!["DELETE FROM gateway_keys WHERE name = $1"];
 
 /// A key as it is kept.
@@ -17,6 +21,8 @@ pub struct StoredKey {
     pub name: String,
     /// Its SHA-256 digest in hexadecimal.
     pub digest: String,
+    /// Who owns what is kept for it: that stays when the key itself is replaced.
+    pub owner: Owner,
     /// When it was made, in milliseconds since 1970.
     pub created_at: i64,
 }
@@ -26,8 +32,8 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be used.
-    pub async fn add_key(&self, name: &str, digest: &str) -> Result<bool, Error> {
-        self.changes(Statement::new(ADD, [name.into(), digest.into()])).await
+    pub async fn add_key(&self, name: &str, digest: &str, owner: &Owner) -> Result<bool, Error> {
+        self.changes(Statement::new(ADD, [name.into(), digest.into(), owner.0.as_str().into()])).await
     }
 
     /// All keys, by name.
@@ -36,7 +42,12 @@ impl Store {
     /// When the store cannot be used.
     pub async fn keys(&self) -> Result<Vec<StoredKey>, Error> {
         let key = |mut row: Row| {
-            Ok(StoredKey { name: row.text(0)?, digest: row.text(1)?, created_at: row.integer(2)? })
+            Ok(StoredKey {
+                name: row.text(0)?,
+                digest: row.text(1)?,
+                owner: Owner(row.text(2)?),
+                created_at: row.integer(3)?,
+            })
         };
         self.read(Statement::new(READ, [])).await?.into_iter().map(key).collect()
     }

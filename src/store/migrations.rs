@@ -34,6 +34,9 @@ pub const MIGRATIONS: &[Migration] = &migrations![
     (3, "0003_continuations_answers_usage"),
     (4, "0004_answers_by_owner"),
     (5, "0005_turn_ids"),
+    (6, "0006_owners_of_keys"),
+    (7, "0007_sizes"),
+    (8, "0008_sizes_of_what_is_there"),
     (9, "0009_calls"),
 ];
 

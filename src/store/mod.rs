@@ -25,13 +25,14 @@ mod usage;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use answers::KeptAnswer;
+pub use answers::{KeptAnswer, Known};
 pub use calls::{CallKey, KeptCall};
 pub use commit::Exchange;
 pub use conversations::{Conversation, Transcript, Turn};
 use database::Database;
 pub use keys::StoredKey;
 use lease::TurnLocks;
+pub use sqlite::{NoLock, ServiceLock};
 use statement::{Done, Row, Statement};
 
 use crate::config::Location;
@@ -74,7 +75,7 @@ impl Store {
     /// As [`Store::prepare`].
     async fn expect_room(&self) -> Result<(), Error> {
         match self.database.glance() {
-            Some(seen) => self.counted(seen),
+            Some(()) => Ok(()),
             None => self.prepare().await,
         }
     }

@@ -76,10 +76,22 @@ def test_a_key_that_cannot_be_kept_is_an_error_with_the_line_to_paste(
 ):
     blocked = tmp_path / "file"
     blocked.write_text("not a directory")
-    gateway = service(key=None, start=False, DATA_DIR=str(blocked / "data"))
+    gateway = service(key=None, start=False, DATA_DIR="", HOME=str(blocked))
     result = gateway.run()
     assert result.returncode == 78, result.stderr
     assert re.search(r"GATEWAY_API_KEYS=\S{40,}", result.stderr), result.stderr
+
+
+def test_a_folder_that_was_chosen_and_cannot_be_written_ends_the_start(
+    service: Callable[..., Service], tmp_path: Path
+):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a directory")
+    place = str(blocked / "data")
+    for variables in ({"DATA_DIR": place}, {"DATABASE_URL": f"sqlite://{place}/x.db"}):
+        result = service(start=False, **variables).run()
+        assert result.returncode == 78, result.stderr
+        assert place in result.stderr and "DATA_DIR" in result.stderr, result.stderr
 
 
 def test_a_configured_key_is_not_printed_and_no_other_is_made(service: Callable[..., Service]):

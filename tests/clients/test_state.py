@@ -414,6 +414,78 @@ def test_a_database_file_that_is_taken_away_and_put_back_is_used_again(
 # --- a database that goes away ---
 
 
+def test_a_second_service_on_the_same_file_is_told_of_the_first(service: Make, mirror: Upstream):
+    first = service(**settings(mirror))
+    assert first.process is not None
+    with first.client() as client:
+        conversation, _ = asked(client, "one")
+        second = service(
+            key=first.key, start=False, **settings(mirror, DATA_DIR=str(first.data_dir))
+        )
+        begin = time.monotonic()
+        result = second.run()
+        assert time.monotonic() - begin < 2
+        assert result.returncode == 1 and f"process {first.process.pid} " in result.stderr, result
+        # Other commands go on beside it, and it beside them.
+        assert first.run("key", "new", "beside").returncode == 0
+        assert asked(client, "two", conversation)[1] == answer(2, "two")
+        first.kill()
+    second.start()
+    with second.client() as client:
+        assert [question for question, _ in pairs(client, conversation)] == ["one", "two"]
+
+
+def test_a_damaged_file_is_told_at_once_with_the_way_back(service: Make, mirror: Upstream):
+    gateway = service(start=False, **settings(mirror))
+    (gateway.data_dir / "mirrorgate.db").write_bytes(b"This is no database. " * 500)
+    begin = time.monotonic()
+    result = gateway.run()
+    assert time.monotonic() - begin < 1
+    assert result.returncode == 1 and "damaged" in result.stderr, result
+    assert "hint: " in result.stderr and "backup" in result.stderr
+    assert len(result.stderr.splitlines()) <= 3, result.stderr
+
+
+def test_a_read_only_postgresql_is_told_before_the_upstream_is_asked(
+    service: Make, mirror: Upstream, cluster: Cluster
+):
+    url = cluster.new_database()
+    gateway = service(**settings(mirror, DATABASE_URL=url))
+    with gateway.client() as client:
+        conversation, _ = asked(client, "one")
+        before = len(mirror.asked())
+        cluster.sql("ALTER SYSTEM SET default_transaction_read_only = on")
+        cluster.sql("SELECT pg_reload_conf()")
+        eventually(lambda: not ready(gateway), 5, "not ready while it cannot write")
+        assert "read-only" in client.get("/ready").json()["reasons"][0]
+        for known in (None, conversation):
+            assert_unavailable(ask(client, "two", known))
+        assert len(mirror.asked()) == before
+        cluster.sql("ALTER SYSTEM RESET default_transaction_read_only")
+        cluster.sql("SELECT pg_reload_conf()")
+        eventually(lambda: ready(gateway), 5, "ready when it can write again")
+        assert asked(client, "two", conversation)[1] == answer(2, "two")
+
+
+def test_what_is_deleted_is_gone_from_the_disk(service: Make, mirror: Upstream):
+    gateway = service(**settings(mirror))
+    secret = "a text that nobody wants to find again " * 1000
+    file = gateway.data_dir / "mirrorgate.db"
+    with gateway.client() as client:
+        # The mirror says questions again piece by piece, and instructions not.
+        question = {"message": "one", "system": secret}
+        replies = [client.post("/api/chat", json=question).json() for _ in range(50)]
+        assert all(reply["success"] for reply in replies)
+        for reply in replies:
+            path = f"/api/conversations/{reply['conversation_id']}"
+            assert client.delete(path).status_code == 200
+        eventually(lambda: file.stat().st_size < 1 << 20, 10, "the space is given back")
+    assert gateway.stop() == 0
+    for path in gateway.data_dir.iterdir():
+        if path.is_file():
+            assert b"nobody wants to find" not in path.read_bytes(), path
+
+
 def test_the_service_outlives_postgresql_and_heals(
     service: Make, mirror: Upstream, cluster: Cluster
 ):

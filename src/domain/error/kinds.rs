@@ -316,6 +316,13 @@ kinds! {
         upstream: NotAsked,
         hint: "read the conversation back with GET /api/conversations/{id} when the store is back: if this answer is its last, the turn was kept",
     }
+    /// The store's file is no database any more.
+    StorageDamaged {
+        code: "storage_damaged",
+        api: 424, v1: 503, json_rpc: -32000, retryable: false, log: Error,
+        upstream: NotAsked,
+        hint: "stop the service and put a backup in the file's place, or move all `mirrorgate.db*` away to begin with an empty store; `sqlite3 mirrorgate.db .recover` may save what is in it",
+    }
     /// The store was changed by a newer program.
     StorageNewer {
         code: "storage_newer",

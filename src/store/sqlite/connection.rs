@@ -8,13 +8,16 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
 
 use super::folder;
-use crate::domain::error::Error;
+use crate::domain::error::{Error, Kind};
 use crate::store::migrations::{Taken, missing};
 use crate::store::statement::{Done, Row, Statement, Value};
 use crate::store::unavailable;
 
 /// How long another process may hold the file locked.
 const BUSY_TIME: Duration = Duration::from_secs(4);
+
+/// How much of the write-ahead log stays on the disk when it is written back.
+const MAX_IDLE_LOG: i64 = 4 << 20;
 
 /// How soon one looks again whether it is let go, where SQLite does not look by itself.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -48,6 +51,11 @@ pub fn open(place: &Place) -> Result<Connection, Error> {
     let prepare = || {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.busy_timeout(BUSY_TIME)?;
+        // What is deleted is overwritten, and its space goes back to the disk step by step. A file that
+        // has tables already keeps its kind until it is written anew.
+        connection.pragma_update(None, "secure_delete", true)?;
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        connection.pragma_update(None, "journal_size_limit", MAX_IDLE_LOG)?;
         write_ahead(&connection)?;
         // FULL: in WAL mode NORMAL loses acknowledged turns when the power fails.
         connection.pragma_update(None, "synchronous", "FULL")
@@ -167,10 +175,9 @@ pub fn failed(error: rusqlite::Error) -> Error {
             unavailable("another program holds its file locked")
         }
         ErrorCode::SystemIoFailure => unavailable("its disk reports a failure"),
-        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => unavailable("its file is damaged").hinted(
-            "stop the service and put a backup in the place of the file, or move the file away to begin with \
-             an empty one; `sqlite3 FILE .recover` may save what is in it",
-        ),
+        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
+            Error::new(Kind::StorageDamaged, "the store's file is damaged, or is no SQLite database")
+        }
         _ => unavailable(format_args!(
             "it reports an error (code {})",
             error.sqlite_error().map_or(0, |error| error.extended_code)
@@ -186,11 +193,15 @@ pub fn file_at(path: &Path) -> io::Result<FileId> {
 /// Creates the file for its owner alone.
 pub fn create(path: &Path) -> io::Result<FileId> {
     fs::create_dir_all(folder(path))?;
-    let mut options = fs::OpenOptions::new();
+    for_owner(&mut fs::OpenOptions::new()).open(path)?.metadata().map(|metadata| file_id(&metadata))
+}
+
+/// How a file is opened to be written, and created for its owner alone.
+pub fn for_owner(options: &mut fs::OpenOptions) -> &mut fs::OpenOptions {
     options.write(true).create(true).truncate(false);
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)?.metadata().map(|metadata| file_id(&metadata))
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options
 }
 
 #[cfg(unix)]

@@ -3,8 +3,10 @@
 //! What is asked of them waits in queues. Whoever asked may leave: what has begun runs to its end.
 
 mod connection;
+mod lock;
 mod reader;
 mod room;
+mod space;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +23,7 @@ use super::{OPERATION_TIME, unavailable};
 use crate::domain::error::{Error, Kind};
 use crate::request;
 use connection::{FileId, Place, file_at};
+pub use lock::{NoLock, ServiceLock};
 use reader::Reader;
 use writer::Writer;
 
@@ -183,14 +186,15 @@ impl Sqlite {
 
     /// Sees that a turn could be kept now, where that can be told without a wait; `None` where the one
     /// who writes must be asked.
-    pub fn glance(&self) -> Option<Result<(), Error>> {
+    pub fn glance(&self) -> Option<()> {
         let open = (*self.opened.lock().unwrap_or_else(PoisonError::into_inner))?;
         match &self.place {
-            Place::Memory => Some(Ok(())),
+            Place::Memory => Some(()),
             Place::File(path) => {
                 let is_fresh = open.wrote.is_some_and(|wrote| wrote.elapsed() < FRESH);
                 let is_there = || file_at(path).is_ok_and(|file| file == open.file);
-                (is_fresh && is_there()).then(|| room::check(path))
+                // What is too full for a turn may have room within the file.
+                (is_fresh && is_there() && room::check(path, 0).is_ok()).then_some(())
             }
         }
     }

@@ -10,11 +10,17 @@ use crate::store::unavailable;
 /// rather than lost after.
 const MIN_FREE_BYTES: u64 = 512 << 10;
 
-/// Sees that there is room for a turn. A turn that is under way may then use what is held back.
-pub fn check(path: &Path) -> Result<(), Error> {
+/// Sees that there is room for a turn, on the disk and within the file, which can use so many bytes of
+/// its own again. A turn that is under way may then use what is held back.
+pub fn check(path: &Path, reusable: u64) -> Result<(), Error> {
     match fs4::available_space(folder(path)) {
-        Ok(free) if free < MIN_FREE_BYTES => Err(unavailable("the disk is full")),
+        Ok(free) if free.saturating_add(reusable) < MIN_FREE_BYTES => Err(unavailable("the disk is full")),
         Ok(_) => Ok(()),
         Err(error) => Err(unavailable(format_args!("cannot look at {}: {error}", path.display()))),
     }
+}
+
+/// Whether the disk has so many bytes free.
+pub fn has(path: &Path, bytes: u64) -> bool {
+    fs4::available_space(folder(path)).is_ok_and(|free| free >= bytes)
 }

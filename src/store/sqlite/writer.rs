@@ -10,7 +10,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::connection::{FileId, MEMORY, Place, create, execute, failed, file_at, migrate, open};
-use super::{Ask, BEGUN, Open, Opened, Order, Work, Write, room};
+use super::{Ask, BEGUN, Open, Opened, Order, Work, Write, room, space};
 use crate::domain::error::Error;
 use crate::request;
 use crate::store::statement::{Done, Row, Statement, Unwritten, ends_batch};
@@ -26,11 +26,13 @@ pub struct Writer {
     place: Place,
     opened: Arc<Opened>,
     connection: Option<(FileId, Connection)>,
+    /// Whether there may be space to be given back.
+    has_deleted: bool,
 }
 
 impl Writer {
     pub fn new(place: Place, opened: Arc<Opened>) -> Self {
-        Writer { place, opened, connection: None }
+        Writer { place, opened, connection: None, has_deleted: false }
     }
 
     /// Does what is asked for until there is nobody to ask.
@@ -57,6 +59,9 @@ impl Writer {
                 }
                 request::sync_scope(request, || self.answer(what));
             }
+            while self.has_deleted && waiting.is_empty() {
+                self.give_back();
+            }
         }
     }
 
@@ -80,6 +85,8 @@ impl Writer {
         if group.is_empty() {
             return;
         }
+        let deletes = |statement: &Statement| statement.text.sqlite.starts_with("DELETE");
+        self.has_deleted |= group.iter().any(|write| write.batch.iter().any(deletes));
         let committed = self.connection().map_err(Unwritten::from).and_then(|connection| {
             let committed = commit(connection, &group);
             if committed.is_err() && !connection.is_autocommit() {
@@ -108,13 +115,19 @@ impl Writer {
         *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(open);
     }
 
+    fn give_back(&mut self) {
+        let given = self.connection.as_ref().map(|(_, connection)| space::give_back(connection));
+        self.has_deleted = matches!(given, Some(Ok(true)));
+    }
+
     /// Opens the database, and sees that it could be written: that takes the lock and writes nothing.
     fn probe(&mut self) -> Result<(), Error> {
+        let place = &self.place.clone();
         let connection = self.connection()?;
         connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(failed)?;
-        match &self.place {
+        match place {
             Place::Memory => Ok(()),
-            Place::File(path) => room::check(path),
+            Place::File(path) => room::check(path, space::reusable(connection).map_err(failed)?),
         }
     }
 
@@ -130,6 +143,9 @@ impl Writer {
                 drop(before);
                 let mut connection = open(&self.place)?;
                 migrate(&mut connection)?;
+                if let Place::File(path) = &self.place {
+                    space::rewrite_if_small(&connection, path);
+                }
                 log::debug!("the store is open");
                 self.opened(file, true);
                 connection

@@ -23,7 +23,7 @@ const KEPT: [&str; BY_SQLX] = [
      VALUES ('ann', 'conv_0f8fad5bd9cb469fa16570867728950e', 'S', 1, 5, 6); \
      INSERT INTO turns (owner, id, number, question, answer, partial, created_at) \
      VALUES ('ann', 'conv_0f8fad5bd9cb469fa16570867728950e', 1, 'Q', 'A', 1, 5); \
-     INSERT INTO gateway_keys (name, digest, created_at) VALUES ('k', 'd', 7)",
+     INSERT INTO gateway_keys (name, digest, created_at) VALUES ('k', '0123456789abcdef0123456789abcdefrest', 7)",
     "INSERT INTO upstream_sessions (name, version, sealed, changed_at) VALUES ('u', 3, 'sealed', 8)",
     "INSERT INTO continuations (owner, prefix, upstream, upstream_conversation, upstream_response, used_at) \
      VALUES ('ann', 'p', 'u', 'c', 'r', 9); \
@@ -134,7 +134,8 @@ async fn check(location: Location, steps: usize) {
         store.commit(turn, exchange("next")).await.expect("kept");
         assert_eq!(store.transcript(&ann, id).await.expect("a transcript").turns.len(), 2);
         let keys = store.keys().await.expect("keys");
-        assert_eq!((keys[0].name.as_str(), keys[0].digest.as_str(), keys[0].created_at), ("k", "d", 7));
+        assert_eq!((keys[0].name.as_str(), keys[0].created_at), ("k", 7));
+        assert_eq!(keys[0].owner.0, "0123456789abcdef0123456789abcdef", "today's digest");
     }
     if steps >= 2 {
         assert_eq!(store.session("u").await.expect("read"), Some((3, "sealed".into())));
