@@ -8,6 +8,7 @@ use std::time::Duration;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 pub use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -16,7 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::telemetry;
+use crate::telemetry::{self, mending};
 
 /// The media type of [`Metrics::text`].
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -153,6 +154,7 @@ impl Metrics {
         registry.register("response_bytes", "Bytes of answers", self.response_bytes.clone());
         registry.register("build", "The program", Info::new(version));
         registry.register_collector(Box::new(Process));
+        registry.register_collector(Box::new(Mended));
     }
 
     /// Counts a request that has ended.
@@ -223,6 +225,22 @@ impl Collector for Process {
         ] {
             let count = ConstCounter::new(count);
             count.encode(encoder.encode_descriptor(name, help, None, count.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the process mended of upstreams' answers, and sent again.
+#[derive(Debug)]
+struct Mended;
+
+impl Collector for Mended {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let help = "Answers and questions by what was mended, skipped, held back or tried again.";
+        let mut metric = encoder.encode_descriptor("mended", help, None, MetricType::Counter)?;
+        for (mending, count) in mending::counts() {
+            let labels = [("kind", mending.name())];
+            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
         }
         Ok(())
     }

@@ -20,9 +20,9 @@ pub struct Delta {
     pub other_tokens: u64,
     /// Whether the text is the whole answer as the upstream settled it; it wins over the pieces.
     pub settled: bool,
-    /// Whether a piece could not be read: words may be missing from here on, unless the settled answer
-    /// follows.
-    pub gap: bool,
+    /// The number of a line that could not be read: words may be missing from here on, unless the settled
+    /// answer follows.
+    pub gap: Option<usize>,
     /// The piece in the caller's protocol: JSON in one line, or bytes that are not looked at.
     pub wire: Option<Bytes>,
 }

@@ -91,10 +91,10 @@ impl Default for Terms {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Words {
     Complete,
-    /// A piece could not be read; the settled answer would have its words.
-    Gap,
-    /// They are not in what the caller has.
-    Missing,
+    /// The line of this number could not be read; the settled answer would have its words.
+    Gap(usize),
+    /// Those of the line are not in what the caller has.
+    Missing(usize),
 }
 
 /// The keeping of what came, where there is something to keep.
@@ -228,8 +228,8 @@ impl InFlight {
         request::take(2 * delta.bytes())?;
         // Bytes that were not asked for would be of another protocol.
         delta.wire = None;
-        if delta.gap {
-            self.words = Words::Gap;
+        if let Some(line) = delta.gap {
+            self.words = Words::Gap(line);
         }
         if delta.settled && self.stream {
             // What was sent stands; only what the pieces left out can be added. The upstream may also
@@ -241,8 +241,11 @@ impl InFlight {
                     delta.text = rest.into();
                     self.words = Words::Complete;
                 }
-                None if self.words == Words::Gap => self.words = Words::Missing,
-                None => {}
+                None => {
+                    if let Words::Gap(line) = self.words {
+                        self.words = Words::Missing(line);
+                    }
+                }
             }
         } else if delta.settled {
             self.words = Words::Complete;
@@ -271,9 +274,9 @@ impl InFlight {
 
     /// What keeps an answer that its protocol calls complete from being a good one.
     fn defect(&self) -> Option<Error> {
-        if self.words != Words::Complete {
+        if let Words::Gap(line) | Words::Missing(line) = self.words {
             return Some(
-                Error::new(Kind::UpstreamInvalid, "a part of the upstream's stream is broken")
+                Error::new(Kind::UpstreamInvalid, format!("line {line} of the upstream's stream is broken"))
                     .hinted("try again; if it stays, look into the mirror's own log"),
             );
         }

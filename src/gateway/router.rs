@@ -12,6 +12,7 @@ use super::catalog::{Known, Need, REFRESH_TIME};
 use crate::config;
 use crate::domain::error::{Error, Kind};
 use crate::provider::{Endpoint, Passthrough, Upstream};
+use crate::telemetry::mending::{self, Mending};
 
 /// One of the upstreams, with what is set about it.
 pub struct Member {
@@ -164,7 +165,8 @@ impl Gateway {
             match outcome {
                 Ok(answer) => return Ok((member, answer)),
                 Err(error) if place < last && error.unworked => {
-                    log::warn!(error = error.kind.code(), upstream = member.settings.name; "another upstream is asked: {}", error.message);
+                    log::warn!(error = error.kind.code(), upstream = member.settings.name; "{}", error.message);
+                    mending::tell(Mending::OtherUpstreamAsked, &member.settings.name, 1);
                     failure = failure.or(Some(error));
                 }
                 // The best one's failure says most, unless another may have worked on the question.

@@ -17,6 +17,7 @@ use url::Url;
 use super::connect::Connect;
 use super::exchange::Exchange;
 use super::tls;
+use crate::telemetry::mending::{self, Mending};
 
 /// How long an idle connection is kept. Short, because awc notices a connection that the server
 /// closed only when it takes it up again, and a request may lose that race.
@@ -111,7 +112,7 @@ impl Client {
         };
         let (mut outcome, mut exchange) = attempt(&self.pooled).await;
         if outcome.is_err() && exchange.was_closed() {
-            log::info!("a connection that the upstream had closed is replaced by a new one");
+            mending::tell(Mending::ConnectionReplaced, &self.authority, 1);
             (outcome, exchange) = attempt(&self.fresh).await;
         }
         outcome.map_err(|error| Unanswered { error, is_unsent: exchange.is_unsent() })

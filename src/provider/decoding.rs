@@ -20,6 +20,7 @@ use super::transport::Transport;
 use crate::domain::answer::Delta;
 use crate::domain::error::{Error, Kind};
 use crate::request;
+use crate::telemetry::mending::{Mending, Mendings};
 
 /// After how much silence an answer that may be complete is: some upstreams tell why they stopped with
 /// each piece, and some leave the connection open after the last.
@@ -92,9 +93,11 @@ impl Fault {
         })
     }
 
-    /// A part of a stream that cannot be read, so that words may be missing.
-    pub(super) fn broken() -> Fault {
-        Error::new(Kind::UpstreamInvalid, "a part of the upstream's stream is broken")
+    /// A part of a stream that cannot be read, so that words may be missing: an event, by its number from
+    /// 1, or a line between events.
+    pub(super) fn broken(event: Option<usize>) -> Fault {
+        let what = event.map_or_else(|| "a line".into(), |number| format!("event {number}"));
+        Error::new(Kind::UpstreamInvalid, format!("{what} of the upstream's stream is broken"))
             .hinted("try again; if it stays, look into the mirror's own log")
             .into()
     }
@@ -167,6 +170,11 @@ pub(super) trait Decoder {
 
     /// Takes in that no more bytes come.
     fn finish(&mut self, deltas: &mut VecDeque<Delta>) -> Result<(), Fault>;
+
+    /// What was mended since this was last asked.
+    fn mended(&mut self) -> Mendings {
+        Mendings::default()
+    }
 }
 
 /// Reads a body through a decoder.
@@ -228,6 +236,7 @@ impl<D: Decoder> Decoding<D> {
             Ok(None) => self.decoder.finish(&mut self.queue).map(|()| true),
             Err(error) => Err(error.into()),
         };
+        let mut guessed = false;
         match (ended, self.decoder.progress()) {
             (Ok(false), Progress::Open) if settled => body.end_within(None),
             (Ok(false), Progress::Settled) if !settled || !self.queue.is_empty() => {
@@ -241,11 +250,17 @@ impl<D: Decoder> Decoding<D> {
                 // What it held back for the end goes out all the same.
                 let _ = self.decoder.finish(&mut self.queue);
                 self.body = None;
+                guessed = true;
             }
             (Err(fault), _) => {
                 self.failure = Some(fault.into_error(&self.transport, body));
                 self.body = None;
             }
+        }
+        if self.body.is_none() {
+            let mut mended = self.decoder.mended();
+            mended.add(Mending::EndGuessed, usize::from(guessed));
+            mended.tell(&self.transport.settings().name);
         }
     }
 }

@@ -98,6 +98,8 @@ pub struct SseEvents {
     started: bool,
     /// How many lines were none of an event stream.
     pub skipped: usize,
+    /// Whether one of them may be a part of JSON that is of the stream.
+    pub is_broken: bool,
 }
 
 impl SseEvents {
@@ -111,6 +113,7 @@ impl SseEvents {
             tries: 0,
             started: false,
             skipped: 0,
+            is_broken: false,
         }
     }
 
@@ -133,7 +136,10 @@ impl SseEvents {
             Some([]) => &[],
             Some([b':', b' ', data @ ..]) | Some([b':', data @ ..]) => data,
             _ => {
-                self.skipped += usize::from(!is_sse_line(line));
+                if !is_sse_line(line) {
+                    self.skipped += 1;
+                    self.is_broken |= holds_json(line);
+                }
                 return Ok(None);
             }
         };
@@ -159,6 +165,11 @@ impl SseEvents {
         self.tries = 0;
         mem::take(&mut self.has_data).then(|| mem::take(&mut self.data))
     }
+}
+
+/// Whether what is not of the protocol may be a part of JSON that is: then words may be lost with it.
+pub fn holds_json(text: &[u8]) -> bool {
+    text.iter().any(|byte| matches!(byte, b'"' | b'{' | b'}'))
 }
 
 /// Whether a line is one of an event stream, or the beginning of one.

@@ -15,8 +15,8 @@ pub struct Intake {
     form: Form,
     /// What came before the first byte that tells the form.
     begun: Vec<u8>,
-    /// How many lines were none of an event stream; known at the end.
-    pub skipped: usize,
+    /// How many lines were none of an event stream, once these have ended.
+    skipped: usize,
 }
 
 #[derive(Default)]
@@ -73,7 +73,21 @@ impl Intake {
                 all.extend_from_slice(bytes);
                 Ok(())
             }
-            Form::Events(lines, sse) => lines.feed(bytes, |line| sse.line(line)?.map_or(Ok(()), &mut each)),
+            Form::Events(lines, sse) => lines.feed(bytes, |line| {
+                let data = sse.line(line)?;
+                if sse.is_broken {
+                    return Err(Fault::broken(None));
+                }
+                data.map_or(Ok(()), &mut each)
+            }),
+        }
+    }
+
+    /// How many lines were none of an event stream.
+    pub fn skipped(&self) -> usize {
+        match &self.form {
+            Form::Events(_, sse) => sse.skipped,
+            Form::Unknown | Form::Json(_) => self.skipped,
         }
     }
 

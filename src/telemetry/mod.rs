@@ -2,6 +2,7 @@
 //! in the course of a request carries its id.
 
 mod lines;
+pub mod mending;
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::helpers::{Answer, KEY, TestApp, spawn_before};
-use crate::upstream::{Fake, Step, chunked, response, send};
+use crate::upstream::{Fake, Step, chunk, chunked, response, send, stream_end, stream_head};
 
 const SSE: &str = "text/event-stream";
 
@@ -95,7 +96,7 @@ async fn an_answer_in_the_other_form_is_understood() {
     .await;
     let app = spawn_before(&fake.url, "openai", &[]).await;
     let events = data(&app.complete(question(true)).await.text);
-    assert!(events[0].contains(r#""delta":{"content":"hi"}"#) && events[1] == "[DONE]");
+    assert!(events[0].contains(r#""delta":{"content":"hi","role":"assistant"}"#) && events[1] == "[DONE]");
     let answer = app.complete(question(false)).await.json();
     assert_eq!(answer["choices"][0]["message"]["content"], "你好 🙂");
     assert_eq!(answer["usage"]["total_tokens"], 5);
@@ -373,4 +374,34 @@ fn the_upstreams_chunks_do_not_matter() {
         prop_assert_eq!(ask(cuts.into_iter().collect()), whole.clone());
     });
     drop(fake);
+}
+
+#[actix_web::test]
+async fn a_piece_of_a_tool_call_arrives_as_soon_as_the_upstream_sends_it() {
+    let piece = |call: Value| {
+        let event = json!({"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"tool_calls": [call]}}]});
+        let event = format!("data: {event}\n\n");
+        Step::Send(format!("{:x}\r\n{event}\r\n", event.len()).into_bytes())
+    };
+    let begin =
+        piece(json!({"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}));
+    let rest = piece(json!({"index": 0, "function": {"arguments": "{}"}}));
+    let pause = Duration::from_millis(700);
+    let script =
+        vec![stream_head(), begin, Step::Pause(pause), rest, chunk("", Some("tool_calls")), stream_end()];
+    let fake = Fake::start(move |_| script.clone()).await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    let client = awc::Client::builder().disable_timeout().finish();
+    let begun = Instant::now();
+    let request = client.post(app.url("/v1/chat/completions")).bearer_auth(KEY);
+    let mut answer = request.send_json(&question(true)).await.expect("an answer");
+    let first = answer.next().await.expect("a piece").expect("bytes");
+    assert!(begun.elapsed() < pause / 2, "{:?}", begun.elapsed());
+    assert!(String::from_utf8_lossy(&first).contains(r#""name":"f""#), "{first:?}");
+    let rest = answer.body().await.expect("the rest");
+    let rest = String::from_utf8_lossy(&rest);
+    assert!(
+        rest.contains(r#"{"index":0,"function":{"arguments":"{}"}}"#) && rest.contains("[DONE]"),
+        "{rest}"
+    );
 }

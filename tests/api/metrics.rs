@@ -10,6 +10,7 @@ use crate::upstream::{Fake, chunk, response, send, stream_end, stream_head};
 const NAMES: &[&str] = &[
     "mirrorgate_build_info",
     "mirrorgate_log_lines_dropped_total",
+    "mirrorgate_mended_total",
     "mirrorgate_panics_total",
     "mirrorgate_request_duration_seconds",
     "mirrorgate_requests_in_flight",
@@ -144,4 +145,22 @@ async fn they_tell_what_happened_in_bounded_words() {
     for secret in ["secret-model", "secret-path", KEY, "tests"] {
         assert!(!text.contains(secret), "{secret} stands in\n{text}");
     }
+}
+
+#[actix_web::test]
+async fn what_was_mended_is_counted_by_its_kind() {
+    let fake = Fake::start(|_| vec![stream_head(), chunk("words", Some("stop")), stream_end()]).await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    let count = async || {
+        let text = app.get("/metrics").await.text;
+        let line =
+            text.lines().find(|line| line.starts_with(r#"mirrorgate_mended_total{kind="piece_mended"}"#));
+        let count =
+            line.and_then(|line| line.rsplit(' ').next()).and_then(|number| number.parse::<u64>().ok());
+        count.expect("the kind is counted")
+    };
+    let before = count().await;
+    app.post("/v1/chat/completions", KEY, STREAM).await;
+    // Others of these tests are counted by the same process.
+    assert!(count().await > before);
 }

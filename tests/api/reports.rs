@@ -139,7 +139,7 @@ async fn headers_of_the_lists_pass_both_ways_and_no_other_does() {
     .await;
     let app = spawn_before(&fake.url, "openai", &[]).await;
     let key = format!("Bearer {KEY}");
-    let asked = [
+    let mut asked = [
         ("openai-beta", "b=1"),
         ("idempotency-key", "i-1"),
         ("anthropic-beta", "a"),
@@ -152,7 +152,11 @@ async fn headers_of_the_lists_pass_both_ways_and_no_other_does() {
     let stream = r#"{"model":"m","messages":[],"stream":true}"#;
     let fails = r#"{"model":"m","messages":[],"user":"fail"}"#;
     let other = r#"{"model":"m","input":"x"}"#;
-    for (path, body) in [(CHAT, whole), (CHAT, stream), (CHAT, fails), ("/v1/embeddings", other)] {
+    // The same key would be the same call.
+    for (path, body, id) in
+        [(CHAT, whole, "1"), (CHAT, stream, "2"), (CHAT, fails, "3"), ("/v1/embeddings", other, "4")]
+    {
+        asked[1] = ("idempotency-key", id);
         let answer = app.call("POST", path, &asked, Some(body.as_bytes().to_vec())).await;
         for (name, value) in passed {
             assert_eq!(answer.header(name), Some(value), "{path} {body}: {name}");

@@ -73,7 +73,8 @@ async fn lines_of_the_provider_and_the_store_carry_the_id_that_the_caller_got() 
     let fake = Fake::start(script).await;
     let (process, file) = start(&fake, "json");
     let stream = json!({"stream": true, "messages": [{"role": "user", "content": "x"}]});
-    let (refuses, skips) = ("the upstream refuses a parameter", "skipped parts of the upstream's stream");
+    let (refuses, skips) =
+        ("the upstream refused a parameter", "parts of the upstream's answer that are not");
     for (id, path, body, words) in [
         ("of-the-provider", "/api/chat", json!({"message": "no stream"}), refuses),
         // A stream is written after its handler has returned.
@@ -93,6 +94,10 @@ async fn lines_of_the_provider_and_the_store_carry_the_id_that_the_caller_got() 
         let told: Value = serde_json::from_str(&told).expect("JSON");
         assert_eq!((&told["request_id"], &told["level"]), (&json!(id), &json!("warn")), "{told}");
         assert_eq!(access.matches("request_id").count(), 1, "{access}");
+        if words == refuses || words == skips {
+            let mending = told["mending"].as_str();
+            assert!(told["upstream"].is_string() && mending.is_some() && told["times"] == 1, "{told}");
+        }
     }
 }
 
@@ -102,7 +107,7 @@ async fn lines_of_text_carry_it_too_and_once() {
     let (process, _) = start(&fake, "text");
     let stream = json!({"stream": true, "messages": [{"role": "user", "content": "x"}]});
     post(&process, "/v1/chat/completions", "of-a-text", stream).await;
-    let (told, access) = lines(&process, "skipped parts of the upstream's stream", "of-a-text").await;
+    let (told, access) = lines(&process, "parts of the upstream's answer that are not", "of-a-text").await;
     for line in [told, access] {
         assert_eq!(line.matches(" request_id=of-a-text").count(), 1, "{line}");
         assert_eq!(line.matches("request_id").count(), 1, "{line}");

@@ -16,8 +16,10 @@ use serde_json::value::RawValue;
 use super::message::{Message, Words};
 use crate::domain::answer::Delta;
 use crate::provider::decoding::{Decoder, Fault, Progress};
+use crate::provider::framing::holds_json;
 use crate::provider::intake::{Intake, Rest};
 use crate::provider::template::{Template, text};
+use crate::telemetry::mending::{Mending, Mendings};
 
 /// An event that says words, which most do.
 #[derive(Deserialize)]
@@ -45,6 +47,10 @@ pub struct Events {
     message: Message,
     understood: bool,
     done: bool,
+    /// Whether the answer came in one piece.
+    form_changed: bool,
+    /// How many events came.
+    events: usize,
     /// How many parts were not of the protocol as it is known here.
     skipped: usize,
 }
@@ -62,20 +68,25 @@ impl Decoder for Events {
         if self.done { Progress::Done } else { Progress::Open }
     }
 
+    fn mended(&mut self) -> Mendings {
+        let mut mendings = Mendings::default();
+        mendings.add(Mending::Skipped, self.skipped + self.intake.skipped());
+        mendings.add(Mending::FormChanged, usize::from(self.form_changed));
+        mendings
+    }
+
     fn finish(&mut self, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
         match self.intake.finish()? {
             Rest::Nothing => Err(Fault::empty()),
             Rest::Json(bytes) => {
                 let value = serde_json::from_slice(&bytes).map_err(|error| Fault::not_json(&error))?;
+                self.form_changed = true;
                 self.whole(&value, deltas)
             }
             Rest::Event(data) => {
                 self.event(&data, true, deltas)?;
-                self.skipped += self.intake.skipped;
-                if self.skipped > 0 {
-                    log::warn!(lines = self.skipped; "skipped parts of the upstream's stream that are not of the protocol");
-                }
-                if self.done { Ok(()) } else { Err(Fault::unfinished(self.understood, self.skipped, &data)) }
+                let skipped = self.skipped + self.intake.skipped();
+                if self.done { Ok(()) } else { Err(Fault::unfinished(self.understood, skipped, &data)) }
             }
         }
     }
@@ -90,6 +101,8 @@ impl Events {
             message: Message::default(),
             understood: false,
             done: false,
+            form_changed: false,
+            events: 0,
             skipped: 0,
         }
     }
@@ -100,7 +113,11 @@ impl Events {
         if data.is_empty() || self.done {
             return Ok(());
         }
+        self.events += 1;
         if data[0] != b'{' {
+            if !last && holds_json(data) {
+                return Err(Fault::broken(Some(self.events)));
+            }
             self.skipped += 1;
             return Ok(());
         }
@@ -110,7 +127,9 @@ impl Events {
             deltas.extend(self.message.say(words, *kind));
             return Ok(());
         }
-        let broken = || if last { Fault::unfinished(self.understood, 0, b"") } else { Fault::broken() };
+        let (understood, events) = (self.understood, self.events);
+        let broken =
+            || if last { Fault::unfinished(understood, 0, b"") } else { Fault::broken(Some(events)) };
         let json = std::str::from_utf8(data).map_err(|_| broken())?;
         if let Ok(said) = serde_json::from_str::<Said<'_>>(json)
             && let Some((words, kind)) = said.words()
@@ -171,9 +190,6 @@ impl Events {
         message.begin(value, deltas);
         for (index, block) in blocks.iter().enumerate() {
             self.skipped += usize::from(!message.block(index as u64, block, deltas));
-        }
-        if self.skipped > 0 {
-            log::warn!(blocks = self.skipped; "skipped blocks of the upstream's answer that are not of the protocol");
         }
         message.end(value, &value["usage"], deltas);
         message.stop(deltas);

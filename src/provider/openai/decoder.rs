@@ -4,9 +4,9 @@
 //! Source: <https://platform.openai.com/docs/api-reference/chat-streaming>. A chunk is looked at
 //! without being taken apart, and goes on as it is unless it lacks something: Dify crashes on a
 //! chunk without `choices`, forgets a `finish_reason` when null follows, and wants `prompt_tokens`
-//! in a `usage`. Clients differ most in how they join the pieces of tool calls: Dify goes by the
-//! id, others by the index, and OpenAI's own library joins an id that comes twice to one of double
-//! length. So a tool call goes on in one piece, with its id, which all of them understand.
+//! in a `usage`. Tool calls, whose pieces clients join differently, have rules of their own: `tool_calls`.
+
+mod mend;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -14,19 +14,20 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use memchr::memchr;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::json;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
 
-use super::tool_calls::Held;
+use super::tool_calls::ToolCalls;
 use super::whole::CHUNK;
 use super::{usage, whole};
 use crate::domain::answer::{Delta, Metadata, Names};
 use crate::domain::chat::estimate_tokens;
-use crate::domain::error::{Error, Kind};
 use crate::provider::decoding::{Decoder, Fault, Progress};
+use crate::provider::framing::holds_json;
 use crate::provider::intake::{Intake, Rest};
 use crate::provider::reason::BROKEN_OFF;
 use crate::provider::template::{Template, text};
+use crate::telemetry::mending::{Mending, Mendings};
 
 /// What matters in a chunk.
 #[derive(Deserialize)]
@@ -123,14 +124,16 @@ struct Completion {
     first: Option<u64>,
     /// Why each choice ended.
     finished: BTreeMap<u64, String>,
-    /// Tool calls that are still being written.
-    held: Held,
+    tool_calls: ToolCalls,
+    mendings: Mendings,
     /// The form of the latest chunk, where the next can be known by it, and which words it says.
     template: Option<(Template, Words)>,
     /// Whether the upstream's id of the answer and the model were told.
     named: bool,
     understood: bool,
     done: bool,
+    /// How many events came.
+    events: usize,
     skipped: usize,
 }
 
@@ -143,11 +146,13 @@ impl Chunks {
             seen: BTreeSet::new(),
             first: None,
             finished: BTreeMap::new(),
-            held: Held::default(),
+            tool_calls: ToolCalls::default(),
+            mendings: Mendings::default(),
             template: None,
             named: false,
             understood: false,
             done: false,
+            events: 0,
             skipped: 0,
         };
         Chunks { intake: Intake::new(line_bytes), completion }
@@ -176,25 +181,28 @@ impl Decoder for Chunks {
         }
     }
 
+    fn mended(&mut self) -> Mendings {
+        let Chunks { intake, completion } = self;
+        completion.mendings.add(Mending::Skipped, completion.skipped + intake.skipped());
+        std::mem::take(&mut completion.mendings)
+    }
+
     fn finish(&mut self, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
         let Chunks { intake, completion } = self;
         match intake.finish()? {
             Rest::Nothing => Err(Fault::empty()),
             Rest::Json(bytes) => {
-                deltas.push_back(whole::chunk_of(&bytes)?);
-                Ok(())
+                completion.mendings.note(Mending::FormChanged);
+                completion.mend(whole::as_chunk(&bytes)?, deltas)
             }
             Rest::Event(data) => {
                 completion.event(data.clone(), true, deltas)?;
-                completion.skipped += intake.skipped;
-                deltas.extend(completion.held.release(|_| true));
-                if completion.skipped > 0 {
-                    log::warn!(lines = completion.skipped; "skipped parts of the upstream's stream that are not of the protocol");
-                }
+                deltas.extend(completion.tool_calls.release_all(completion.first));
                 if completion.done || completion.has_ended() {
                     Ok(())
                 } else {
-                    Err(Fault::unfinished(completion.understood, completion.skipped, &data))
+                    let skipped = completion.skipped + intake.skipped();
+                    Err(Fault::unfinished(completion.understood, skipped, &data))
                 }
             }
         }
@@ -215,12 +223,9 @@ impl Completion {
         if text == b"[DONE]" {
             return self.end(deltas);
         }
+        self.events += 1;
         if text[0] != b'{' {
-            if text[0] == b'[' {
-                Fault::check(&serde_json::from_slice(text).unwrap_or_default())?;
-            }
-            self.skipped += 1;
-            return Ok(());
+            return self.odd_event(text, last);
         }
         // In valid JSON a line end stands between tokens alone, so a blank means the same.
         let mut rest = data.as_mut_slice();
@@ -242,7 +247,9 @@ impl Completion {
             return Ok(());
         }
         let understood = self.understood;
-        let broken = || if last { Fault::unfinished(understood, 0, b"") } else { Fault::broken() };
+        let events = self.events;
+        let broken =
+            || if last { Fault::unfinished(understood, 0, b"") } else { Fault::broken(Some(events)) };
         let text = std::str::from_utf8(&data).map_err(|_| broken())?;
         let looked = match serde_json::from_str::<Seen<'_>>(text) {
             Ok(seen) => {
@@ -261,6 +268,17 @@ impl Completion {
         Ok(())
     }
 
+    /// Takes in an event that is no object: a list with an error, or something that is not of the protocol.
+    fn odd_event(&mut self, text: &[u8], last: bool) -> Result<(), Fault> {
+        if text[0] == b'[' {
+            Fault::check(&serde_json::from_slice(text).unwrap_or_default())?;
+        } else if !last && holds_json(text) {
+            return Err(Fault::broken(Some(self.events)));
+        }
+        self.skipped += 1;
+        Ok(())
+    }
+
     /// Says what the upstream left out at the end: the tool calls still held, and why choices ended.
     fn end(&mut self, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
         if !self.understood {
@@ -271,7 +289,7 @@ impl Completion {
             return Err(Fault::unfinished(true, self.skipped, b""));
         }
         self.done = true;
-        deltas.extend(self.held.release(|_| true));
+        deltas.extend(self.tool_calls.release_all(self.first));
         for index in self.seen.iter().filter(|index| !self.finished.contains_key(index)) {
             let choice = json!({ "index": index, "delta": {}, "finish_reason": "stop" });
             let wire = json!({ "object": CHUNK, "choices": [choice] }).to_string().into();
@@ -294,7 +312,7 @@ impl Completion {
             let (Some(index), Some(delta)) = (choice.index, &choice.delta) else { return false };
             let begins_unnamed = delta.role.is_none() && !self.seen.contains(&index);
             let forgets_the_end = choice.finish_reason.is_none() && self.finished.contains_key(&index);
-            let ends_calls = choice.finish_reason.is_some() && self.held.holds(index);
+            let ends_calls = choice.finish_reason.is_some() && self.tool_calls.holds(index);
             let is_text = choice.finish_reason.is_none_or(|reason| {
                 reason.get().starts_with('"') && !BROKEN_OFF.contains(&reason.get().trim_matches('"'))
             });
@@ -344,86 +362,6 @@ impl Completion {
             self.template = None;
             self.finished.entry(choice).or_insert_with(|| reason.to_string());
         }
-    }
-
-    /// Makes a chunk one that clients understand.
-    fn mend(&mut self, chunk: Value, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
-        Fault::check(&chunk)?;
-        let Value::Object(mut chunk) = chunk else { return Err(Fault::broken()) };
-        let spent = chunk.get("usage").and_then(usage);
-        if spent.is_none()
-            && let Some(usage) = chunk.get_mut("usage")
-        {
-            *usage = Value::Null;
-        }
-        if !chunk.get("object").is_some_and(Value::is_string) {
-            chunk.insert("object".into(), CHUNK.into());
-        }
-        let mut choices = match chunk.insert("choices".into(), Value::Null) {
-            Some(Value::Array(choices)) => choices,
-            _ => Vec::new(),
-        };
-        let text = |name: &str| chunk.get(name).and_then(Value::as_str).map(String::from);
-        let names = self.names(|| (text("id"), text("model")));
-        let mut delta = Delta::from(Metadata { names, usage: spent, finish: None });
-        let before = choices.len();
-        for (place, choice) in choices.iter_mut().enumerate() {
-            if let Some(choice) =
-                choice.as_object_mut().filter(|choice| !choice.get("index").is_some_and(Value::is_u64))
-            {
-                choice.insert("index".into(), place.into());
-            }
-        }
-        choices.retain_mut(|choice| self.mend_choice(choice, &chunk, &mut delta));
-        if self.held.is_over_full() {
-            let message = "the upstream's answer holds too many tool calls";
-            return Err(Fault::Error(Error::new(Kind::UpstreamInvalid, message)));
-        }
-        let said_nothing_else = choices.len() < before && choices.is_empty() && spent.is_none();
-        let ended = choices.iter().filter(|choice| choice["finish_reason"].is_string());
-        let ended: Vec<u64> = ended.map(|choice| choice["index"].as_u64().unwrap_or_default()).collect();
-        deltas.extend(self.held.release(|choice| ended.contains(&choice)));
-        if !said_nothing_else {
-            chunk.insert("choices".into(), choices.into());
-            delta.wire = Some(Value::Object(chunk).to_string().into());
-            deltas.push_back(delta);
-        }
-        Ok(())
-    }
-
-    /// Mends one choice of a chunk; false when nothing is left of it but pieces of tool calls.
-    fn mend_choice(&mut self, choice: &mut Value, chunk: &Map<String, Value>, delta: &mut Delta) -> bool {
-        let Some(choice) = choice.as_object_mut() else { return true };
-        let index = choice.get("index").and_then(Value::as_u64).unwrap_or_default();
-        let reason = choice.get("finish_reason").and_then(Value::as_str);
-        let reason = reason.filter(|reason| !reason.is_empty()).map(String::from);
-        let begins = !self.seen.contains(&index);
-        self.note(index, reason.as_deref());
-        if let (None, Some(before)) = (&reason, self.finished.get(&index)) {
-            choice.insert("finish_reason".into(), before.clone().into());
-        }
-        if !choice.get("delta").is_some_and(Value::is_object) {
-            choice.insert("delta".into(), json!({}));
-        }
-        let Some(said) = choice.get_mut("delta").and_then(Value::as_object_mut) else { return true };
-        if begins && !said.get("role").is_some_and(Value::is_string) {
-            said.insert("role".into(), "assistant".into());
-        }
-        if self.first == Some(index) {
-            whole::take(said, delta);
-            if reason.is_some() {
-                delta.metadata.get_or_insert_default().finish = reason;
-            }
-        } else {
-            delta.other_tokens += said.get("content").and_then(Value::as_str).map_or(0, estimate_tokens);
-        }
-        let Some(Value::Array(calls)) = said.shift_remove("tool_calls") else { return true };
-        self.held.join(index, calls, chunk);
-        let has_words = |(_, value): (&String, &Value)| {
-            !value.is_null() && value.as_str().is_none_or(|text| !text.is_empty())
-        };
-        choice.get("finish_reason").is_some_and(Value::is_string)
-            || choice["delta"].as_object().is_some_and(|delta| delta.iter().any(has_words))
     }
 }
 

@@ -6,12 +6,16 @@ use serde_json::{Map, Value, json};
 
 use super::decoder::Chunks;
 use crate::domain::answer::Delta;
-use crate::provider::decoding::{Fault, read};
+use crate::provider::decoding::{Decoder, Fault, read};
+use crate::telemetry::mending::{Mending, Mendings};
 
 /// A stream, all of which is here, as the whole completion that was asked for.
-pub fn joined(bytes: &[u8], choices: usize) -> Result<Delta, Fault> {
+pub fn joined(bytes: &[u8], choices: usize, mendings: &mut Mendings) -> Result<Delta, Fault> {
     // Its length is bounded already, and so are its lines.
-    let (deltas, end) = read(&mut Chunks::new(choices, usize::MAX), &[bytes]);
+    let mut decoder = Chunks::new(choices, usize::MAX);
+    let (deltas, end) = read(&mut decoder, &[bytes]);
+    *mendings = decoder.mended();
+    mendings.note(Mending::FormChanged);
     end?;
     let usage = deltas.iter().filter_map(Delta::usage).next_back();
     let other_tokens = deltas.iter().map(Delta::tokens).sum();
@@ -47,10 +51,24 @@ pub fn joined(bytes: &[u8], choices: usize) -> Result<Delta, Fault> {
 fn add(message: &mut Map<String, Value>, key: String, value: Value) {
     match (message.get_mut(&key), value) {
         (Some(Value::String(text)), Value::String(more)) if key != "role" => text.push_str(&more),
+        (Some(Value::Array(calls)), Value::Array(more)) if key == "tool_calls" => {
+            more.into_iter().for_each(|piece| add_call(calls, piece));
+        }
         (Some(Value::Array(items)), Value::Array(more)) => items.extend(more),
         (Some(_), Value::Null) => {}
         (_, value) => {
             message.insert(key, value);
         }
+    }
+}
+
+/// Adds a piece to its tool call. The decoder has put the pieces in order: each has its call's index.
+fn add_call(calls: &mut Vec<Value>, mut piece: Value) {
+    let Some(call) = calls.iter_mut().find(|call| call["index"] == piece["index"]) else {
+        return calls.push(piece);
+    };
+    let more = piece["function"]["arguments"].take();
+    if let (Value::String(arguments), Value::String(more)) = (&mut call["function"]["arguments"], more) {
+        arguments.push_str(&more);
     }
 }

@@ -31,6 +31,7 @@ use super::transport::{Call, Transport};
 use super::{Capabilities, Exchange, Passthrough, Protocol, Provider, Verbatim, base};
 use crate::domain::chat::{Model, Prompt, Usage};
 use crate::domain::error::{Error, Kind};
+use crate::telemetry::mending::{self, Mending, Mendings};
 use decoder::Chunks;
 
 pub(super) const PROTOCOL: Protocol = Protocol {
@@ -123,9 +124,7 @@ impl Provider for OpenAi {
                     }
                     Err(error) => {
                         let next = dialect.after(&error).ok_or(error)?;
-                        log::warn!(
-                            "the upstream refuses a parameter, which is left out or renamed from now on: {next:?}"
-                        );
+                        mending::tell(Mending::ParameterChanged, &self.transport.settings().name, 1);
                         dialect = next;
                     }
                 }
@@ -167,12 +166,14 @@ impl Passthrough for OpenAi {
                 let decoder = Chunks::new(choices, self.transport.line_bytes()).for_wire();
                 return Ok(decode(Rc::clone(&self.transport), body, decoder));
             }
+            let mut mendings = Mendings::default();
             let whole = decoding::whole(&self.transport, &mut body, |bytes| match first_byte(&bytes) {
-                Some(b'{' | b'[') => whole::look(bytes),
-                _ => joined::joined(&bytes, choices),
+                Some(b'{' | b'[') => whole::look(bytes, &mut mendings),
+                _ => joined::joined(&bytes, choices, &mut mendings),
             });
-            let whole = whole.await?;
-            Ok(Deltas::whole(&body, whole))
+            let whole = whole.await;
+            mendings.tell(&self.transport.settings().name);
+            Ok(Deltas::whole(&body, whole?))
         })
     }
 

@@ -6,6 +6,7 @@ use super::whole::CHUNK;
 use crate::domain::answer::Answer;
 use crate::domain::error::Kind;
 use crate::provider::decoding::{self, Fault, pieces};
+use crate::telemetry::mending::Mendings;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -47,17 +48,21 @@ fn chunks_are_mended_where_clients_stumble() {
         json!({"id": "r", "x": 1.10, "choices": [{"index": 0, "delta": {"content": "你", "role": "assistant"}}], "object": CHUNK})
     );
     assert_eq!(chunks[1], json!({"id": "r", "choices": [], "object": CHUNK}));
-    let calls = &chunks[2]["choices"][0]["delta"]["tool_calls"];
+    let calls: Vec<&Value> =
+        chunks[2..6].iter().map(|chunk| &chunk["choices"][0]["delta"]["tool_calls"]).collect();
     assert_eq!(
-        calls[0],
-        json!({"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}})
+        *calls[0],
+        json!([{"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}])
     );
-    assert!(calls[1]["id"].as_str().is_some_and(|id| id.starts_with("call_")) && calls[1]["index"] == 1);
-    assert_eq!(chunks[3]["choices"][0]["finish_reason"], "stop");
-    assert_eq!(chunks[4]["choices"][0]["finish_reason"], "stop");
-    assert_eq!(chunks[4]["usage"], Value::Null);
-    assert_eq!(chunks[5]["usage"]["prompt_tokens"], 3);
-    assert_eq!(chunks.len(), 6);
+    assert_eq!(*calls[1], json!([{"index": 0, "function": {"arguments": "{"}}]));
+    assert_eq!(*calls[2], json!([{"index": 0, "function": {"arguments": "}"}}]));
+    let id = calls[3][0]["id"].as_str();
+    assert!(id.is_some_and(|id| id.starts_with("call_")) && calls[3][0]["index"] == 1, "{calls:?}");
+    assert_eq!(chunks[6]["choices"][0]["finish_reason"], "stop");
+    assert_eq!(chunks[7]["choices"][0]["finish_reason"], "stop");
+    assert_eq!(chunks[7]["usage"], Value::Null);
+    assert_eq!(chunks[8]["usage"]["prompt_tokens"], 3);
+    assert_eq!(chunks.len(), 9);
 }
 
 #[test]
@@ -88,12 +93,22 @@ fn a_chunk_that_differs_in_its_words_alone_goes_on_and_any_other_is_looked_at() 
 }
 
 #[test]
-fn a_whole_completion_is_one_chunk() {
-    let whole = r#"{"id":"r","choices":[{"index":0,"message":{"content":"hi","tool_calls":[{"id":"a"}]},"finish_reason":"stop"}]}"#;
+fn a_whole_completion_is_one_chunk_and_one_for_each_of_its_tool_calls() {
+    let whole = r#"{"id":"r","choices":[{"index":0,"message":{"content":"hi"},"finish_reason":"stop"}]}"#;
     let (chunks, result) = read(&[whole.as_bytes()]);
     assert_eq!(result, Ok(()));
     assert_eq!(chunks[0]["object"], "chat.completion.chunk");
-    assert_eq!(chunks[0]["choices"][0]["delta"]["tool_calls"][0]["index"], 0);
+    assert_eq!(chunks[0]["choices"][0]["delta"]["content"], "hi");
+    assert_eq!(chunks.len(), 1);
+    let calls = whole.replace("\"hi\"", r#""hi","tool_calls":[{"id":"a"},{"id":"b"}]"#);
+    let (chunks, _) = read(&[calls.as_bytes()]);
+    let said: Vec<&Value> = chunks.iter().map(|chunk| &chunk["choices"][0]).collect();
+    assert_eq!((&said[0]["delta"]["content"], &said[0]["finish_reason"]), (&json!("hi"), &Value::Null));
+    for (index, id) in [(0, "a"), (1, "b")] {
+        let call = &said[index + 1]["delta"]["tool_calls"];
+        assert_eq!((&call[0]["id"], &call[0]["index"], &call[1]), (&json!(id), &json!(index), &Value::Null));
+    }
+    assert_eq!((&said[3]["delta"], &said[3]["finish_reason"], said.len()), (&json!({}), &json!("stop"), 4));
     assert_eq!(read(&[&whole.as_bytes()[..40]]).1, Err(Kind::UpstreamTruncated));
 }
 
@@ -116,7 +131,8 @@ fn what_small_mirrors_leave_out_is_filled_in() {
 
 #[test]
 fn a_stream_that_was_not_asked_for_is_joined() {
-    let chunk = joined::joined(STREAM.as_bytes(), 1).unwrap_or_else(|_| panic!("a completion"));
+    let chunk = joined::joined(STREAM.as_bytes(), 1, &mut Mendings::default())
+        .unwrap_or_else(|_| panic!("a completion"));
     let whole: Value = serde_json::from_slice(chunk.wire.as_ref().expect("bytes")).expect("JSON");
     assert_eq!((whole["object"].as_str(), whole["id"].as_str()), (Some("chat.completion"), Some("r")));
     let message = &whole["choices"][0]["message"];

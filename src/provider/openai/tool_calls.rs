@@ -1,4 +1,15 @@
-//! Tool calls on their way through: joined from their pieces, and sent in one.
+//! Tool calls on their way through.
+//!
+//! Clients differ most in how they join the pieces of a call: Dify adds a piece without an id to the latest
+//! call, OpenAI's own library goes by the index and makes an id that comes twice one of double length, and
+//! LlamaIndex reads the first call of a chunk alone. What suits all is OpenAI's own order: a call's id and
+//! name in its first piece, the others by its index, one call after the other and one piece a chunk.
+//! Pieces in that order go on as they come. All others are held, and each call goes on whole as soon as
+//! it is complete, in a chunk of its own.
+
+mod arguments;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
@@ -8,138 +19,290 @@ use super::whole;
 use crate::domain::answer::{Delta, ToolCallDelta};
 use crate::domain::chat::estimate_tokens;
 use crate::provider::decoding::new_call_id;
+use crate::telemetry::mending::{Mending, Mendings};
+use arguments::Written;
 
-/// How many calls are held of one answer. Nobody offers so many tools, and each piece is looked up among
+/// How many calls of an answer are known. Nobody offers so many tools, and each piece is looked up among
 /// the calls before it.
 const MAX_CALLS: usize = 1024;
 
-/// A tool call, joined from its pieces.
-struct HeldCall {
-    choice: u64,
-    index: u64,
-    call: Map<String, Value>,
+/// The tool calls of an answer.
+#[derive(Default)]
+pub struct ToolCalls {
+    choices: BTreeMap<u64, Calls>,
+    /// What the chunks say beside the calls that are held.
+    head: Map<String, Value>,
+    count: usize,
+}
+
+/// The calls of one choice, in the order in which they began.
+#[derive(Default)]
+struct Calls {
+    calls: Vec<Call>,
+    /// How many have gone on, or begun to.
+    sent: usize,
+}
+
+struct Call {
+    /// The index and the id that the upstream gives it, where it does.
+    index: Option<u64>,
+    id: Option<String>,
+    name: String,
+    written: Written,
+    way: Way,
+}
+
+/// How a call goes on.
+enum Way {
+    /// Piece by piece, under this index.
+    Sent(usize),
+    /// Whole: its fields but for its function, and its arguments so far.
+    Held(Map<String, Value>, String),
+}
+
+/// A piece of a call, taken apart.
+struct Piece {
+    index: Option<u64>,
+    id: Option<String>,
     name: String,
     arguments: String,
+    /// Whether the arguments are the text that they should be, or left out.
+    is_text: bool,
+    /// All else that it says.
+    rest: Map<String, Value>,
 }
 
-/// Tool calls that are still being written, in the order in which they began.
-#[derive(Default)]
-pub struct Held {
-    calls: Vec<HeldCall>,
-    /// What their chunk says beside them.
-    head: Map<String, Value>,
-    /// How many calls of each choice have gone on.
-    released: BTreeMap<u64, usize>,
-}
-
-impl Held {
+impl ToolCalls {
     /// Whether calls of this choice are held.
     pub fn holds(&self, choice: u64) -> bool {
-        self.calls.iter().any(|call| call.choice == choice)
+        self.choices.get(&choice).is_some_and(Calls::hold)
     }
 
-    /// Whether there are more calls than an answer may hold. Those beyond were left out.
+    /// Whether there are more calls than an answer may have. Those beyond were left out.
     pub fn is_over_full(&self) -> bool {
-        self.calls.len() > MAX_CALLS
+        self.count > MAX_CALLS
     }
 
-    /// Takes in the pieces that a choice of this chunk holds.
-    pub fn join(&mut self, choice: u64, pieces: Vec<Value>, chunk: &Map<String, Value>) {
-        if self.calls.is_empty() {
+    /// Takes in the pieces that a choice of this chunk holds. Gives those that go on now, as clients
+    /// understand them.
+    pub fn take(
+        &mut self,
+        choice: u64,
+        pieces: Vec<Value>,
+        chunk: &Map<String, Value>,
+        mendings: &mut Mendings,
+    ) -> Vec<Value> {
+        if self.head.is_empty() {
             self.head = chunk.clone();
             self.head.insert("usage".into(), Value::Null);
         }
+        let calls = self.choices.entry(choice).or_default();
+        let alone = pieces.len() == 1;
+        let mut sent = Vec::new();
         for (place, piece) in pieces.into_iter().enumerate() {
-            if let Value::Object(piece) = piece
-                && !self.is_over_full()
+            let Value::Object(piece) = piece else {
+                mendings.note(Mending::Skipped);
+                continue;
+            };
+            let piece = Piece::of(piece);
+            if let Some(at) = calls.place_of(&piece) {
+                sent.extend(calls.calls[at].go_on(piece, mendings));
+            } else if self.count <= MAX_CALLS {
+                self.count += 1;
+                sent.extend(calls.begin(piece, place, alone, mendings));
+            }
+        }
+        sent
+    }
+
+    /// The calls of a choice that are complete and were held, each in a chunk of its own; all of them, once
+    /// the choice has `ended`.
+    pub fn release(&mut self, choice: u64, ended: bool, is_first: bool) -> Vec<Delta> {
+        let Some(calls) = self.choices.get_mut(&choice) else { return Vec::new() };
+        let whole = calls.release(ended);
+        whole.into_iter().map(|call| self.chunk(choice, call, is_first)).collect()
+    }
+
+    /// As [`ToolCalls::release`], of every choice, since all have ended.
+    pub fn release_all(&mut self, first: Option<u64>) -> Vec<Delta> {
+        let choices: Vec<u64> = self.choices.keys().copied().collect();
+        choices.into_iter().flat_map(|choice| self.release(choice, true, first == Some(choice))).collect()
+    }
+
+    /// A chunk of its own for a call, or a piece of one.
+    pub fn chunk(&self, choice: u64, call: Value, is_first: bool) -> Delta {
+        let mut delta = Delta::default();
+        if is_first {
+            delta.tool_calls.extend(meaning(&call));
+        } else {
+            delta.other_tokens = tokens(&call);
+        }
+        let choice = json!({ "index": choice, "delta": { "tool_calls": [call] }, "finish_reason": null });
+        let mut chunk = self.head.clone();
+        chunk.insert("choices".into(), json!([choice]));
+        delta.wire = Some(Value::Object(chunk).to_string().into());
+        delta
+    }
+}
+
+/// What a tool call means, or a piece of one, in the form in which it goes on.
+pub fn meaning(call: &Value) -> Option<ToolCallDelta> {
+    let function = &call["function"];
+    Some(ToolCallDelta {
+        index: usize::try_from(call["index"].as_u64()?).ok()?,
+        id: call["id"].as_str().map(String::from),
+        name: function["name"].as_str().map(String::from),
+        arguments: function["arguments"].as_str().unwrap_or_default().into(),
+    })
+}
+
+/// A rough count of the tokens in a tool call or a piece of one.
+pub fn tokens(call: &Value) -> u64 {
+    let said = |key: &str| call["function"][key].as_str().map_or(0, estimate_tokens);
+    said("name") + said("arguments")
+}
+
+impl Calls {
+    fn hold(&self) -> bool {
+        self.calls.iter().any(|call| matches!(call.way, Way::Held(..)))
+    }
+
+    /// The call that a piece belongs to: by the index and the id, as far as they are told, else the latest.
+    fn place_of(&self, piece: &Piece) -> Option<usize> {
+        // Some give all calls the same index: then the id tells them apart, or that one is whole.
+        let is_same = |call: &Call| match (&piece.id, &call.id) {
+            _ if piece.index.is_some() && piece.index != call.index => false,
+            (Some(id), Some(of_call)) => id == of_call,
+            _ => !piece.begins_after(call),
+        };
+        self.calls.iter().rposition(is_same)
+    }
+
+    /// Begins a call; gives its piece where it goes on at once.
+    fn begin(&mut self, piece: Piece, place: usize, alone: bool, mendings: &mut Mendings) -> Option<Value> {
+        let Piece { index, id, name, arguments, is_text, mut rest } = piece;
+        let before_is_open = self.calls.iter().any(Call::is_on_its_way);
+        let in_order = alone
+            && is_text
+            && index == Some(self.sent as u64)
+            && id.is_some()
+            && !name.is_empty()
+            && !before_is_open
+            && !self.hold();
+        let mut written = Written::default();
+        written.add(&arguments);
+        if !rest.get("type").is_some_and(Value::is_string) {
+            rest.insert("type".into(), "function".into());
+        }
+        let mut call =
+            Call { index: index.or(Some(place as u64)), id, name, written, way: Way::Sent(self.sent) };
+        let sent = if in_order {
+            self.sent += 1;
+            Some(call.written_as(rest, self.sent - 1, arguments))
+        } else {
+            mendings.note(Mending::ToolCallHeld);
+            call.way = Way::Held(rest, arguments);
+            None
+        };
+        self.calls.push(call);
+        sent
+    }
+
+    /// The calls that were held and are complete; all of them, once their choice has `ended`.
+    fn release(&mut self, ended: bool) -> Vec<Value> {
+        // Pieces without an id would be taken for one of a call between them.
+        if !ended && self.calls.iter().any(Call::is_on_its_way) {
+            return Vec::new();
+        }
+        let mut whole = Vec::new();
+        for call in &mut self.calls {
+            if let Way::Held(fields, arguments) = &mut call.way
+                && (ended || call.written == Written::Whole)
             {
-                self.add(choice, place, piece);
+                let (fields, arguments) = (std::mem::take(fields), std::mem::take(arguments));
+                call.way = Way::Sent(self.sent);
+                call.id.get_or_insert_with(new_call_id);
+                whole.push(call.written_as(fields, self.sent, arguments));
+                self.sent += 1;
+            }
+        }
+        whole
+    }
+}
+
+impl Call {
+    /// Whether it has begun to go on, and more of it may come.
+    fn is_on_its_way(&self) -> bool {
+        matches!(self.way, Way::Sent(_)) && self.written != Written::Whole
+    }
+
+    /// Takes in a further piece; gives it where the call has begun to go on.
+    fn go_on(&mut self, piece: Piece, mendings: &mut Mendings) -> Option<Value> {
+        let Piece { id, name, arguments, is_text, rest, .. } = piece;
+        self.written.add(&arguments);
+        match &mut self.way {
+            Way::Held(fields, held) => {
+                held.push_str(&arguments);
+                rest.into_iter().for_each(|(key, value)| {
+                    fields.entry(key).or_insert(value);
+                });
+                self.id = self.id.take().or(id);
+                if self.name.is_empty() {
+                    self.name = name;
+                }
+                None
+            }
+            Way::Sent(index) => {
+                // An id or a name that comes again would be joined to one of double length.
+                if id.is_some() || !name.is_empty() || !is_text {
+                    mendings.note(Mending::PieceMended);
+                }
+                let mut written = Map::new();
+                written.insert("index".into(), (*index).into());
+                written.extend(rest);
+                written.insert("function".into(), json!({ "arguments": arguments }));
+                Some(written.into())
             }
         }
     }
 
-    /// Adds a piece to its tool call: by the index and the id, as far as they are told, else to the latest.
-    fn add(&mut self, choice: u64, place: usize, mut piece: Map<String, Value>) {
-        let id = piece.get("id").and_then(Value::as_str).filter(|id| !id.is_empty()).map(String::from);
+    /// The call as it begins to go on, with these arguments.
+    fn written_as(&self, rest: Map<String, Value>, index: usize, arguments: String) -> Value {
+        let mut written = Map::new();
+        written.insert("index".into(), index.into());
+        written.insert("id".into(), self.id.clone().into());
+        written.extend(rest);
+        written.insert("function".into(), json!({ "name": self.name, "arguments": arguments }));
+        written.into()
+    }
+}
+
+impl Piece {
+    fn of(mut piece: Map<String, Value>) -> Self {
+        let index = piece.shift_remove("index").and_then(|index| index.as_u64());
+        let id = match piece.shift_remove("id") {
+            Some(Value::String(id)) if !id.is_empty() => Some(id),
+            _ => None,
+        };
         let mut function = match piece.shift_remove("function") {
             Some(Value::Object(function)) => function,
             _ => Map::new(),
         };
+        let is_text = function.get("arguments").is_none_or(|text| text.is_string() || text.is_null());
         let mut text = |key: &str| function.shift_remove(key).map(whole::as_text).unwrap_or_default();
         let (name, arguments) = (text("name"), text("arguments"));
-        let of_choice = |call: &&mut HeldCall| call.choice == choice;
-        let of_id = |call: &HeldCall| id.as_ref().is_none_or(|id| call.call["id"].as_str() == Some(id));
-        let found = match piece.get("index").and_then(Value::as_u64) {
-            // Some give all calls the same index: then the id tells them apart.
-            Some(index) => {
-                self.calls.iter_mut().filter(of_choice).rfind(|call| call.index == index && of_id(call))
-            }
-            None => self.calls.iter_mut().filter(of_choice).rfind(|call| of_id(call)),
-        };
-        match found {
-            Some(call) => {
-                call.arguments.push_str(&arguments);
-                if call.name.is_empty() {
-                    call.name = name;
-                }
-            }
-            None => {
-                let index = piece.get("index").and_then(Value::as_u64).unwrap_or(place as u64);
-                piece.insert("id".into(), id.unwrap_or_else(new_call_id).into());
-                piece.insert("type".into(), "function".into());
-                self.calls.push(HeldCall { choice, index, call: piece, name, arguments });
-            }
-        }
+        Piece { index, id, name, arguments, is_text, rest: piece }
     }
 
-    /// The tool calls of the choices that have ended, for a chunk before the one that ends them.
-    pub fn release(&mut self, has_ended: impl Fn(u64) -> bool) -> Option<Delta> {
-        let (mut ended, held): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.calls).into_iter().partition(|call| has_ended(call.choice));
-        self.calls = held;
-        ended.sort_by_key(|call| (call.choice, call.index));
-        let first = ended.first()?.choice;
-        let mut delta = Delta::default();
-        let mut choices: Vec<Value> = Vec::new();
-        for HeldCall { choice, mut call, name, arguments, .. } in ended {
-            if choices.last().is_none_or(|last| last["index"] != choice) {
-                choices
-                    .push(json!({ "index": choice, "delta": { "tool_calls": [] }, "finish_reason": null }));
+    /// Whether it begins another call than this one, as far as no id tells: what is named after a call was
+    /// whole is another.
+    fn begins_after(&self, call: &Call) -> bool {
+        let has_another_name = !call.name.is_empty() && self.name != call.name;
+        !self.name.is_empty()
+            && match call.written {
+                Written::Nothing => has_another_name,
+                Written::Open { .. } => false,
+                Written::Whole => has_another_name || !self.arguments.trim().is_empty(),
             }
-            let calls = choices.last_mut().and_then(|last| last["delta"]["tool_calls"].as_array_mut());
-            let calls = calls.expect("a choice with calls was just put there");
-            let released = self.released.entry(choice).or_default();
-            call.insert("index".into(), (*released).into());
-            call.insert("function".into(), json!({ "name": name, "arguments": arguments }));
-            if choice == first {
-                let id = call["id"].as_str().map(String::from);
-                delta.tool_calls.push(ToolCallDelta { index: *released, id, name: Some(name), arguments });
-            } else {
-                delta.other_tokens += estimate_tokens(&name) + estimate_tokens(&arguments);
-            }
-            calls.push(call.into());
-            *released += 1;
-        }
-        let mut chunk = self.head.clone();
-        chunk.insert("choices".into(), choices.into());
-        delta.wire = Some(Value::Object(chunk).to_string().into());
-        Some(delta)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn more_calls_than_an_answer_may_hold_are_not_kept() {
-        let mut held = Held::default();
-        held.join(0, (0..MAX_CALLS).map(|index| json!({ "index": index })).collect(), &Map::new());
-        assert!(!held.is_over_full());
-        held.join(0, vec![json!({ "index": 0 }); 5], &Map::new());
-        assert!(!held.is_over_full());
-        held.join(0, vec![json!({}), json!({ "id": "b" }), json!({ "id": "c" })], &Map::new());
-        assert!(held.is_over_full());
-        assert_eq!(held.calls.len(), MAX_CALLS + 1);
     }
 }

@@ -7,28 +7,32 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::usage;
-use crate::domain::answer::{Delta, Metadata, Names, ToolCallDelta};
+use crate::domain::answer::Delta;
 use crate::domain::chat::{Usage, estimate_tokens};
 use crate::provider::decoding::Fault;
 use crate::provider::reason::BROKEN_OFF;
+use crate::telemetry::mending::{Mending, Mendings};
 
 /// The `object` of a chunk.
 pub const CHUNK: &str = "chat.completion.chunk";
 
 /// Takes over what a message, or a delta of one, says. Parts of a content become the text that they
-/// are, since clients take nothing else.
-pub fn take(message: &mut Map<String, Value>, delta: &mut Delta) {
+/// are, since clients take nothing else. Says whether something was changed.
+pub fn take(message: &mut Map<String, Value>, delta: &mut Delta) -> bool {
+    let mut mended = false;
     if let Some(content) = message.get_mut("content")
         && matches!(content, Value::Array(_) | Value::Object(_))
         && let Some(text) = text_of(content)
     {
         *content = text.into();
+        mended = true;
     }
     let text = |name: &str| message.get(name).and_then(Value::as_str).unwrap_or_default();
     let reasoning = [text("reasoning_content"), text("reasoning")];
     delta.reasoning = reasoning.into_iter().find(|words| !words.is_empty()).unwrap_or_default().into();
     // The words of a refusal are the answer.
     delta.text = [text("content"), text("refusal")].concat();
+    mended
 }
 
 /// The text that the parts of a content are, if they are nothing else.
@@ -50,58 +54,25 @@ pub fn as_text(value: Value) -> String {
     }
 }
 
-/// The tool calls of a message, with their arguments as the text that clients take alone.
-fn calls(message: &mut Value) -> Vec<&mut Map<String, Value>> {
+/// Makes the arguments of a message's tool calls the text that clients take alone.
+fn mend_calls(message: &mut Value) {
     let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten();
-    let mut calls: Vec<_> = calls.filter_map(Value::as_object_mut).collect();
-    for call in &mut calls {
-        if let Some(arguments) = call.get_mut("function").and_then(|function| function.get_mut("arguments"))
-            && !arguments.is_string()
-        {
+    for arguments in calls.filter_map(|call| call.get_mut("function")?.get_mut("arguments")) {
+        if !arguments.is_string() {
             *arguments = as_text(arguments.take()).into();
         }
     }
-    calls
 }
 
-/// A whole completion as one chunk, for callers that asked for a stream.
-pub fn chunk_of(bytes: &[u8]) -> Result<Delta, Fault> {
+/// A whole completion in the form of a chunk, for callers that asked for a stream.
+pub fn as_chunk(bytes: &[u8]) -> Result<Value, Fault> {
     let mut value = whole_value(bytes)?;
-    let Some(object) = value.as_object_mut() else { return Err(Fault::unfinished(false, 1, b"")) };
-    object.insert("object".into(), CHUNK.into());
-    let text = |name: &str| object.get(name)?.as_str().filter(|text| !text.is_empty()).map(String::from);
-    let names = Names { response: text("id"), model: text("model"), conversation: None };
-    let spent = object.get("usage").and_then(usage);
-    let mut metadata = Metadata { names, usage: spent, finish: None };
-    let mut delta = Delta::default();
-    let choices = object.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten();
-    for (place, choice) in choices.filter_map(Value::as_object_mut).enumerate() {
-        let mut message = choice.remove("message").unwrap_or_else(|| json!({}));
-        for (index, call) in calls(&mut message).into_iter().enumerate() {
-            call.insert("index".into(), index.into());
-            if place == 0 {
-                delta.tool_calls.push(call_of(index, call));
-            }
-        }
-        if let Some(message) = message.as_object_mut().filter(|_| place == 0) {
-            take(message, &mut delta);
-            metadata.finish = choice.get("finish_reason").and_then(Value::as_str).map(String::from);
-        }
+    value["object"] = CHUNK.into();
+    for choice in value["choices"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        let message = choice.remove("message").unwrap_or_else(|| json!({}));
         choice.insert("delta".into(), message);
     }
-    Ok(Delta { metadata: metadata.boxed(), wire: Some(value.to_string().into()), ..delta })
-}
-
-fn call_of(index: usize, call: &Map<String, Value>) -> ToolCallDelta {
-    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(String::from);
-    let function = call.get("function");
-    let of_function = |name: &str| text(function.and_then(|function| function.get(name)));
-    ToolCallDelta {
-        index,
-        id: text(call.get("id")),
-        name: of_function("name"),
-        arguments: of_function("arguments").unwrap_or_default(),
-    }
+    Ok(value)
 }
 
 fn whole_value(bytes: &[u8]) -> Result<Value, Fault> {
@@ -175,12 +146,15 @@ impl<'a> WholeChoice<'a> {
 /// A whole completion that goes on as it is, unless it lacks what Dify's client insists on: a
 /// `content`, be it null, and both counts in a `usage`. Its words are not read: it was asked for by a
 /// caller of the same protocol, who gets its bytes.
-pub fn look(bytes: Bytes) -> Result<Delta, Fault> {
+pub fn look(bytes: Bytes, mendings: &mut Mendings) -> Result<Delta, Fault> {
     let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
     // As text, since a RawValue of bytes is checked to be text once more.
     match std::str::from_utf8(text).ok().and_then(good) {
         Some(delta) => Ok(Delta { wire: Some(bytes.slice_ref(text)), ..delta }),
-        None => mended(text),
+        None => {
+            mendings.note(Mending::PieceMended);
+            mended(text)
+        }
     }
 }
 
@@ -212,7 +186,7 @@ fn mended(bytes: &[u8]) -> Result<Delta, Fault> {
     }
     for choice in value["choices"].as_array_mut().into_iter().flatten() {
         let Some(message) = choice.get_mut("message") else { continue };
-        calls(message);
+        mend_calls(message);
         if let Some(message) = message.as_object_mut() {
             message.entry("content").or_insert(Value::Null);
         }
@@ -257,14 +231,10 @@ mod tests {
     #[test]
     fn arguments_that_are_an_object_become_text() {
         let whole = r#"{"choices":[{"index":0,"message":{"content":null,"tool_calls":[{"id":"a","function":{"name":"f","arguments":{"x":1}}}]},"finish_reason":"tool_calls"}]}"#;
-        let arguments = |delta: Delta, said: &str| {
-            let wire: Value = serde_json::from_slice(&delta.wire.expect("bytes")).expect("JSON");
-            wire["choices"][0][said]["tool_calls"][0]["function"]["arguments"].clone()
-        };
-        let looked = look(Bytes::from_static(whole.as_bytes())).unwrap_or_else(|_| panic!("good"));
-        assert_eq!(arguments(looked, "message"), r#"{"x":1}"#);
-        let chunk = chunk_of(whole.as_bytes()).unwrap_or_else(|_| panic!("good"));
-        assert_eq!(chunk.tool_calls[0].arguments, r#"{"x":1}"#);
-        assert_eq!(arguments(chunk, "delta"), r#"{"x":1}"#);
+        let looked = look(Bytes::from_static(whole.as_bytes()), &mut Mendings::default())
+            .unwrap_or_else(|_| panic!("good"));
+        let wire: Value = serde_json::from_slice(&looked.wire.expect("bytes")).expect("JSON");
+        let call = &wire["choices"][0]["message"]["tool_calls"][0];
+        assert_eq!(call["function"]["arguments"], r#"{"x":1}"#);
     }
 }

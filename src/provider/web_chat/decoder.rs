@@ -12,6 +12,7 @@ use crate::domain::answer::{Delta, Metadata, Names};
 use crate::provider::decoding::{Decoder, Fault, Progress, first_byte};
 use crate::provider::framing::Lines;
 use crate::provider::template::{Template, text};
+use crate::telemetry::mending::{Mending, Mendings};
 
 #[derive(Deserialize)]
 struct Line<'a> {
@@ -133,7 +134,11 @@ pub struct Answer {
     template: Option<(Template, Said)>,
     started: bool,
     understood: bool,
+    /// How many lines came that are not blank.
+    count: usize,
     skipped: usize,
+    /// How many of those skipped were no JSON.
+    unreadable: usize,
     soft_stopped: bool,
     whole: bool,
     response_id: Option<String>,
@@ -158,12 +163,16 @@ impl Decoder for Answer {
         }
     }
 
+    fn mended(&mut self) -> Mendings {
+        let mut mendings = Mendings::default();
+        mendings.add(Mending::Unreadable, self.unreadable);
+        mendings.add(Mending::Skipped, self.skipped - self.unreadable);
+        mendings
+    }
+
     fn finish(&mut self, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
         let last = self.lines.as_mut().and_then(Lines::rest).unwrap_or_default();
         self.line(&last, true, deltas)?;
-        if self.skipped > 0 {
-            log::warn!(lines = self.skipped; "skipped lines of the upstream's answer that are not of the protocol");
-        }
         if self.whole || self.soft_stopped {
             Ok(())
         } else if !self.started {
@@ -181,7 +190,9 @@ impl Answer {
             template: None,
             started: false,
             understood: false,
+            count: 0,
             skipped: 0,
+            unreadable: 0,
             soft_stopped: false,
             whole: false,
             response_id: None,
@@ -194,6 +205,7 @@ impl Answer {
         if line.is_empty() || self.whole {
             return Ok(());
         }
+        self.count += 1;
         if !std::mem::replace(&mut self.started, true) && first_byte(line) == Some(b'<') {
             return Err(Fault::Html);
         }
@@ -207,7 +219,8 @@ impl Answer {
         let Ok(Line { result, error }) = serde_json::from_slice(line) else {
             self.skipped += 1;
             if !last {
-                deltas.push_back(Delta { gap: true, ..Delta::default() });
+                self.unreadable += 1;
+                deltas.push_back(Delta { gap: Some(self.count), ..Delta::default() });
             }
             return Ok(());
         };
