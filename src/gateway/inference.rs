@@ -87,7 +87,7 @@ impl Gateway {
         let (member, begun) = match asked {
             Asked::Turn(turn) => {
                 let asked_in = turn.conversation;
-                let open = turn.open(&self.shared.store, &owner, self.settings.history_max_messages).await?;
+                let open = turn.open(&self.shared.store, &owner, &self.settings).await?;
                 let begun = self.ask_turn(open, named, total).await;
                 begun.map_err(|error| failed_in(asked_in, error))?
             }
@@ -116,7 +116,7 @@ impl Gateway {
         let candidates = self.candidates(named, open.upstream()).await;
         let asked = self.ask_in_turn(candidates, async |member| {
             let model = self.model_of(member, named).await?;
-            let (mut chat, thread) = open.chat(member, &self.settings);
+            let (mut chat, thread) = open.chat(member, &self.shared.store).await?;
             chat.max_tokens = self.max_tokens(member, &chat, model.as_deref()).await;
             let prompt = Prompt { model, chat, thread, total };
             let deltas = member.upstream.ask(&prompt).await?;

@@ -13,7 +13,8 @@ use crate::config;
 use crate::domain::answer::Answer;
 use crate::domain::chat::{Chat, ConversationId, Message, Owner, Part, Role, Thread};
 use crate::domain::error::Error;
-use crate::store::{self, Exchange, Store};
+use crate::request;
+use crate::store::{self, Exchange, History, Store};
 
 /// The next question of a conversation that the gateway keeps.
 #[derive(Debug, Clone, Default)]
@@ -32,9 +33,15 @@ pub struct Turn {
 
 impl Turn {
     /// Opens the turn in the store.
-    pub(super) async fn open(self, store: &Store, owner: &Owner, history: usize) -> Result<OpenTurn, Error> {
-        // Two more than are sent, so that it shows when there are more.
-        let turn = store.open(owner, self.conversation, history + 2).await?;
+    pub(super) async fn open(
+        self,
+        store: &Store,
+        owner: &Owner,
+        settings: &config::Upstream,
+    ) -> Result<OpenTurn, Error> {
+        // A turn is two messages.
+        let history = History { turns: settings.history_max_messages / 2, bytes: settings.history_max_bytes };
+        let turn = store.open(owner, self.conversation, history).await?;
         Ok(OpenTurn { turn, asked: self })
     }
 }
@@ -53,7 +60,10 @@ impl OpenTurn {
 
     /// What one of the upstreams is asked: the new message alone where it keeps the conversation, else
     /// all that was said, within bounds.
-    pub fn chat(&self, member: &Member, settings: &config::Upstream) -> (Chat, Option<Thread>) {
+    ///
+    /// # Errors
+    /// When what was said cannot be read, or needs more than is left of the memory budget.
+    pub async fn chat(&self, member: &Member, store: &Store) -> Result<(Chat, Option<Thread>), Error> {
         let conversation = self.turn.conversation();
         let system = self.asked.system.as_ref().or(conversation.system.as_ref());
         // A conversation that was kept before there were several upstreams names none.
@@ -67,34 +77,27 @@ impl OpenTurn {
         let system = system.filter(|_| thread.is_none() || system != conversation.system.as_ref());
         messages.extend(system.map(|system| Message::new(Role::System, system.as_str())));
         if thread.is_none() {
-            messages.extend(bounded(&conversation.messages, settings).iter().cloned());
+            messages.extend(self.history(store).await?);
         }
         messages.push(Message::new(Role::User, self.asked.message.as_str()));
         let (temperature, max_tokens) = (self.asked.temperature, self.asked.max_tokens);
-        (Chat { messages, temperature, max_tokens, ..Chat::default() }, thread.cloned())
+        Ok((Chat { messages, temperature, max_tokens, ..Chat::default() }, thread.cloned()))
+    }
+
+    async fn history(&self, store: &Store) -> Result<Vec<Message>, Error> {
+        let history = store.history(&self.turn).await?;
+        let left_out = self.turn.turns_before().saturating_sub(history.len() / 2);
+        if left_out > 0 {
+            log::info!(turns = left_out; "the oldest turns of a conversation are not sent again: HISTORY_MAX_MESSAGES or HISTORY_MAX_BYTES");
+        }
+        request::take(history.iter().map(|message| message.text().len()).sum())?;
+        Ok(history)
     }
 
     /// What is kept of the answer, which goes on at this place of the upstream's own conversation.
     pub fn asked(self, thread: Option<Thread>, upstream_keeps: bool) -> Memory {
         Memory::Conversation(Box::new(Conversation { open: self, thread, upstream_keeps }))
     }
-}
-
-/// The latest whole pairs of question and answer within the bounds of a history.
-fn bounded<'a>(messages: &'a [Message], settings: &config::Upstream) -> &'a [Message] {
-    let length = |message: &Message| message.text().len();
-    let mut bytes: usize = messages.iter().map(length).sum();
-    let mut rest = messages;
-    while let [question, answer, later @ ..] = rest
-        && (rest.len() > settings.history_max_messages || bytes > settings.history_max_bytes)
-    {
-        bytes -= length(question) + length(answer);
-        rest = later;
-    }
-    if rest.len() < messages.len() {
-        log::info!(messages = messages.len() - rest.len(); "the oldest messages of a conversation are not sent again: HISTORY_MAX_MESSAGES or HISTORY_MAX_BYTES");
-    }
-    rest
 }
 
 /// A conversation that comes whole each time, before upstreams of another protocol.

@@ -25,6 +25,8 @@ use crate::domain::error::Error;
 use crate::metrics::Metrics;
 pub use crate::provider::relay::{Form as RelayForm, Request as RelayRequest};
 pub use crate::provider::session::Credentials;
+use crate::request;
+pub use crate::store::Listed;
 use crate::store::{Store, Transcript as KeptTranscript};
 use admission::Admission;
 use calls::Calls;
@@ -131,12 +133,43 @@ impl Gateway {
         self.settings.url.is_none()
     }
 
-    /// Reads a conversation back.
+    /// Reads a conversation back, as [`Store::transcript`].
     ///
     /// # Errors
     /// When the owner has none of this id, or the store cannot be used.
-    pub async fn transcript(&self, owner: &Owner, id: ConversationId) -> Result<KeptTranscript, Error> {
-        self.shared.store.transcript(owner, id).await
+    pub async fn transcript(
+        &self,
+        owner: &Owner,
+        id: ConversationId,
+        before: Option<i64>,
+        most: usize,
+    ) -> Result<KeptTranscript, Error> {
+        let transcript = self.shared.store.transcript(owner, id, before, most).await?;
+        // What is read is written once more.
+        let bytes = transcript.turns.iter().map(|(question, answer, _)| question.len() + answer.len());
+        request::take(2 * bytes.sum::<usize>())?;
+        Ok(transcript)
+    }
+
+    /// Lists an owner's conversations, as [`Store::conversations`].
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn conversations(
+        &self,
+        owner: &Owner,
+        after: (i64, &str),
+        most: usize,
+    ) -> Result<Vec<Listed>, Error> {
+        self.shared.store.conversations(owner, after, most).await
+    }
+
+    /// Deletes all conversations of an owner; says how many.
+    ///
+    /// # Errors
+    /// When the store cannot be used: then some may be gone.
+    pub async fn forget_all(&self, owner: &Owner) -> Result<u64, Error> {
+        self.shared.store.delete_all(owner).await
     }
 
     /// Deletes a conversation.

@@ -10,13 +10,10 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::sleep;
 
 use super::lease::{LEASE, Lease};
-use super::statement::{Row, Statement, Text, text};
+use super::statement::{Row, Statement, Text, Value, text};
 use super::{Store, not_found};
 use crate::domain::chat::{ConversationId, Message, Owner, Role, Thread, TurnId};
 use crate::domain::error::Error;
-
-/// The most turns that are read back at once.
-const MAX_TURNS_READ: i64 = 10_000;
 
 /// The most conversations that are deleted in one transaction, for which turns wait.
 const EXPIRED_AT_ONCE: usize = 20;
@@ -29,39 +26,44 @@ const LOOK_AGAIN_AT_MOST: Duration = Duration::from_millis(150);
 const HEAD: i64 = 0;
 const TURN: i64 = 1;
 
-/// The conversation's own row and its latest turns, as rows of the kinds above. PostgreSQL takes the
-/// lease with it; of a conversation that is another's now it gives a row of a third kind. A lease may
-/// be lost with the server, so nobody waits until it is durable.
+/// The conversation's own row, and where no upstream has the conversation its latest turns within
+/// bounds, as rows of the kinds above. PostgreSQL takes the lease with it; of a conversation that is
+/// another's now it gives a row of a third kind. A lease may be lost with the server, so nobody waits
+/// until it is durable.
 const OPEN: &Text = &Text {
-    sqlite: "SELECT 0, turns, system, upstream_conversation, upstream_response, upstream FROM conversations \
-             WHERE owner = $1 AND id = $2 AND turns > 0 \
-             UNION ALL SELECT 1, number, question, answer, NULL, NULL FROM \
-             (SELECT number, question, answer FROM turns WHERE owner = $1 AND id = $2 ORDER BY number DESC LIMIT $3)",
+    sqlite: text![
+    "SELECT 0, turns, system, upstream_conversation, upstream_response, upstream FROM conversations \
+     WHERE owner = $1 AND id = $2 AND turns > 0 \
+     UNION ALL SELECT 1, number, question, answer, NULL, NULL FROM turns WHERE owner = $1 AND id = $2 \
+     AND (SELECT upstream_conversation FROM conversations WHERE owner = $1 AND id = $2) IS NULL \
+     AND number >= (SELECT MIN(number) FROM (SELECT number, \
+     SUM(size) OVER (ORDER BY number DESC) AS total FROM (SELECT number, octet_length(question) + octet_length(answer) AS size \
+     FROM turns WHERE owner = $1 AND id = $2 ORDER BY number DESC LIMIT $3) AS sizes) AS totals WHERE total <= $4)"
+    ]
+    .sqlite,
     postgres: text![
-        "WITH taken AS (UPDATE conversations SET lease = $4, lease_until = " now " + $5 \
+        "WITH taken AS (UPDATE conversations SET lease = $5, lease_until = " now " + $6 \
          WHERE owner = $1 AND id = $2 AND turns > 0 AND lease_until <= " now " \
          RETURNING turns, system, upstream_conversation, upstream_response, upstream) \
          SELECT CAST(0 AS BIGINT), turns, system, upstream_conversation, upstream_response, upstream, \
          set_config('synchronous_commit', 'off', true) FROM taken \
-         UNION ALL SELECT 1, number, question, answer, NULL, NULL, NULL FROM \
-         (SELECT number, question, answer FROM turns WHERE owner = $1 AND id = $2 AND EXISTS (SELECT 1 FROM taken) \
-         ORDER BY number DESC LIMIT $3) AS latest \
+         UNION ALL SELECT 1, number, question, answer, NULL, NULL, NULL FROM turns WHERE owner = $1 AND id = $2 \
+         AND EXISTS (SELECT 1 FROM taken WHERE upstream_conversation IS NULL) \
+         AND number >= (SELECT MIN(number) FROM (SELECT number, \
+     SUM(size) OVER (ORDER BY number DESC) AS total FROM (SELECT number, octet_length(question) + octet_length(answer) AS size \
+     FROM turns WHERE owner = $1 AND id = $2 ORDER BY number DESC LIMIT $3) AS sizes) AS totals WHERE total <= $4) \
          UNION ALL SELECT 2, turns, NULL, NULL, NULL, NULL, NULL FROM conversations \
          WHERE owner = $1 AND id = $2 AND turns > 0 AND NOT EXISTS (SELECT 1 FROM taken)"
     ]
     .postgres,
 };
 
-/// The latest turns alone, as [`OPEN`] gives them.
+/// The latest turns within bounds alone, as [`OPEN`] gives them.
 const LATEST: &Text = text![
-    "SELECT CAST(1 AS BIGINT), number, question, answer FROM turns WHERE owner = $1 AND id = $2 ORDER BY number DESC LIMIT $3"
-];
-
-const TRANSCRIPT: &Text = text![
-    "SELECT CAST(0 AS BIGINT), turns, system, NULL, created_at, used_at FROM conversations \
-     WHERE owner = $1 AND id = $2 AND turns > 0 \
-     UNION ALL SELECT 1, number, question, answer, partial, 0 FROM \
-     (SELECT number, question, answer, partial FROM turns WHERE owner = $1 AND id = $2 ORDER BY number DESC LIMIT $3) AS latest"
+    "SELECT CAST(1 AS BIGINT), number, question, answer FROM turns WHERE owner = $1 AND id = $2 \
+     AND number >= (SELECT MIN(number) FROM (SELECT number, \
+     SUM(size) OVER (ORDER BY number DESC) AS total FROM (SELECT number, octet_length(question) + octet_length(answer) AS size \
+     FROM turns WHERE owner = $1 AND id = $2 ORDER BY number DESC LIMIT $3) AS sizes) AS totals WHERE total <= $4)"
 ];
 
 const DELETE: &Text = text!["DELETE FROM conversations WHERE owner = $1 AND id = $2 AND turns > 0"];
@@ -82,23 +84,26 @@ const CLOCK: &Text = text!["SELECT " now];
 pub struct Conversation {
     /// The instructions for the model.
     pub system: Option<String>,
-    /// The latest questions and answers in turn, the oldest first.
-    pub messages: Vec<Message>,
+    /// The latest questions and answers in turn, the oldest first; `None` where an upstream has the
+    /// conversation, so that they were not read. See [`Store::history`].
+    pub messages: Option<Vec<Message>>,
     /// Where an upstream that keeps conversations itself goes on.
     pub thread: Option<Thread>,
 }
 
-/// A whole conversation, to be read back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transcript {
-    /// The instructions for the model.
-    pub system: Option<String>,
-    /// Questions and answers, the oldest first, each with whether the answer broke off.
-    pub turns: Vec<(String, String, bool)>,
-    /// When it began, in milliseconds since 1970.
-    pub created_at: i64,
-    /// When it was last gone on with, in milliseconds since 1970.
-    pub used_at: i64,
+/// What is read of a conversation's past: its latest turns within both bounds.
+#[derive(Debug, Clone, Copy)]
+pub struct History {
+    /// The most turns.
+    pub turns: usize,
+    /// The most bytes of questions and answers.
+    pub bytes: usize,
+}
+
+impl History {
+    fn values(self) -> [Value; 2] {
+        [self.turns, self.bytes].map(|most| i64::try_from(most).unwrap_or(i64::MAX).into())
+    }
 }
 
 /// One turn of a conversation, from before the question to after the answer.
@@ -109,6 +114,7 @@ pub struct Turn {
     /// The turn's own id.
     pub(super) turn: String,
     pub(super) conversation: Conversation,
+    history: History,
     /// The number of turns before this one.
     pub(super) before: i64,
     pub(super) lease: Option<Lease>,
@@ -120,11 +126,15 @@ impl Turn {
     pub fn conversation(&self) -> &Conversation {
         &self.conversation
     }
+
+    /// How many turns the conversation has before this one.
+    pub fn turns_before(&self) -> usize {
+        usize::try_from(self.before).unwrap_or_default()
+    }
 }
 
 impl Store {
-    /// Opens a turn: of the conversation with this id, or of a new one. `history` bounds the
-    /// messages that are read.
+    /// Opens a turn: of the conversation with this id, or of a new one. `history` bounds what is read of it.
     ///
     /// # Errors
     /// [`Kind::ConversationNotFound`](crate::domain::error::Kind::ConversationNotFound) when the owner
@@ -135,13 +145,13 @@ impl Store {
         &self,
         owner: &Owner,
         id: Option<ConversationId>,
-        history: usize,
+        history: History,
     ) -> Result<Turn, Error> {
         let (owner, turn) = (owner.clone(), TurnId::random()?.to_string());
         let Some(id) = id else {
             self.expect_room().await?;
             let (id, conversation) = (ConversationId::random()?, Conversation::default());
-            return Ok(Turn { id, owner, turn, conversation, before: 0, lease: None, _lock: None });
+            return Ok(Turn { id, owner, turn, conversation, history, before: 0, lease: None, _lock: None });
         };
         let shared = self.database.shared();
         if shared.is_none() {
@@ -149,10 +159,9 @@ impl Store {
             self.expect_room().await?;
         }
         let lock = self.locks.lock((owner.clone(), id)).await;
-        let most = history.div_ceil(2) as i64;
-        let (before, conversation) = self.load(&owner, id, &turn, most).await?;
+        let (before, conversation) = self.load(&owner, id, &turn, history).await?;
         let lease = shared.map(|handle| Lease::hold(&self.database, handle, (owner.clone(), id), &turn));
-        Ok(Turn { id, owner, turn, conversation, before, lease, _lock: Some(lock) })
+        Ok(Turn { id, owner, turn, conversation, history, before, lease, _lock: Some(lock) })
     }
 
     /// Reads a conversation, of which the latest turns, and takes its lease as soon as it can be had.
@@ -161,12 +170,12 @@ impl Store {
         owner: &Owner,
         id: ConversationId,
         turn: &str,
-        most: i64,
+        history: History,
     ) -> Result<(i64, Conversation), Error> {
         let mut pause = LOOK_AGAIN;
         loop {
             let mut values = key(owner, id);
-            values.push(most.into());
+            values.extend(history.values());
             let latest = Statement::new(LATEST, values.clone());
             let mut rows = if self.database.shared().is_some() {
                 values.extend([turn.into(), (LEASE.as_millis() as i64).into()]);
@@ -178,12 +187,14 @@ impl Store {
             match take_head(&mut rows)? {
                 Some((HEAD, mut head)) => {
                     let before = head.integer(1)?;
+                    let (system, thread) = (head.optional_text(2)?, thread(&mut head)?);
                     // A statement that waited for another's commit has seen the head after it, and the
                     // turns before it.
-                    if before > newest(&rows)? {
+                    if thread.is_none() && before > newest(&rows)? {
                         rows = self.read(latest).await?;
                     }
-                    return Ok((before, conversation(&mut head, rows)?));
+                    let messages = thread.is_none().then(|| messages(rows)).transpose()?;
+                    return Ok((before, Conversation { system, messages, thread }));
                 }
                 Some(_) => sleep(pause).await,
                 None => return Err(not_found()),
@@ -192,22 +203,18 @@ impl Store {
         }
     }
 
-    /// Reads a conversation back.
+    /// The latest questions and answers before a turn, the oldest first, as far as they were asked for when
+    /// it was opened.
     ///
     /// # Errors
-    /// As [`Store::open`].
-    pub async fn transcript(&self, owner: &Owner, id: ConversationId) -> Result<Transcript, Error> {
-        let mut values = key(owner, id);
-        values.push(MAX_TURNS_READ.into());
-        let mut rows = self.read(Statement::new(TRANSCRIPT, values)).await?;
-        let (_, mut head) = take_head(&mut rows)?.ok_or_else(not_found)?;
-        let turn = |mut row: Row| Ok((row.text(2)?, row.text(3)?, row.integer(4)? != 0));
-        Ok(Transcript {
-            system: head.optional_text(2)?,
-            turns: in_order(rows)?.into_iter().map(turn).collect::<Result<_, Error>>()?,
-            created_at: head.integer(4)?,
-            used_at: head.integer(5)?,
-        })
+    /// When the store cannot be used.
+    pub async fn history(&self, turn: &Turn) -> Result<Vec<Message>, Error> {
+        if let Some(messages) = &turn.conversation.messages {
+            return Ok(messages.clone());
+        }
+        let mut values = key(&turn.owner, turn.id);
+        values.extend(turn.history.values());
+        messages(self.read(Statement::new(LATEST, values)).await?)
     }
 
     /// Deletes a conversation, and its answers that were to be come back for.
@@ -215,10 +222,15 @@ impl Store {
     /// # Errors
     /// As [`Store::open`].
     pub async fn delete(&self, owner: &Owner, id: ConversationId) -> Result<(), Error> {
+        if self.remove(owner, id).await? { Ok(()) } else { Err(not_found()) }
+    }
+
+    /// Deletes a conversation, if it is there; says whether it was.
+    pub(super) async fn remove(&self, owner: &Owner, id: ConversationId) -> Result<bool, Error> {
         let head = Statement::new(DELETE, key(owner, id)).required();
         let rest = [DELETE_TURNS, DELETE_ANSWERS].map(|text| Statement::new(text, key(owner, id)));
         let done = self.write(std::iter::once(head).chain(rest).collect::<Vec<_>>()).await?;
-        if done.first().is_some_and(|head| head.changed > 0) { Ok(()) } else { Err(not_found()) }
+        Ok(done.first().is_some_and(|head| head.changed > 0))
     }
 
     /// Deletes the conversations that nobody went on with for this long; says how many.
@@ -259,12 +271,12 @@ impl Store {
 }
 
 /// What finds a conversation: `$1` and `$2` of its statements.
-pub(super) fn key(owner: &Owner, id: ConversationId) -> Vec<super::statement::Value> {
+pub(super) fn key(owner: &Owner, id: ConversationId) -> Vec<Value> {
     vec![owner.0.as_str().into(), id.to_string().into()]
 }
 
 /// Takes the row that is no turn out of these, with its kind.
-fn take_head(rows: &mut Vec<Row>) -> Result<Option<(i64, Row)>, Error> {
+pub(super) fn take_head(rows: &mut Vec<Row>) -> Result<Option<(i64, Row)>, Error> {
     for index in 0..rows.len() {
         let kind = rows[index].integer(0)?;
         if kind != TURN {
@@ -280,21 +292,24 @@ fn newest(turns: &[Row]) -> Result<i64, Error> {
 }
 
 /// Turns, the oldest first.
-fn in_order(mut turns: Vec<Row>) -> Result<Vec<Row>, Error> {
+pub(super) fn in_order(mut turns: Vec<Row>) -> Result<Vec<Row>, Error> {
     newest(&turns)?;
     turns.sort_by_key(|row| row.integer(1).unwrap_or_default());
     Ok(turns)
 }
 
-fn conversation(head: &mut Row, turns: Vec<Row>) -> Result<Conversation, Error> {
-    let system = head.optional_text(2)?;
+/// Where an upstream that keeps conversations itself goes on.
+fn thread(head: &mut Row) -> Result<Option<Thread>, Error> {
     let ids = head.optional_text(3)?.zip(head.optional_text(4)?);
     let upstream = head.optional_text(5)?.unwrap_or_default();
-    let thread = ids.map(|(conversation, last_response)| Thread { upstream, conversation, last_response });
+    Ok(ids.map(|(conversation, last_response)| Thread { upstream, conversation, last_response }))
+}
+
+fn messages(turns: Vec<Row>) -> Result<Vec<Message>, Error> {
     let mut messages = Vec::with_capacity(2 * turns.len());
     for mut row in in_order(turns)? {
         messages.push(Message::new(Role::User, row.text(2)?));
         messages.push(Message::new(Role::Assistant, row.text(3)?));
     }
-    Ok(Conversation { system, messages, thread })
+    Ok(messages)
 }

@@ -18,6 +18,7 @@ mod postgres;
 mod sessions;
 mod sqlite;
 mod statement;
+mod transcripts;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -28,12 +29,13 @@ use std::time::Duration;
 pub use answers::{KeptAnswer, Known};
 pub use calls::{CallKey, KeptCall};
 pub use commit::Exchange;
-pub use conversations::{Conversation, Transcript, Turn};
+pub use conversations::{Conversation, History, Turn};
 use database::Database;
 pub use keys::StoredKey;
 use lease::TurnLocks;
 pub use sqlite::{NoLock, ServiceLock};
 use statement::{Done, Row, Statement};
+pub use transcripts::{Listed, Transcript};
 
 use crate::config::Location;
 use crate::domain::error::{Error, Kind};

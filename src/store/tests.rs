@@ -53,9 +53,14 @@ fn known(record: &str) -> Known {
     Known { record: record.into(), conversation: None }
 }
 
+/// So many messages.
+fn history(messages: usize) -> History {
+    History { turns: messages / 2, bytes: 1 << 20 }
+}
+
 /// A conversation of one turn.
 async fn begun(store: &Store, owner: &Owner) -> ConversationId {
-    let turn = store.open(owner, None, 2).await.expect("a turn");
+    let turn = store.open(owner, None, history(2)).await.expect("a turn");
     let id = turn.id;
     store.commit(turn, exchange("one")).await.expect("kept");
     id
@@ -66,30 +71,32 @@ async fn a_conversation_is_kept_and_found_by_its_owner_alone() {
     let _alone = ONE_AT_A_TIME.lock().await;
     for store in stores() {
         let (ann, bob) = (owner(), owner());
-        let turn = store.open(&ann, None, 10).await.expect("a turn");
+        let turn = store.open(&ann, None, history(10)).await.expect("a turn");
         let id = turn.id;
-        assert!(store.open(&ann, Some(id), 10).await.is_err(), "nothing is kept before the commit");
+        assert!(store.open(&ann, Some(id), history(10)).await.is_err(), "nothing is kept before the commit");
         store.commit(turn, exchange("one")).await.expect("kept");
         for question in ["two", "three"] {
-            let turn = store.open(&ann, Some(id), 10).await.expect("a turn");
+            let turn = store.open(&ann, Some(id), history(10)).await.expect("a turn");
             store.commit(turn, exchange(question)).await.expect("kept");
         }
-        let turn = store.open(&ann, Some(id), 4).await.expect("a turn");
+        let turn = store.open(&ann, Some(id), history(4)).await.expect("a turn");
         let conversation = turn.conversation().clone();
-        let texts: Vec<_> = conversation.messages.iter().map(|message| message.text().into_owned()).collect();
+        assert_eq!(conversation.messages, None, "an upstream has it");
+        let messages = store.history(&turn).await.expect("a history");
+        let texts: Vec<_> = messages.iter().map(|message| message.text().into_owned()).collect();
         assert_eq!(texts, ["two", "two!\u{fffd}", "three", "three!\u{fffd}"]);
         assert_eq!(conversation.thread.map(|thread| thread.last_response).as_deref(), Some("three"));
         drop(turn);
         for kind in [
-            store.open(&bob, Some(id), 10).await.err().map(|error| error.kind),
-            store.transcript(&bob, id).await.err().map(|error| error.kind),
+            store.open(&bob, Some(id), history(10)).await.err().map(|error| error.kind),
+            store.transcript(&bob, id, None, 1000).await.err().map(|error| error.kind),
             store.delete(&bob, id).await.err().map(|error| error.kind),
         ] {
             assert_eq!(kind, Some(Kind::ConversationNotFound));
         }
-        assert_eq!(store.transcript(&ann, id).await.expect("a transcript").turns.len(), 3);
+        assert_eq!(store.transcript(&ann, id, None, 1000).await.expect("a transcript").turns.len(), 3);
         store.delete(&ann, id).await.expect("deleted");
-        assert!(store.transcript(&ann, id).await.is_err());
+        assert!(store.transcript(&ann, id, None, 1000).await.is_err());
     }
 }
 
@@ -98,14 +105,14 @@ async fn a_conversation_that_is_deleted_during_a_turn_stays_deleted() {
     let _alone = ONE_AT_A_TIME.lock().await;
     for store in stores() {
         let owner = owner();
-        let turn = store.open(&owner, None, 2).await.expect("a turn");
+        let turn = store.open(&owner, None, history(2)).await.expect("a turn");
         let id = turn.id;
         store.commit(turn, exchange("one")).await.expect("kept");
-        let turn = store.open(&owner, Some(id), 2).await.expect("a turn");
+        let turn = store.open(&owner, Some(id), history(2)).await.expect("a turn");
         store.delete(&owner, id).await.expect("deleted");
         let error = store.commit(turn, exchange("two")).await.expect_err("gone");
         assert_eq!(error.kind, Kind::ConversationNotFound);
-        assert!(store.transcript(&owner, id).await.is_err());
+        assert!(store.transcript(&owner, id, None, 1000).await.is_err());
     }
 }
 
@@ -115,19 +122,19 @@ async fn a_turn_that_cannot_be_kept_does_not_spoil_one_that_is_committed_with_it
     for store in stores() {
         let owner = owner();
         let (fine, gone) = (begun(&store, &owner).await, begun(&store, &owner).await);
-        let fine_turn = store.open(&owner, Some(fine), 2).await.expect("a turn");
-        let gone_turn = store.open(&owner, Some(gone), 2).await.expect("a turn");
+        let fine_turn = store.open(&owner, Some(fine), history(2)).await.expect("a turn");
+        let gone_turn = store.open(&owner, Some(gone), history(2)).await.expect("a turn");
         store.delete(&owner, gone).await.expect("deleted");
-        let new_turn = store.open(&owner, None, 2).await.expect("a turn");
+        let new_turn = store.open(&owner, None, history(2)).await.expect("a turn");
         let new = new_turn.id;
         let commit = |turn| store.commit(turn, exchange("two"));
         let outcomes = join_all([fine_turn, gone_turn, new_turn].map(commit)).await;
         let kinds: Vec<_> =
             outcomes.iter().map(|outcome| outcome.as_ref().err().map(|error| error.kind)).collect();
         assert_eq!(kinds, [None, Some(Kind::ConversationNotFound), None]);
-        assert_eq!(store.transcript(&owner, fine).await.expect("a transcript").turns.len(), 2);
-        assert_eq!(store.transcript(&owner, new).await.expect("a transcript").turns.len(), 1);
-        assert!(store.transcript(&owner, gone).await.is_err());
+        assert_eq!(store.transcript(&owner, fine, None, 1000).await.expect("a transcript").turns.len(), 2);
+        assert_eq!(store.transcript(&owner, new, None, 1000).await.expect("a transcript").turns.len(), 1);
+        assert!(store.transcript(&owner, gone, None, 1000).await.is_err());
     }
 }
 
@@ -138,12 +145,12 @@ async fn a_turn_that_another_process_went_past_is_refused() {
         (Store::new(location.clone()).expect("a store"), Store::new(location).expect("a store"));
     let owner = owner();
     let id = begun(&ours, &owner).await;
-    let late = ours.open(&owner, Some(id), 2).await.expect("a turn");
-    let turn = theirs.open(&owner, Some(id), 2).await.expect("a turn");
+    let late = ours.open(&owner, Some(id), history(2)).await.expect("a turn");
+    let turn = theirs.open(&owner, Some(id), history(2)).await.expect("a turn");
     theirs.commit(turn, exchange("theirs")).await.expect("kept");
     let error = ours.commit(late, exchange("ours")).await.expect_err("too late");
     assert_eq!(error.kind, Kind::ConversationBusy);
-    let turns = ours.transcript(&owner, id).await.expect("a transcript").turns;
+    let turns = ours.transcript(&owner, id, None, 1000).await.expect("a transcript").turns;
     assert_eq!(turns.last().map(|turn| turn.0.as_str()), Some("theirs"));
 }
 
@@ -152,19 +159,19 @@ async fn parallel_turns_wait_for_each_other_and_none_is_lost() {
     let _alone = ONE_AT_A_TIME.lock().await;
     for store in stores().into_iter().map(Arc::new) {
         let owner = owner();
-        let turn = store.open(&owner, None, 2).await.expect("a turn");
+        let turn = store.open(&owner, None, history(2)).await.expect("a turn");
         let id = turn.id;
         store.commit(turn, exchange("0")).await.expect("kept");
         let turns = (1..20).map(|number| {
             let (store, owner) = (Arc::clone(&store), owner.clone());
             async move {
-                let turn = store.open(&owner, Some(id), 2).await.expect("a turn");
+                let turn = store.open(&owner, Some(id), history(2)).await.expect("a turn");
                 tokio::task::yield_now().await;
                 store.commit(turn, exchange(&number.to_string())).await.expect("kept");
             }
         });
         join_all(turns).await;
-        assert_eq!(store.transcript(&owner, id).await.expect("a transcript").turns.len(), 20);
+        assert_eq!(store.transcript(&owner, id, None, 1000).await.expect("a transcript").turns.len(), 20);
     }
 }
 
@@ -173,14 +180,14 @@ async fn only_what_is_old_enough_expires() {
     let _alone = ONE_AT_A_TIME.lock().await;
     for store in stores() {
         let owner = owner();
-        let turn = store.open(&owner, None, 2).await.expect("a turn");
+        let turn = store.open(&owner, None, history(2)).await.expect("a turn");
         let id = turn.id;
         store.commit(turn, exchange("0")).await.expect("kept");
         store.expire(Duration::from_secs(60)).await.expect("swept");
-        assert!(store.transcript(&owner, id).await.is_ok());
+        assert!(store.transcript(&owner, id, None, 1000).await.is_ok());
         sleep(Duration::from_millis(20)).await;
         store.expire(Duration::from_millis(10)).await.expect("swept");
-        assert!(store.transcript(&owner, id).await.is_err());
+        assert!(store.transcript(&owner, id, None, 1000).await.is_err());
     }
 }
 
@@ -195,9 +202,9 @@ async fn many_expire_at_once() {
         let fresh = begun(&store, &owner).await;
         assert!(store.expire(Duration::from_millis(2900)).await.expect("swept") >= 250);
         for id in ids {
-            assert!(store.transcript(&owner, id).await.is_err());
+            assert!(store.transcript(&owner, id, None, 1000).await.is_err());
         }
-        assert!(store.transcript(&owner, fresh).await.is_ok());
+        assert!(store.transcript(&owner, fresh, None, 1000).await.is_ok());
     }
 }
 
@@ -317,6 +324,72 @@ async fn usage_adds_up_for_each_owner() {
         assert_eq!(sum, Tally { requests: 2, prompt_tokens: 4, completion_tokens: 6, estimated: 2 });
         assert!(since.is_some());
         assert_eq!(store.usage(&owner()).await.expect("asked"), (Tally::default(), None));
+    }
+}
+
+#[tokio::test]
+async fn what_is_read_of_a_conversation_is_bounded_and_paged() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for store in stores() {
+        let ann = owner();
+        let mut id = None;
+        for number in 1..=5 {
+            let turn = store.open(&ann, id, history(10)).await.expect("a turn");
+            id = Some(turn.id);
+            let exchange =
+                Exchange { thread: None, question: number.to_string(), ..exchange("x".repeat(100).as_str()) };
+            store.commit(turn, exchange).await.expect("kept");
+        }
+        let id = id.expect("a conversation");
+        // Each turn has 105 bytes.
+        for (turns, bytes, expected) in
+            [(10, 10_000, 5), (2, 10_000, 2), (10, 315, 3), (10, 314, 2), (10, 50, 0)]
+        {
+            let turn = store.open(&ann, Some(id), History { turns, bytes }).await.expect("a turn");
+            let messages = store.history(&turn).await.expect("a history");
+            assert_eq!(
+                (messages.len(), turn.turns_before()),
+                (2 * expected, 5),
+                "{turns} turns, {bytes} bytes"
+            );
+            if expected > 0 {
+                assert_eq!(messages[0].text(), (6 - expected).to_string());
+            }
+        }
+        let mut pages = Vec::new();
+        let mut before = None;
+        loop {
+            let page = store.transcript(&ann, id, before, 2).await.expect("a page");
+            pages.push(page.turns.iter().map(|(question, ..)| question.clone()).collect::<Vec<_>>());
+            before = page.next_before;
+            if before.is_none() {
+                break;
+            }
+        }
+        assert_eq!(pages, [vec!["4", "5"], vec!["2", "3"], vec!["1"]]);
+    }
+}
+
+#[tokio::test]
+async fn conversations_are_listed_by_use_and_deleted_together() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for store in stores() {
+        let (ann, bob) = (owner(), owner());
+        let mut ids = Vec::new();
+        for _ in 0..3 {
+            ids.insert(0, begun(&store, &ann).await.to_string());
+            sleep(Duration::from_millis(3)).await;
+        }
+        let theirs = begun(&store, &bob).await;
+        let first = store.conversations(&ann, (i64::MAX, ""), 2).await.expect("a list");
+        let last = first.last().map(|last| (last.used_at, last.id.clone())).expect("two");
+        let rest = store.conversations(&ann, (last.0, &last.1), 2).await.expect("a list");
+        let listed: Vec<_> = first.iter().chain(&rest).map(|listed| listed.id.clone()).collect();
+        assert_eq!(listed, ids);
+        assert!(first.iter().all(|listed| listed.turns == 1 && listed.bytes > 0));
+        assert_eq!(store.delete_all(&ann).await.expect("deleted"), 3);
+        assert_eq!(store.conversations(&ann, (i64::MAX, ""), 2).await.expect("a list"), []);
+        assert!(store.transcript(&bob, theirs, None, 1).await.is_ok());
     }
 }
 

@@ -256,3 +256,46 @@ async fn another_file_in_the_stores_place_is_opened_anew() {
     );
     assert_eq!(app.chat(json!({"message": "two"})).await.status, 200);
 }
+
+#[actix_web::test]
+async fn a_keys_conversations_are_listed_read_by_pages_and_deleted_together() {
+    let fake = Fake::start(counting).await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    let mut id = Value::Null;
+    for number in 0..3 {
+        let asked = json!({"message": format!("q{number}"), "conversation_id": id});
+        id = app.chat(asked).await.json()["conversation_id"].clone();
+    }
+    app.chat(json!({"message": "another"})).await;
+    let list = app.get("/api/conversations?limit=1").await.json();
+    let rest =
+        app.get(&format!("/api/conversations?after={}", list["next_after"].as_str().expect("more"))).await;
+    let rest = rest.json();
+    assert_eq!(
+        (rest["conversations"][0]["conversation_id"].clone(), rest["conversations"][0]["turns"].clone()),
+        (id.clone(), json!(3))
+    );
+    assert_eq!(rest["next_after"], Value::Null);
+    let path = format!("/api/conversations/{}", id.as_str().expect("an id"));
+    let page = app.get(&format!("{path}?limit=2&before=")).await.json();
+    let told = |page: &Value| {
+        page["messages"]
+            .as_array()
+            .expect("messages")
+            .iter()
+            .map(|message| message["content"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(told(&page), ["q1", "3", "q2", "5"]);
+    let first = app.get(&format!("{path}?before={}", page["next_before"])).await.json();
+    assert_eq!((told(&first), first["next_before"].clone()), (vec![json!("q0"), json!("1")], Value::Null));
+    for query in ["limit=many", "before=x"] {
+        let refused = app.get(&format!("{path}?{query}")).await;
+        assert_eq!((refused.status.as_u16(), refused.code().as_str()), (422, "invalid_request"));
+    }
+    let theirs = app.call("DELETE", "/api/conversations", &[("x-api-key", OTHER_KEY)], None).await.json();
+    assert_eq!(theirs["deleted"], 0);
+    let gone = app.call("DELETE", "/api/conversations", &[("x-api-key", KEY)], None).await.json();
+    assert_eq!(gone["deleted"], 2);
+    assert_eq!(app.get(&path).await.status.as_u16(), 404);
+}

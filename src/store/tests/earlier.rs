@@ -126,13 +126,13 @@ async fn check(location: Location, steps: usize) {
     let (ann, id) = (Owner("ann".into()), ConversationId::from_str(CONVERSATION).expect("an id"));
     store.prepare().await.expect("today's schema");
     if steps >= 1 {
-        let transcript = store.transcript(&ann, id).await.expect("a transcript");
+        let transcript = store.transcript(&ann, id, None, 1000).await.expect("a transcript");
         assert_eq!((transcript.created_at, transcript.used_at), (5, 6));
         assert_eq!(transcript.turns, [("Q".to_string(), "A".to_string(), true)]);
-        let turn = store.open(&ann, Some(id), 10).await.expect("a turn");
+        let turn = store.open(&ann, Some(id), history(10)).await.expect("a turn");
         assert_eq!(turn.conversation().system.as_deref(), Some("S"));
         store.commit(turn, exchange("next")).await.expect("kept");
-        assert_eq!(store.transcript(&ann, id).await.expect("a transcript").turns.len(), 2);
+        assert_eq!(store.transcript(&ann, id, None, 1000).await.expect("a transcript").turns.len(), 2);
         let keys = store.keys().await.expect("keys");
         assert_eq!((keys[0].name.as_str(), keys[0].created_at), ("k", 7));
         assert_eq!(keys[0].owner.0, "0123456789abcdef0123456789abcdef", "today's digest");
