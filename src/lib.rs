@@ -17,6 +17,7 @@ pub mod store;
 pub mod demo;
 pub mod telemetry;
 pub mod metrics;
+pub mod activity;
 pub mod budget;
 pub mod request;
 pub mod domain;

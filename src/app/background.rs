@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use actix_web::web::Data;
 use secrecy::SecretString;
-use tokio::time::timeout;
 
+use crate::activity::{Activity, Follower};
 use crate::config::Config;
 use crate::domain::error::Error;
 use crate::domain::keys::GatewayKey;
@@ -71,14 +71,20 @@ impl SessionSync {
 
     /// Takes the kept session over, and follows it from then on; a store that is not `available` now
     /// is read as soon as it is back.
-    pub async fn start(mut self, available: bool) {
+    pub async fn start(mut self, available: bool, mut follower: Follower) {
         if available {
             let _ = self.follow().await;
         }
         tokio::task::spawn_local(async move {
             loop {
-                let changed = timeout(SESSION_RENEWAL, self.session.changed()).await.is_ok();
+                let changed = tokio::select! {
+                    () = self.session.changed() => true,
+                    () = follower.due(SESSION_RENEWAL) => false,
+                };
                 let outcome = if changed { self.keep().await } else { self.follow().await };
+                if !changed {
+                    follower.done();
+                }
                 if let Err(error) = outcome {
                     log::warn!(error = error.kind.code(); "the upstream's session is not kept now: {}", error.message);
                     if changed {
@@ -166,9 +172,13 @@ impl SessionSync {
 /// Begins what goes on beside the requests for as long as the service runs.
 pub fn start(config: &Config, store: &Arc<Store>, shared: &Arc<Shared>, guard: Data<Guard>) {
     if config.gateway.auth {
-        tokio::task::spawn_local(renew_keys(Arc::clone(store), guard));
+        tokio::task::spawn_local(renew_keys(Arc::clone(store), guard, shared.activity().follower()));
     }
-    tokio::task::spawn_local(sweep(Arc::clone(store), config.store.conversation_ttl));
+    tokio::task::spawn_local(sweep(
+        Arc::clone(store),
+        config.store.conversation_ttl,
+        Arc::clone(shared.activity()),
+    ));
     tokio::task::spawn_local(settle_usage(Arc::clone(shared)));
 }
 
@@ -190,12 +200,13 @@ async fn tell_expiry(session: Arc<Session>, url: SecretString, upstream: String)
 
 /// Follows the store's keys, which other replicas and the command line change. While the store
 /// cannot be asked, the last known ones hold.
-async fn renew_keys(store: Arc<Store>, guard: Data<Guard>) {
+async fn renew_keys(store: Arc<Store>, guard: Data<Guard>, mut follower: Follower) {
     loop {
-        tokio::time::sleep(KEY_RENEWAL).await;
+        follower.due(KEY_RENEWAL).await;
         if let Ok(stored) = store.keys().await {
             guard.renew(gateway_keys(stored));
         }
+        follower.done();
     }
 }
 
@@ -212,10 +223,11 @@ async fn settle_usage(shared: Arc<Shared>) {
 /// Deletes conversations that nobody went on with for `ttl`, and old answers. A clock that jumps
 /// would age them all at once, so nothing is deleted while the store's clock and this machine's
 /// steady one disagree.
-async fn sweep(store: Arc<Store>, ttl: Option<Duration>) {
+async fn sweep(store: Arc<Store>, ttl: Option<Duration>, activity: Arc<Activity>) {
     let mut before = None;
     loop {
         tokio::time::sleep(SWEEP).await;
+        activity.in_use().await;
         let Ok(clock) = store.clock().await else { continue };
         let now = (Instant::now(), clock);
         let Some((then, clock_then)) = before.replace(now) else { continue };

@@ -86,7 +86,8 @@ impl Application {
         }
         background::start(&config, &store, &shared, guard);
         for endpoint in upstreams.iter().filter(|endpoint| endpoint.settings.url.is_some()) {
-            upstreams::session_sync(&config, &store, endpoint).start(available).await;
+            let follower = shared.activity().follower();
+            upstreams::session_sync(&config, &store, endpoint).start(available, follower).await;
             background::watch_expiry(endpoint);
         }
         // Some systems have no second handle to a socket: then new callers wait until the end.

@@ -17,6 +17,7 @@ use socket2::SockRef;
 use utoipa_actix_web::AppExt;
 
 use super::StartError;
+use crate::activity::Activity;
 use crate::api::{self, openai};
 use crate::budget::Budget;
 use crate::config::{Config, Limits};
@@ -54,6 +55,7 @@ pub struct Parts {
     budget: Data<Budget>,
     limits: Data<Limits>,
     heartbeat: Data<Heartbeat>,
+    activity: Data<Activity>,
 }
 
 impl Parts {
@@ -77,6 +79,7 @@ impl Parts {
             budget: Data::new(Budget::new(limits.memory_bytes)),
             limits: Data::new(limits.clone()),
             heartbeat: Data::new(Heartbeat { after: limits.heartbeat_after, every: limits.heartbeat_every }),
+            activity: Data::from(Arc::clone(shared.activity())),
             shared,
         }
     }
@@ -94,6 +97,7 @@ impl Parts {
             .app_data(self.doctor)
             .app_data(self.limits)
             .app_data(self.heartbeat)
+            .app_data(self.activity)
             .app_data(self.renderers);
     }
 }

@@ -15,10 +15,12 @@ mod relay;
 mod usage;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use crate::activity::Activity;
 use crate::config;
 use crate::domain::chat::{ConversationId, Owner, Tally};
 use crate::domain::error::Error;
@@ -56,6 +58,9 @@ pub struct Shared {
     usage: Arc<UsageBook>,
     catalog: Arc<Catalog>,
     calls: Arc<Calls>,
+    activity: Arc<Activity>,
+    /// Whether the store could be used when that was last looked at.
+    was_ready: AtomicBool,
 }
 
 impl Shared {
@@ -71,7 +76,14 @@ impl Shared {
             metrics,
             catalog: Arc::default(),
             calls: Arc::default(),
+            activity: Arc::default(),
+            was_ready: AtomicBool::new(false),
         }
+    }
+
+    /// Whether anybody asks.
+    pub fn activity(&self) -> &Arc<Activity> {
+        &self.activity
     }
 
     /// What is counted.
@@ -189,11 +201,18 @@ impl Gateway {
         self.shared.store.usage(owner).await
     }
 
-    /// Whether the store can be used.
+    /// Whether the store can be used. While nobody asks for anything else, what was good stays good, so
+    /// that a database which sleeps is not woken by whoever watches the service.
     ///
     /// # Errors
     /// Why not.
     pub async fn store_ready(&self) -> Result<(), Error> {
-        self.shared.store.prepare().await
+        let shared = &self.shared;
+        if shared.activity.is_idle() && shared.was_ready.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let ready = shared.store.prepare().await;
+        shared.was_ready.store(ready.is_ok(), Ordering::Relaxed);
+        ready
     }
 }

@@ -20,6 +20,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use super::base_url::Peers;
 use super::failure::Failure;
 use super::guesses::Guesses;
+use crate::activity::Activity;
 use crate::domain::chat::Owner;
 use crate::domain::error::{Error, Kind};
 use crate::domain::keys::{self, GatewayKey, KeyRing};
@@ -146,6 +147,10 @@ pub async fn check<B: MessageBody>(
     let guard = request.app_data::<Data<Guard>>().expect("the application holds the guard");
     if guard.opens(request.path()) {
         return Ok(next.call(request).await?.map_into_left_body());
+    }
+    if let Some(activity) = request.app_data::<Data<Activity>>() {
+        // A key may have been made or revoked meanwhile, and a login swapped.
+        activity.note().await;
     }
     match guard.admit(request.request()) {
         Ok(caller) => {

@@ -110,6 +110,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ),
     ("domain/error", &["crate::"]),
     ("reachability.rs", LEAF),
+    ("activity.rs", LEAF),
     ("config", LEAF),
     ("metrics.rs", LEAF),
     ("telemetry", LEAF),
