@@ -154,7 +154,11 @@ impl Gateway {
             let prompt = Prompt { model, chat, thread, total: None };
             match member.upstream.ask(&prompt).await {
                 // The caller sent everything, so a conversation that the upstream lost begins anew.
-                Err(error) if error.kind == Kind::UpstreamConversationLost && prompt.thread.is_some() => {
+                Err(error)
+                    if error.kind == Kind::UpstreamConversationLost
+                        && error.is_refusal()
+                        && prompt.thread.is_some() =>
+                {
                     let prompt = Prompt { chat: talk.whole(), thread: None, ..prompt };
                     let deltas = member.upstream.ask(&prompt).await?;
                     Ok((prompt, deltas))

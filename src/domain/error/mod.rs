@@ -90,6 +90,12 @@ impl Error {
         self
     }
 
+    /// Whether the upstream refused the request by its status, before it worked: a failure of its own, or one
+    /// within a good answer, may have been paid.
+    pub fn is_refusal(&self) -> bool {
+        self.upstream_status.is_some_and(|status| (400..500).contains(&status))
+    }
+
     /// Says that the login may be good all the same.
     pub fn sparing_session(mut self) -> Self {
         self.spares_session = true;

@@ -88,7 +88,7 @@ impl Dialect {
         } else {
             self
         };
-        (error.kind == Kind::UpstreamRejected && next != self).then_some(next)
+        (error.kind == Kind::UpstreamRejected && error.is_refusal() && next != self).then_some(next)
     }
 }
 
