@@ -224,7 +224,9 @@ impl<D: Decoder> Decoding<D> {
     /// Takes in one piece of the body.
     fn take(&mut self, chunk: Result<Option<Bytes>, Error>) {
         let Some(body) = &mut self.body else { return };
+        let place = body.place;
         let settled = self.decoder.progress() == Progress::Settled;
+        let mut guessed = false;
         let ended = match chunk {
             Ok(Some(bytes)) => {
                 let fed = self.decoder.feed(&bytes, &mut self.queue);
@@ -234,9 +236,13 @@ impl<D: Decoder> Decoding<D> {
             Ok(None) if body.is_cut() && !D::HAS_END => Err(broken().into()),
             Ok(None) if body.is_empty() => Err(Fault::empty()),
             Ok(None) => self.decoder.finish(&mut self.queue).map(|()| true),
+            // Silence, or a connection that breaks, can end an answer that is settled.
+            Err(_) if settled => {
+                guessed = true;
+                self.decoder.finish(&mut self.queue).map(|()| true)
+            }
             Err(error) => Err(error.into()),
         };
-        let mut guessed = false;
         match (ended, self.decoder.progress()) {
             (Ok(false), Progress::Open) if settled => body.end_within(None),
             (Ok(false), Progress::Settled) if !settled || !self.queue.is_empty() => {
@@ -245,19 +251,13 @@ impl<D: Decoder> Decoding<D> {
             (Ok(false), Progress::Open | Progress::Settled) => {}
             (Ok(false), Progress::Done) => self.body.take().into_iter().for_each(Body::drain),
             (Ok(true), _) => self.body = None,
-            // What comes after an answer is settled can end it; only a failure that is reported spoils it.
-            (Err(Fault::Error(_) | Fault::Html), Progress::Settled) => {
-                // What it held back for the end goes out all the same.
-                let _ = self.decoder.finish(&mut self.queue);
-                self.body = None;
-                guessed = true;
-            }
             (Err(fault), _) => {
                 self.failure = Some(fault.into_error(&self.transport, body));
                 self.body = None;
             }
         }
         if self.body.is_none() {
+            self.transport.learn(place, self.failure.as_ref().map_or(Ok(()), Err));
             let mut mended = self.decoder.mended();
             mended.add(Mending::EndGuessed, usize::from(guessed));
             mended.tell(&self.transport.settings().name);
@@ -282,13 +282,17 @@ pub(super) async fn whole<T>(
     body: &mut Body,
     read: impl FnOnce(Bytes) -> Result<T, Fault>,
 ) -> Result<T, Error> {
-    let bytes = body.whole().await?;
-    let value = match first_byte(&bytes) {
-        None => Err(Fault::empty()),
-        Some(b'<') => Err(Fault::Html),
-        Some(_) => read(bytes),
+    let value = match body.whole().await {
+        Err(error) => Err(error.into()),
+        Ok(bytes) => match first_byte(&bytes) {
+            None => Err(Fault::empty()),
+            Some(b'<') => Err(Fault::Html),
+            Some(_) => read(bytes),
+        },
     };
-    value.map_err(|fault| fault.into_error(transport, body))
+    let value = value.map_err(|fault: Fault| fault.into_error(transport, body));
+    transport.learn(body.place, value.as_ref().map(drop));
+    value
 }
 
 /// The first byte that is neither blank nor a byte order mark.
@@ -312,13 +316,11 @@ pub(super) fn read(decoder: &mut impl Decoder, pieces: &[&[u8]]) -> (VecDeque<De
         match (fed, decoder.progress()) {
             (Ok(()), Progress::Open | Progress::Settled) => {}
             (Ok(()), Progress::Done) => return (deltas, Ok(())),
-            (Err(Fault::Error(_) | Fault::Html), Progress::Settled) => break,
             (Err(fault), _) => return (deltas, Err(fault)),
         }
     }
-    let settled = decoder.progress() == Progress::Settled;
     let ended = decoder.finish(&mut deltas);
-    (deltas, if settled { Ok(()) } else { ended })
+    (deltas, ended)
 }
 
 /// The bytes cut at these places, for tests that the cuts do not matter.

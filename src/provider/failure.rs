@@ -1,6 +1,8 @@
 //! What an upstream's failure means: the table from statuses, error bodies and broken connections
 //! to our own error kinds.
 
+mod rules;
+
 use std::io;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +14,7 @@ use awc::http::header::{self, HeaderMap};
 use super::reason::Reason;
 use super::report::clean;
 use crate::domain::error::{Error, Kind};
+use rules::{CHALLENGE, REJECTED, RULES, Rule};
 
 /// Where in the upstream's protocol a failure happened.
 #[derive(Debug, Clone, Copy)]
@@ -20,115 +23,12 @@ pub struct Place {
     pub browser_login: bool,
     /// Whether the call goes on with one of the upstream's own conversations.
     pub in_conversation: bool,
+    /// Whether the call surely needed the login, so that a good answer says that it is good.
+    pub needs_login: bool,
 }
 
 /// The statuses with which a question is refused whole, before any work on it.
 const REFUSALS: [u16; 7] = [401, 402, 403, 404, 429, 503, 529];
-
-/// What failures are told apart by. Codes decide before prose, and prose only by phrases that say one
-/// thing. The first rule that fits holds.
-struct Rule {
-    kind: Kind,
-    /// What the upstream does, for a person.
-    what: &'static str,
-    /// Parts of its codes, in lower case.
-    codes: &'static [&'static str],
-    /// gRPC's number for it, which web chats hand through: <https://grpc.io/docs/guides/status-codes/>.
-    grpc: Option<i64>,
-    /// Phrases of its words, in lower case.
-    phrases: &'static [&'static str],
-}
-
-const CHALLENGE: &[&str] =
-    &["anti-bot", "just a moment", "error code: 1020", "attention required! | cloudflare"];
-
-const RULES: &[Rule] = &[
-    Rule {
-        kind: Kind::UpstreamRefused,
-        what: "says that the account's credit is used up",
-        codes: &["insufficient_quota", "insufficient_balance", "arrear", "billing"],
-        grpc: None,
-        phrases: &[
-            "exceeded your current quota",
-            "check your plan and billing",
-            "insufficient balance",
-            "in arrears",
-        ],
-    },
-    Rule {
-        kind: Kind::ModelNotFound,
-        what: "does not know the model",
-        codes: &["model_not_found", "model_not_exist"],
-        grpc: None,
-        phrases: &["no such model", "unknown model", "invalid model", "no available channel for model"],
-    },
-    Rule {
-        kind: Kind::UpstreamAuthExpired,
-        what: "does not accept the credentials",
-        codes: &["invalid_api_key", "authentication", "unauthenticated", "unauthorized", "token_expired"],
-        grpc: Some(16),
-        phrases: &[
-            "incorrect api key",
-            "invalid api key",
-            "api key not valid",
-            "not logged in",
-            "please log in",
-            "login required",
-            "session expired",
-            "session has expired",
-            "expired session",
-            "invalid session",
-            "unauthenticated",
-            "unauthorized",
-        ],
-    },
-    Rule {
-        kind: Kind::UpstreamRateLimited,
-        what: "limits the rate of requests",
-        codes: &[
-            "rate_limit",
-            "ratelimit",
-            "too_many_requests",
-            "toomanyrequests",
-            "resource_exhausted",
-            "throttl",
-        ],
-        grpc: Some(8),
-        phrases: &["rate limit", "too many requests", "usage limit", "requests per minute"],
-    },
-    Rule {
-        kind: Kind::UpstreamError,
-        what: "is overloaded",
-        codes: &["overloaded", "unavailable", "server_busy"],
-        grpc: Some(14),
-        phrases: &["overloaded", "not available right now", "temporarily unavailable"],
-    },
-    Rule {
-        kind: Kind::UpstreamRefused,
-        what: "refuses to serve this account or model",
-        codes: &["permission", "forbidden", "access_denied"],
-        grpc: Some(7),
-        phrases: &["upgrade your plan", "subscription", "not available in your"],
-    },
-    Rule {
-        kind: Kind::UpstreamRejected,
-        what: "rejects the request",
-        codes: &[
-            "invalid_request",
-            "request_too_large",
-            "invalid_argument",
-            "invalid_parameter",
-            "unsupported_parameter",
-            "context_length",
-            "content_filter",
-            "badrequest",
-            "data_inspection",
-            "datainspection",
-        ],
-        grpc: Some(3),
-        phrases: &[],
-    },
-];
 
 /// The error for an answer with a status of 400 or more.
 pub fn from_status(place: Place, status: StatusCode, headers: &HeaderMap, reason: Option<&Reason>) -> Error {
@@ -152,19 +52,21 @@ fn told_apart(place: Place, status: Option<u16>, is_challenge: bool, reason: Opt
     let (kind, what) = if is_challenge || said.says(CHALLENGE) {
         (Kind::UpstreamChallenge, "asks for a browser check")
     } else {
-        let by_code =
-            |rule: &&Rule| said.has_code(rule.codes) || rule.grpc.is_some() && rule.grpc == said.number;
+        // Elsewhere such a number means something of the upstream's own.
+        let number = said.number.filter(|_| place.browser_login);
+        let by_code = |rule: &&Rule| said.has_code(rule.codes) || rule.grpc.is_some() && rule.grpc == number;
         let by_words = |rule: &&Rule| said.says(rule.phrases);
+        let by_loose_words = |rule: &&Rule| said.says(rule.loose);
         let named = |rule: &Rule| (rule.kind, rule.what);
-        let lost =
-            place.in_conversation && (said.number == Some(5) || said.says(&["conversation not found"]));
+        let lost = place.in_conversation && (number == Some(5) || said.says(&["conversation not found"]));
         let lost = lost.then_some((Kind::UpstreamConversationLost, "no longer knows the conversation"));
         let unknown = said.names_no_model().then_some((Kind::ModelNotFound, "does not know the model"));
-        lost.or_else(|| RULES.iter().find(by_code).filter(|rule| rule.is_specific(status)).map(named))
+        lost.or_else(|| RULES.iter().find(by_code).map(named))
             .or_else(|| status.and_then(|status| decided_by(place, status)))
             .or(unknown)
             .or_else(|| RULES.iter().find(by_words).map(named))
-            .or_else(|| RULES.iter().find(by_code).map(named))
+            .or_else(|| Some(&REJECTED).filter(by_code).map(named))
+            .or_else(|| RULES.iter().find(by_loose_words).map(named))
             .or_else(|| status.map(|status| left_to(place, status, reason)))
             .unwrap_or((Kind::UpstreamError, "reports an error"))
     };
@@ -175,15 +77,9 @@ fn told_apart(place: Place, status: Option<u16>, is_challenge: bool, reason: Opt
     let error = Error::new(kind, message);
     let error = status.map_or(error.clone(), |status| error.upstream_status(status));
     // A key that is said to be wrong in other ways may be wrong for this one model or place alone.
-    let ends_the_login = status == Some(401) || said.number == Some(16) || reason.is_none();
+    let ends_the_login =
+        status == Some(401) || place.browser_login && said.number == Some(16) || reason.is_none();
     if ends_the_login { error } else { error.sparing_session() }
-}
-
-impl Rule {
-    /// Whether its code says more than the status. That a request is invalid says less.
-    fn is_specific(&self, status: Option<u16>) -> bool {
-        status.is_none() || !self.phrases.is_empty()
-    }
 }
 
 /// What some statuses say whatever comes with them.
@@ -322,9 +218,9 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    const CHAT: Place = Place { browser_login: true, in_conversation: false };
-    const TURN: Place = Place { browser_login: true, in_conversation: true };
-    const API: Place = Place { browser_login: false, in_conversation: false };
+    const CHAT: Place = Place { browser_login: true, in_conversation: false, needs_login: true };
+    const TURN: Place = Place { browser_login: true, in_conversation: true, needs_login: true };
+    const API: Place = Place { browser_login: false, in_conversation: false, needs_login: true };
 
     #[test]
     fn statuses_and_reasons_are_told_apart() {
@@ -341,6 +237,25 @@ mod tests {
             (API, 404, json!({"error": {"message": "no route"}}), Kind::UpstreamNotFound),
             (API, 400, json!({"error": {"code": "model_not_found"}}), Kind::ModelNotFound),
             (API, 400, json!({"error": "bad temperature"}), Kind::UpstreamRejected),
+            (
+                API,
+                400,
+                json!({"error": {"type": "invalid_request_error", "message": "rate limit, your subscription: unauthorized"}}),
+                Kind::UpstreamRejected,
+            ),
+            (
+                API,
+                422,
+                json!({"error": {"message": "an unauthorized subscription field"}}),
+                Kind::UpstreamRejected,
+            ),
+            (API, 400, json!({"error": {"code": 16, "message": "no"}}), Kind::UpstreamRejected),
+            (
+                API,
+                400,
+                json!({"error": {"message": "Incorrect API key", "type": "invalid_request_error"}}),
+                Kind::UpstreamAuthExpired,
+            ),
             (API, 429, json!(null), Kind::UpstreamRateLimited),
             (API, 503, json!(null), Kind::UpstreamError),
         ];
@@ -366,6 +281,8 @@ mod tests {
             (API, json!({"error": {"code": 401, "message": "x"}}), Kind::UpstreamAuthExpired),
             (API, json!({"error": {"code": "429", "message": "x"}}), Kind::UpstreamRateLimited),
             (API, json!({"error": "boom"}), Kind::UpstreamError),
+            (API, json!({"error": {"code": 8, "message": "x"}}), Kind::UpstreamError),
+            (API, json!({"error": {"code": 16, "message": "x"}}), Kind::UpstreamError),
             (API, anthropic("overloaded_error", "Overloaded"), Kind::UpstreamError),
             (API, anthropic("api_error", "Internal server error"), Kind::UpstreamError),
             (API, anthropic("rate_limit_error", "Slow down"), Kind::UpstreamRateLimited),

@@ -20,6 +20,8 @@ pub mod fuzzing;
 mod intake;
 mod jar;
 mod openai;
+#[cfg(test)]
+mod random_streams;
 mod reason;
 pub mod relay;
 pub mod report;

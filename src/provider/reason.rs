@@ -83,11 +83,14 @@ impl Reason {
         words.iter().any(|word| self.codes.contains(word))
     }
 
-    /// Whether its words hold one of these phrases, which are in lower case. Prose comes after codes, and
-    /// only by phrases that say one thing.
+    /// Whether its words hold one of these phrases, which are in lower case, or begin with one after `^`.
+    /// Prose comes after codes, and only by phrases that say one thing.
     pub fn says(&self, phrases: &[&str]) -> bool {
-        let message = self.message.as_deref().unwrap_or_default().to_ascii_lowercase();
-        phrases.iter().any(|phrase| message.contains(phrase))
+        let message = self.message.as_deref().unwrap_or_default().trim().to_ascii_lowercase();
+        phrases.iter().any(|phrase| match phrase.strip_prefix('^') {
+            Some(begin) => message.starts_with(begin),
+            None => message.contains(phrase),
+        })
     }
 
     /// Whether its words say that there is no such model. That a model lacks a feature, or has no room

@@ -85,12 +85,17 @@ pub(super) async fn relay(transport: &Rc<Transport>, request: &Request) -> Resul
         .await?;
     let headers = passed(body.response().headers());
     if body.is_page() {
-        return Err(transport.page(&body));
+        let error = transport.page(&body);
+        transport.learn(body.place, Err(&error));
+        return Err(error);
     }
     let media = body.media();
     let (form, deltas) = if media == "application/json" || media.ends_with("+json") {
-        let bytes = body.whole().await?;
-        let usage = whole(&bytes).map_err(|fault| fault.into_error(transport, &body))?;
+        let bytes = body.whole().await.map_err(Fault::from);
+        let looked = bytes.and_then(|bytes| Ok((whole(&bytes)?, bytes)));
+        let looked = looked.map_err(|fault| fault.into_error(transport, &body));
+        transport.learn(body.place, looked.as_ref().map(drop));
+        let (usage, bytes) = looked?;
         (Form::Whole, Deltas::whole(&body, Delta { wire: Some(bytes), ..Delta::costing(usage) }))
     } else if media == "text/event-stream" {
         let decoder = EventBlocks::new(transport.line_bytes());

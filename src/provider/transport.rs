@@ -152,30 +152,33 @@ impl Transport {
     pub async fn open(&self, call: Call<'_>) -> Result<Body, Error> {
         // A web page in place of an answer tells of the end of a browser's login.
         let browser_login = self.protocol.capabilities.browser_login;
-        let place = Place { browser_login, in_conversation: call.in_conversation };
+        // Behind a browser's login no request surely needs it but a question.
+        let needs_login = call.body.is_some() || !browser_login;
+        let place = Place { browser_login, in_conversation: call.in_conversation, needs_login };
         let outcome = self.exchange(&call, place).await;
         if call.body.is_some() && outcome.as_ref().err().is_none_or(|error| !error.unworked) {
             request::pay();
         }
-        // Behind a browser's login no request surely needs it but a question.
-        let conclusive = call.body.is_some() || !browser_login;
-        self.session.learn(outcome.as_ref().map(drop), conclusive);
+        if let Err(error) = &outcome {
+            self.learn(place, Err(error));
+        }
         outcome
+    }
+
+    /// Learns how an answer ended: its head alone says nothing good, since failures stand in good answers.
+    pub fn learn(&self, place: Place, outcome: Result<(), &Error>) {
+        self.session.learn(outcome, place.needs_login);
     }
 
     /// The error that an upstream reports in an answer, in words fit for a caller.
     pub fn reported(&self, body: &Body, reason: &Reason) -> Error {
         let error = failure::from_reason(body.place, reason);
-        let error = self.told(error, body.place, Some(reason), body.response().headers());
-        self.session.learn(Err(&error), true);
-        error
+        self.told(error, body.place, Some(reason), body.response().headers())
     }
 
     /// The error for an answer that turns out to be a web page.
     pub fn page(&self, body: &Body) -> Error {
-        let error = failure::from_html(body.place, body.response().status(), body.response().headers());
-        self.session.learn(Err(&error), true);
-        error
+        failure::from_html(body.place, body.response().status(), body.response().headers())
     }
 
     /// Adds what the upstream says of a failure. Behind a browser's login its fields are of no protocol

@@ -101,6 +101,18 @@ const AFTER_A_WORD: &[Case] = &[
         "",
         Fails("upstream_invalid", ""),
     ),
+    openai(
+        "a chunk after a finish_reason, which stands on every one, is broken",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" brave\"},\"finish_reason\":\"stop\"}]}\n\ndata: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" world\n\ndata: [DONE]\n\n",
+        "",
+        Fails("upstream_invalid", ""),
+    ),
+    openai(
+        "a chunk lost its beginning",
+        "data: \"delta\":{\"content\":\" brave\"}}]}\n\ndata: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" world\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+        "",
+        Fails("upstream_invalid", ""),
+    ),
 ];
 
 const CASES: &[Case] = &[
@@ -165,6 +177,16 @@ const CASES: &[Case] = &[
         "tokens are tagged as cards and results of tools",
         "{\"result\":{\"response\":{\"token\":\"<x>\",\"messageTag\":\"tool_usage_card\"}}}\n{\"result\":{\"response\":{\"token\":\"raw\",\"messageTag\":\"raw_function_result\"}}}\n{\"result\":{\"response\":{\"token\":\"Hello\",\"messageTag\":\"final\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n",
         Text("Hello"),
+    ),
+    web_chat(
+        "cards stand in the words, and the final message has them too",
+        "{\"result\":{\"response\":{\"cardAttachment\":{\"jsonData\":\"{\\\"id\\\":\\\"c1\\\",\\\"url\\\":\\\"https://a.example/x\\\"}\"}}}}\n{\"result\":{\"response\":{\"token\":\"Hello<grok:ren\"}}}\n{\"result\":{\"response\":{\"token\":\"der card_id=\\\"c1\\\"></grok:render>!<xai:x>y</xai:x>\"}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hello<grok:render card_id=\\\"c1\\\"></grok:render>!<xai:x>y</xai:x>\"}}}}\n",
+        Text("Hello [a.example](https://a.example/x)!"),
+    ),
+    web_chat(
+        "a partial message comes before the last words",
+        "{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hello\",\"partial\":true}}}}\n{\"result\":{\"response\":{\"token\":\" world\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n",
+        Text("Hello world"),
     ),
 ];
 

@@ -282,3 +282,19 @@ async fn an_answer_that_ends_too_early_is_never_a_success() {
         }
     }
 }
+
+#[actix_web::test]
+async fn a_failure_within_a_good_answer_counts_as_one_and_a_good_head_excuses_nothing() {
+    let fake = Fake::start(|_| {
+        let event = "data: {\"error\":{\"message\":\"out of order\",\"code\":500}}\n\n";
+        send(chunked(SSE, event))
+    })
+    .await;
+    let app = spawn_before(&fake.url, "openai", SHORT).await;
+    for _ in 0..5 {
+        assert_eq!(app.chat(json!({"message": "Hello"})).await.code(), "upstream_error");
+    }
+    let metrics = app.get("/metrics").await.text;
+    let state = metrics.lines().find(|line| line.starts_with("mirrorgate_upstream_breaker_state{"));
+    assert!(state.is_some_and(|line| line.ends_with(" 2")), "open: {state:?}");
+}

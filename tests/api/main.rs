@@ -5,6 +5,7 @@ mod helpers;
 mod process;
 mod request_ids;
 mod running;
+mod streams;
 mod upstream;
 
 mod anthropic;
@@ -34,6 +35,7 @@ mod operations;
 mod paid;
 mod outputs;
 mod platforms;
+mod random_streams;
 mod readme;
 mod reports;
 mod session;

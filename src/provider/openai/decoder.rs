@@ -11,7 +11,7 @@ mod mend;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use memchr::memchr;
+use memchr::{memchr, memmem};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::json;
@@ -132,6 +132,8 @@ struct Completion {
     named: bool,
     understood: bool,
     done: bool,
+    /// Whether more came of a choice after it had said why it ends.
+    goes_on: bool,
     /// How many events came.
     events: usize,
     skipped: usize,
@@ -152,6 +154,7 @@ impl Chunks {
             named: false,
             understood: false,
             done: false,
+            goes_on: false,
             events: 0,
             skipped: 0,
         };
@@ -196,7 +199,11 @@ impl Decoder for Chunks {
                 completion.mend(whole::as_chunk(&bytes)?, deltas)
             }
             Rest::Event(data) => {
-                completion.event(data.clone(), true, deltas)?;
+                match completion.event(data.clone(), true, deltas) {
+                    // The answer had ended, and what breaks off here is none of its words.
+                    Err(Fault::Error(_)) if completion.has_ended() && !completion.may_say_more(&data) => {}
+                    taken => taken?,
+                }
                 deltas.extend(completion.tool_calls.release_all(completion.first));
                 if completion.done || completion.has_ended() {
                     Ok(())
@@ -268,11 +275,17 @@ impl Completion {
         Ok(())
     }
 
+    /// Whether an event that breaks off after the answer's end may have held words of it.
+    fn may_say_more(&self, data: &[u8]) -> bool {
+        self.goes_on || memmem::find(data, b"\"delta\"").is_some()
+    }
+
     /// Takes in an event that is no object: a list with an error, or something that is not of the protocol.
     fn odd_event(&mut self, text: &[u8], last: bool) -> Result<(), Fault> {
         if text[0] == b'[' {
             Fault::check(&serde_json::from_slice(text).unwrap_or_default())?;
-        } else if !last && holds_json(text) {
+        }
+        if !last && holds_json(text) {
             return Err(Fault::broken(Some(self.events)));
         }
         self.skipped += 1;
@@ -356,6 +369,7 @@ impl Completion {
 
     fn note(&mut self, choice: u64, reason: Option<&str>) {
         self.understood = true;
+        self.goes_on |= self.finished.contains_key(&choice);
         self.seen.insert(choice);
         self.first.get_or_insert(choice);
         if let Some(reason) = reason {

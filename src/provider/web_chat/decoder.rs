@@ -1,131 +1,17 @@
 //! A web chat's answer: one JSON object a line.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
+use memchr::memmem;
 use serde_json::{Value, json};
 
+use super::line::{Line, Part, Said};
+use super::markup::Markup;
 use crate::domain::answer::{Delta, Metadata, Names};
 use crate::provider::decoding::{Decoder, Fault, Progress, first_byte};
 use crate::provider::framing::Lines;
-use crate::provider::template::{Template, text};
+use crate::provider::template::Template;
 use crate::telemetry::mending::{Mending, Mendings};
-
-#[derive(Deserialize)]
-struct Line<'a> {
-    #[serde(borrow)]
-    result: Option<ResultPart<'a>>,
-    error: Option<Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ResultPart<'a> {
-    conversation: Option<Conversation>,
-    #[serde(borrow)]
-    response: Option<Part<'a>>,
-    // The fields of a part that stands here itself; `flatten` would keep a copy of all fields first.
-    #[serde(borrow)]
-    token: Option<Token<'a>>,
-    response_id: Option<String>,
-    is_thinking: Option<bool>,
-    #[serde(borrow)]
-    message_tag: Option<Cow<'a, str>>,
-    is_soft_stop: Option<bool>,
-    model_response: Option<ModelResponse>,
-    error: Option<Value>,
-}
-
-impl<'a> ResultPart<'a> {
-    /// The conversation, the part that stands here itself, and the one that stands under `response`.
-    fn split(self) -> (Option<Conversation>, Part<'a>, Option<Part<'a>>) {
-        let ResultPart {
-            conversation,
-            response,
-            token,
-            response_id,
-            is_thinking,
-            message_tag,
-            is_soft_stop,
-            model_response,
-            error,
-        } = self;
-        let own = Part { token, response_id, is_thinking, message_tag, is_soft_stop, model_response, error };
-        (conversation, own, response)
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Conversation {
-    conversation_id: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Part<'a> {
-    #[serde(borrow)]
-    token: Option<Token<'a>>,
-    response_id: Option<String>,
-    is_thinking: Option<bool>,
-    #[serde(borrow)]
-    message_tag: Option<Cow<'a, str>>,
-    is_soft_stop: Option<bool>,
-    model_response: Option<ModelResponse>,
-    error: Option<Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ModelResponse {
-    message: Option<String>,
-    response_id: Option<String>,
-    model: Option<String>,
-    stream_errors: Option<Vec<Value>>,
-}
-
-/// Parts of the tags of tokens that are no words of the answer: what tools were called with and gave.
-const NOT_SAID: [&str; 3] = ["tool_usage", "function_result", "function_call"];
-
-/// A token, and its place in the line.
-struct Token<'a> {
-    text: Cow<'a, str>,
-    raw: &'a RawValue,
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Token<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let raw = <&RawValue>::deserialize(deserializer)?;
-        text(raw).map(|text| Token { text, raw }).ok_or_else(|| D::Error::custom("a token is no text"))
-    }
-}
-
-impl Part<'_> {
-    /// What a token of this part is.
-    fn kind(&self) -> Said {
-        let tag = self.message_tag.as_deref().unwrap_or_default();
-        match self.is_thinking {
-            _ if NOT_SAID.iter().any(|part| tag.contains(part)) => Said::Nothing,
-            Some(true) => Said::Reasoning,
-            _ => Said::Answer,
-        }
-    }
-
-    fn ends(&self) -> bool {
-        self.is_soft_stop.unwrap_or_default() || self.model_response.is_some()
-    }
-}
-
-/// What a token is.
-#[derive(Clone, Copy)]
-enum Said {
-    Answer,
-    Reasoning,
-    Nothing,
-}
 
 /// Decodes the lines of an answer.
 pub struct Answer {
@@ -140,7 +26,10 @@ pub struct Answer {
     /// How many of those skipped were no JSON.
     unreadable: usize,
     soft_stopped: bool,
+    /// Whether more words came after the soft stop.
+    goes_on: bool,
     whole: bool,
+    markup: Markup,
     response_id: Option<String>,
 }
 
@@ -166,13 +55,24 @@ impl Decoder for Answer {
     fn mended(&mut self) -> Mendings {
         let mut mendings = Mendings::default();
         mendings.add(Mending::Unreadable, self.unreadable);
+        mendings.add(Mending::MarkupLeftOut, self.markup.left_out);
         mendings.add(Mending::Skipped, self.skipped - self.unreadable);
         mendings
     }
 
     fn finish(&mut self, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
         let last = self.lines.as_mut().and_then(Lines::rest).unwrap_or_default();
+        let skipped = self.skipped;
         self.line(&last, true, deltas)?;
+        let held = self.markup.rest();
+        if !held.is_empty() && !self.whole {
+            deltas.push_back(Delta { text: held, ..Delta::default() });
+        }
+        // A last line that breaks off may have held words, unless it only says again what came before.
+        let may_say_more = || self.goes_on || memmem::find(&last, b"\"token\"").is_some();
+        if self.soft_stopped && !self.whole && self.skipped > skipped && may_say_more() {
+            return Err(Fault::unfinished(true, 0, b""));
+        }
         if self.whole || self.soft_stopped {
             Ok(())
         } else if !self.started {
@@ -194,7 +94,9 @@ impl Answer {
             skipped: 0,
             unreadable: 0,
             soft_stopped: false,
+            goes_on: false,
             whole: false,
+            markup: Markup::default(),
             response_id: None,
         }
     }
@@ -212,7 +114,9 @@ impl Answer {
         if let Some((template, kind)) = &self.template
             && let Some(words) = template.words(line)
         {
-            deltas.extend(said(words, *kind));
+            let said = said(words, *kind, &mut self.markup);
+            self.goes_on |= self.soft_stopped && said.is_some();
+            deltas.extend(said);
             return Ok(());
         }
         self.template = None;
@@ -248,23 +152,31 @@ impl Answer {
     }
 
     fn part(&mut self, part: Part<'_>, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
-        let (kind, ends) = (part.kind(), part.ends());
+        let (kind, ends, is_partial) = (part.kind(), part.ends(), part.is_partial());
         fail_if_reported(part.error)?;
         self.respond(part.response_id, deltas);
         if let Some(token) = part.token {
-            deltas.extend(said(&token.text, kind));
+            let said = said(&token.text, kind, &mut self.markup);
+            self.goes_on |= self.soft_stopped && said.is_some();
+            deltas.extend(said);
+        }
+        if let Some(card) = part.card_attachment.and_then(|card| card.json_data) {
+            self.markup.learn(&card);
         }
         if let Some(response) = part.model_response {
             // A mirror tells of a usage limit or an overload here, in an answer that is else complete.
             fail_if_reported(response.stream_errors.into_iter().flatten().next())?;
-            self.whole = true;
+            response.card_attachments_json.iter().flatten().for_each(|card| self.markup.learn(card));
             self.respond(response.response_id, deltas);
             if response.model.is_some() {
                 deltas.push_back(Names { model: response.model, ..Names::default() }.into());
             }
-            // An empty one settles nothing: the words came before.
-            let settled = response.message.filter(|text| !text.is_empty());
-            deltas.extend(settled.map(|text| Delta { text, settled: true, ..Delta::default() }));
+            // An empty one settles nothing, and a partial one not all: the words came before, or come yet.
+            if let Some(text) = response.message.filter(|text| !text.is_empty()) {
+                self.whole = !is_partial;
+                let text = self.markup.whole(&text);
+                deltas.push_back(Delta { text, settled: true, ..Delta::default() });
+            }
         }
         if ends && !std::mem::replace(&mut self.soft_stopped, true) {
             deltas.push_back(Metadata { finish: Some("stop".into()), ..Metadata::default() }.into());
@@ -285,13 +197,16 @@ fn fail_if_reported(error: Option<Value>) -> Result<(), Fault> {
     error.map_or(Ok(()), |error| Fault::check(&json!({ "error": error })))
 }
 
-fn said(words: &str, kind: Said) -> Option<Delta> {
-    match kind {
-        _ if words.is_empty() => None,
-        Said::Reasoning => Some(Delta { reasoning: words.into(), ..Delta::default() }),
-        Said::Answer => Some(Delta { text: words.into(), ..Delta::default() }),
-        Said::Nothing => None,
-    }
+fn said(words: &str, kind: Said, markup: &mut Markup) -> Option<Delta> {
+    let delta = match kind {
+        Said::Reasoning => Delta { reasoning: words.into(), ..Delta::default() },
+        Said::Answer => Delta { text: markup.take(words), ..Delta::default() },
+        Said::Nothing => {
+            markup.left_out += 1;
+            return None;
+        }
+    };
+    (!delta.text.is_empty() || !delta.reasoning.is_empty()).then_some(delta)
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 //! `result`: both are understood in either place.
 
 pub(super) mod decoder;
+mod line;
+mod markup;
 mod request;
 
 use std::rc::Rc;
@@ -77,8 +79,13 @@ impl Provider for WebChat {
     fn probe(&self) -> Exchange<'_, ()> {
         Box::pin(async {
             match self.transport.open(Call::get(&CONVERSATIONS)).await {
-                Ok(body) if body.is_page() => Err(self.transport.page(&body)),
+                Ok(body) if body.is_page() => {
+                    let error = self.transport.page(&body);
+                    self.transport.learn(body.place, Err(&error));
+                    Err(error)
+                }
                 Ok(body) => {
+                    self.transport.learn(body.place, Ok(()));
                     body.drain();
                     Ok(())
                 }
