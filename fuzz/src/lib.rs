@@ -20,6 +20,7 @@ pub const TARGETS: &[Target] = &[
     ("anthropic", anthropic),
     ("web_chat", web_chat),
     ("relay", relay),
+    ("reason", reason),
     ("request", request),
     ("redaction", redaction),
     ("config", config),
@@ -110,6 +111,66 @@ pub fn relay(data: &[u8]) {
     let (bytes, _) = pieces(data);
     for fuzzing::Piece { wire: block, .. } in fuzzing::relay(&[bytes]).0 {
         assert!(block.ends_with("\n\n") && !block.trim_end_matches('\n').contains("\n\n"), "{block:?}");
+    }
+}
+
+/// How upstreams report failures: around their words, in JSON.
+const FAILURES: [(&str, &str); 16] = [
+    ("{\"error\":{\"message\":", "}}"),
+    ("{\"error\":", "}"),
+    ("[{\"error\":{\"code\":400,\"message\":", "}}]"),
+    ("{\"object\":\"error\",\"code\":400,\"message\":", "}"),
+    ("{\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":", "}}"),
+    ("{\"detail\":", "}"),
+    ("{\"detail\":[{\"loc\":[\"body\"],\"msg\":", "}]}"),
+    ("{\"message\":{\"detail\":[{\"msg\":", "}]}}"),
+    ("{\"code\":\"Failed\",\"message\":", "}"),
+    ("{\"code\":1001,\"msg\":", "}"),
+    ("{\"error_code\":17,\"error_msg\":", "}"),
+    ("{\"choices\":null,\"base_resp\":{\"status_code\":1008,\"status_msg\":", "}}"),
+    ("{\"success\":false,\"message\":", "}"),
+    ("{\"errors\":[{\"code\":7003,\"message\":", "}]}"),
+    ("{\"error_type\":\"X\",\"error_message\":", "}"),
+    ("{\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"error\",\"error\":{\"message\":", "}}]}"),
+];
+
+/// A failure in any of the known shapes, with any words, wherever it stands: never a success. The first
+/// byte chooses the shape.
+pub fn reason(data: &[u8]) {
+    let Some((choice, words)) = data.split_first() else { return };
+    let words: String = String::from_utf8_lossy(words).chars().take(500).collect();
+    // An error that says nothing is none.
+    let says_nothing =
+        ["none", "null", "ok", "success"].contains(&words.trim().to_ascii_lowercase().as_str());
+    if words.trim().is_empty() || says_nothing {
+        return;
+    }
+    let (before, after) = FAILURES[usize::from(*choice) % FAILURES.len()];
+    let failure = format!("{before}{}{after}", serde_json::Value::from(words));
+    let chunk =
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"},\"finish_reason\":\"stop\"}]}\n\n";
+    let block = "data: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"x\"}}\n\n";
+    let token = "{\"result\":{\"response\":{\"token\":\"x\",\"isSoftStop\":true}}}\n";
+    let stopped = "data: {\"type\":\"message_stop\"}\n\n";
+    for (end, what) in [
+        (fuzzing::openai(&[failure.as_bytes()], 1).1, "a whole answer"),
+        (fuzzing::anthropic(&[failure.as_bytes()]).1, "a whole message"),
+        (fuzzing::openai(&[format!("data: {failure}\n\ndata: [DONE]\n\n").as_bytes()], 1).1, "an event"),
+        (
+            fuzzing::openai(&[format!("{chunk}data: {failure}\n\ndata: [DONE]\n\n").as_bytes()], 1).1,
+            "after words",
+        ),
+        (
+            fuzzing::openai(&[format!("{chunk}{failure}\n\ndata: [DONE]\n\n").as_bytes()], 1).1,
+            "without a field",
+        ),
+        (
+            fuzzing::anthropic(&[format!("{block}data: {failure}\n\n{stopped}").as_bytes()]).1,
+            "within a message",
+        ),
+        (fuzzing::web_chat(&[format!("{token}{failure}\n").as_bytes()]).1, "a line"),
+    ] {
+        assert_ne!(end, "ok", "{what}: {failure}");
     }
 }
 

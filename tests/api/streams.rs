@@ -203,6 +203,8 @@ fn failure(protocol: Protocol, which: usize) -> Vec<u8> {
     let lines: &[&str] = &[
         "{\"error\":{\"message\":\"boom\",\"code\":8}}\n",
         "{\"result\":{\"error\":{\"message\":\"boom\"}}}\n",
+        "{\"code\":1001,\"msg\":\"boom\"}\n",
+        "[{\"error\":{\"message\":\"boom\"}}]\n",
         "{\"result\":{\"response\":{\"error\":{\"message\":\"boom\"}}}}\n",
         "{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"x\",\"streamErrors\":[{\"message\":\"boom\"}]}}}}\n",
     ];

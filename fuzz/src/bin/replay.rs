@@ -1,7 +1,8 @@
 //! Runs every target over its corpus and, for some seconds, over variations of it: no libFuzzer, no
 //! coverage, only the toolchain that builds the product.
 //!
-//! `replay [SECONDS]`: so long for each target after the corpus; none by default.
+//! `replay [SECONDS [TARGET]]`: so long for each target, or for this one alone, after the corpus; none by
+//! default.
 
 use std::fs;
 use std::panic;
@@ -17,7 +18,9 @@ fn main() -> ExitCode {
     panic::set_hook(Box::new(|info| eprintln!("{info}")));
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     let mut failed = false;
-    for (name, target) in TARGETS {
+    let only = std::env::args().nth(2);
+    for (name, target) in TARGETS.iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name))
+    {
         let mut files: Vec<_> = fs::read_dir(corpus.join(name))
             .unwrap_or_else(|error| panic!("the corpus of {name}: {error}"))
             .map(|entry| entry.expect("an entry").path())

@@ -120,7 +120,10 @@ impl Answer {
             return Ok(());
         }
         self.template = None;
-        let Ok(Line { result, error }) = serde_json::from_slice(line) else {
+        // serde would take a list for an object, by position.
+        let read = Some(line).filter(|line| line.starts_with(b"{")).map(serde_json::from_slice);
+        let Some(Ok(Line { result, error })) = read else {
+            fail_if_failure(line)?;
             self.skipped += 1;
             if !last {
                 self.unreadable += 1;
@@ -130,6 +133,7 @@ impl Answer {
         };
         fail_if_reported(error)?;
         let Some(result) = result else {
+            fail_if_failure(line)?;
             self.skipped += 1;
             return Ok(());
         };
@@ -190,6 +194,11 @@ impl Answer {
             deltas.push_back(Names { response: Some(id), ..Names::default() }.into());
         }
     }
+}
+
+/// Fails with the failure that a line of another form reports, if it does.
+fn fail_if_failure(line: &[u8]) -> Result<(), Fault> {
+    serde_json::from_slice(line).map_or(Ok(()), |value| Fault::check(&value))
 }
 
 /// Fails with the value of an error, unless it is none.
