@@ -123,7 +123,8 @@ def test_openai_throws_the_right_errors(
     for error in told.values():
         assert (error["name"], error["code"]) == ("RateLimitError", "upstream_rate_limited")
         assert error["retryAfter"] == "7"
-    down = service(UPSTREAM_URL=f"http://127.0.0.1:{refusing_port()}/v1")
+    # The first service holds the file of the store.
+    down = service(UPSTREAM_URL=f"http://127.0.0.1:{refusing_port()}/v1", DATABASE_URL="memory:")
     told = run("openai_error", down)
     for error in told.values():
         assert (error["name"], error["code"]) == ("InternalServerError", "upstream_unreachable")
