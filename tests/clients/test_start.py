@@ -160,7 +160,7 @@ def test_an_unknown_setting_is_a_mistake(service: Callable[..., Service]):
 
 def test_a_port_in_use_is_explained(service: Callable[..., Service]):
     first = service()
-    second = service(start=False, PORT=str(first.port)).run()
+    second = service(start=False, PORT=str(first.port), DATABASE_URL="memory:").run()
     assert second.returncode != 0
     assert str(first.port) in second.stderr and "PORT" in second.stderr
     assert "panicked" not in second.stderr

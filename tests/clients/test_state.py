@@ -797,6 +797,8 @@ def test_tenants_cannot_see_each_other(service: Make, mirror: Upstream, place: d
                 theirs = outcomes(client, name)
                 assert [code for code, _ in theirs] == [404] * 4
                 assert theirs == outcomes(client, MISSING), "it can be told from a missing one"
+            assert client.get("/api/conversations").json()["conversations"] == []
+            assert client.delete("/api/conversations").json()["deleted"] == 0
     with httpx.Client(base_url=gateway.url, verify=NO_TLS) as client:
         assert [code for code, _ in outcomes(client, conversation)] == [401] * 4
     assert len(mirror.asked()) == before
@@ -813,7 +815,13 @@ def test_tenants_cannot_see_each_other(service: Make, mirror: Upstream, place: d
         for method, operation in item.items()
         if "conversation" in path or "conversation" in str((operation or {}).get("requestBody"))
     }
-    assert ways <= {"post /api/chat", "get /api/conversations/{id}", "delete /api/conversations/{id}"}
+    assert ways <= {
+        "post /api/chat",
+        "get /api/conversations",
+        "delete /api/conversations",
+        "get /api/conversations/{id}",
+        "delete /api/conversations/{id}",
+    }
 
 
 def test_a_new_key_under_an_old_name_inherits_nothing(service: Make, mirror: Upstream):
