@@ -331,10 +331,11 @@ def poison(answer: Good) -> Script:
 
 @fault(4)
 def wrong_encoding(answer: Good) -> Script:
-    name, body = answer.rng.choice(
-        [("gzip", gzip.compress(answer.body)), ("br", answer.body), ("gzip", answer.body), ("deflate", answer.body)]
-    )
-    return answered(answer, framed(answer, None, f"Content-Encoding: {name}", body=body).raw, "never")
+    """A coding that was not asked for: gzip is understood, others and bytes that are none of it are not."""
+    coded: tuple[str, bytes, Verdict] = ("gzip", gzip.compress(answer.body), "may")
+    wrong: list[tuple[str, bytes, Verdict]] = [(name, answer.body, "never") for name in ("br", "gzip", "deflate")]
+    name, body, verdict = answer.rng.choice([coded, *wrong])
+    return answered(answer, framed(answer, None, f"Content-Encoding: {name}", body=body).raw, verdict)
 
 
 @fault(4)
