@@ -185,7 +185,7 @@ async fn deep_nesting_is_refused_before_it_is_parsed() {
 async fn slow_heads_and_slow_bodies_are_ended() {
     let fake = good().await;
     let settings = [
-        ("HEADER_TIMEOUT_SECONDS", "2"),
+        ("HEADER_TIMEOUT_SECONDS", "1"),
         ("BODY_IDLE_TIMEOUT_SECONDS", "0.3"),
         ("BODY_TIMEOUT_SECONDS", "0.8"),
     ];
