@@ -17,7 +17,9 @@ use futures_util::future::{Either, poll_fn, select};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
+use crate::config::Limits;
 use crate::domain::error::{Error, Kind};
+use crate::domain::keys::hex;
 use crate::gateway::{Begun, Call, CallHead, Gateway, Recorder, Recording};
 use crate::http::auth::Caller;
 use crate::http::body;
@@ -99,20 +101,20 @@ async fn begin(request: &ServiceRequest, payload: Payload, name: String) -> Resu
         return Err(Error::new(Kind::InvalidRequest, "the `Idempotency-Key` is too long")
             .hinted(format!("give one of at most {MAX_NAME_BYTES} characters, such as a UUID")));
     }
-    let is_v1 = request.path().starts_with("/v1/");
-    let body = body::read(request.request(), payload, |limits| limits.v1_body_bytes).await?;
+    let limit: fn(&Limits) -> usize = match request.path().starts_with("/v1/") {
+        true => |limits| limits.v1_body_bytes,
+        false => |limits| limits.body_bytes,
+    };
+    let body = body::read(request.request(), payload, limit).await?;
     let owner = request.extensions().get::<Caller>().map(|caller| caller.owner.clone());
     let owner = owner.ok_or_else(defect)?;
-    if !is_v1 {
-        body::check_size(request.request(), body.len())?;
-    }
     let mut digest = Sha256::new();
     digest.update(request.headers().get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes));
     digest.update([0]);
     digest.update(request.query_string());
     digest.update([0]);
     digest.update(&body);
-    let digest = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex(&digest.finalize());
     let gateway = request.app_data::<Data<Gateway>>().ok_or_else(defect)?;
     let call = Call { owner, path: request.path().to_string(), name, digest };
     Ok((gateway.begin_call(call).await?, body))

@@ -224,36 +224,26 @@ impl Kind for Address {
 }
 
 /// Any text, named by its placeholder; rules of its own are checked where it is read.
-pub struct Text(pub &'static str);
+pub struct Text {
+    placeholder: &'static str,
+    is_secret: bool,
+}
+
+/// A text.
+pub const fn text(placeholder: &'static str) -> Text {
+    Text { placeholder, is_secret: false }
+}
+
+/// A text that is a secret.
+pub const fn secret(placeholder: &'static str) -> Text {
+    Text { placeholder, is_secret: true }
+}
 
 impl Kind for Text {
     type Value = Option<String>;
 
     fn placeholder(&self) -> &'static str {
-        self.0
-    }
-
-    fn default(&self) -> Option<String> {
-        None
-    }
-
-    fn unset(&self) -> Option<String> {
-        None
-    }
-
-    fn parse(&self, text: &str) -> Option<Option<String>> {
-        Some(Some(text.into()))
-    }
-}
-
-/// As [`Text`], but a secret.
-pub struct Secret(pub &'static str);
-
-impl Kind for Secret {
-    type Value = Option<String>;
-
-    fn placeholder(&self) -> &'static str {
-        self.0
+        self.placeholder
     }
 
     fn default(&self) -> Option<String> {
@@ -269,7 +259,7 @@ impl Kind for Secret {
     }
 
     fn is_secret(&self) -> bool {
-        true
+        self.is_secret
     }
 }
 

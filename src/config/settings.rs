@@ -11,15 +11,15 @@ use std::net::Ipv4Addr;
 use super::Protocol;
 use super::declaration::{AnyKind, Group, Setting, Table, Words, declare};
 use super::kinds::{
-    Address, Choice, Flag, Number, Seconds, SecondsOrOff, Secret, Text, TextOr, bytes, choice, days, flag,
-    number, seconds, seconds_or_off, text_or,
+    Address, Choice, Flag, Number, Seconds, SecondsOrOff, Text, TextOr, bytes, choice, days, flag, number,
+    seconds, seconds_or_off, secret, text, text_or,
 };
 
 declare! {
     "The mirror", Readme {
         /// Base URL of the mirror; with or without `/v1`, or the full address of a chat; several with commas
         /// between
-        UPSTREAM_URL: Text = Text("URL"),
+        UPSTREAM_URL: Text = text("URL"),
             zh: "鏡像站的基底網址；有無 `/v1` 皆可，也可填完整的聊天網址；多個位址以逗號分隔",
             unset: "none: the built-in demo upstream" / "無：使用內建示範上游",
             example: "https://mirror.example.com";
@@ -35,33 +35,33 @@ declare! {
             zh: "鏡像站使用的協定：`openai`（JSON 與 SSE）、`web-chat`（NDJSON 與 Cookie）或 `anthropic`（Anthropic 的 Messages API）";
 
         /// Key for the mirror, sent as a bearer token (`anthropic`: as `x-api-key`)
-        UPSTREAM_API_KEY: Secret = Secret("KEY"),
+        UPSTREAM_API_KEY: Text = secret("KEY"),
             zh: "鏡像站的金鑰，以 Bearer 權杖送出（`anthropic`：以 `x-api-key` 送出）",
             example: "sk-...";
 
         /// Cookie header line, as copied from the browser's developer tools
-        UPSTREAM_COOKIE: Secret = Secret("LINE"),
+        UPSTREAM_COOKIE: Text = secret("LINE"),
             zh: "從瀏覽器開發人員工具複製的 Cookie 標頭整行內容",
             example: "name=value; name2=value2";
 
         /// More headers for the mirror, one `Name: value` a line; `{uuid}` becomes a new UUID each request
-        UPSTREAM_HEADERS: Secret = Secret("LINES"),
+        UPSTREAM_HEADERS: Text = secret("LINES"),
             zh: "送給鏡像站的其他標頭，每行一個 `Name: value`；`{uuid}` 會在每次請求換成新的 UUID",
             example: "\"User-Agent: ...\nOrigin: https://mirror.example.com\"";
 
         /// `web-chat`: a JSON object merged under each request's body, for switches that the mirror wants
-        UPSTREAM_BODY: Text = Text("JSON"),
+        UPSTREAM_BODY: Text = text("JSON"),
             zh: "`web-chat`：一個 JSON 物件，併入每次請求的內容，供鏡像站所需的開關使用",
             example: "{\"temporary\": true}";
 
         /// Model when the caller names none
-        DEFAULT_MODEL: Text = Text("NAME"),
+        DEFAULT_MODEL: Text = text("NAME"),
             zh: "呼叫端未指定模型時使用的模型",
             unset: "the upstream's first" / "上游的第一個模型",
             example: "gpt-4o";
 
         /// Comma-separated model names, for upstreams that cannot list theirs; no other may then be named
-        MODELS: Text = Text("NAMES"),
+        MODELS: Text = text("NAMES"),
             zh: "以逗號分隔的模型名稱，供無法列出模型的上游使用；設定後只能使用清單中的模型",
             unset: "asked of the upstream" / "向上游查詢",
             example: "gpt-4o,gpt-4o-mini";
@@ -69,7 +69,7 @@ declare! {
 
     "Who may call", Readme {
         /// Comma-separated keys that callers must present, each as `name:key` or alone; 16 characters at least
-        GATEWAY_API_KEYS: Secret = Secret("KEYS"),
+        GATEWAY_API_KEYS: Text = secret("KEYS"),
             zh: "呼叫端必須出示的金鑰，以逗號分隔的 `name:key` 或 `key`；至少 16 個字元",
             unset: "one is generated at the first start" / "首次啟動時自動產生一把",
             example: "dify:replace-me-with-a-long-random-key";
@@ -82,7 +82,7 @@ declare! {
 
         /// Comma-separated host names by which the service may be called, besides `localhost` and loopback
         /// addresses, when `GATEWAY_AUTH` is `none`
-        HOSTS_ALLOWED: Text = Text("NAMES"),
+        HOSTS_ALLOWED: Text = text("NAMES"),
             zh: "當 `GATEWAY_AUTH` 為 `none` 時，除 `localhost` 與本機回送位址之外，還可用來呼叫本服務的主機名稱，以逗號分隔",
             example: "host.docker.internal";
 
@@ -94,7 +94,7 @@ declare! {
 
     "Where the service is", Readme {
         /// This service's own public base URL, which the documents carry
-        PUBLIC_URL: Text = Text("URL"),
+        PUBLIC_URL: Text = text("URL"),
             zh: "本服務對外的基底網址，會寫進文件",
             unset: "worked out from the platform or the connection" / "由平台或連線推算",
             example: "https://your-app.example.com";
@@ -116,7 +116,7 @@ declare! {
 
     "What is kept", Readme {
         /// Where conversations and keys are kept: `sqlite://PATH`, `postgres://…`, or `memory:`
-        DATABASE_URL: Secret = Secret("URL"),
+        DATABASE_URL: Text = secret("URL"),
             zh: "對話與金鑰的保存位置：`sqlite://PATH`、`postgres://…` 或 `memory:`",
             unset: "a SQLite file in `DATA_DIR`" / "`DATA_DIR` 中的 SQLite 檔案",
             example: "postgres://mirrorgate:password@127.0.0.1/mirrorgate";
@@ -130,19 +130,19 @@ declare! {
             zh: "對話在最後一輪之後幾天刪除；0 表示不刪除";
 
         /// Folder of the SQLite file
-        DATA_DIR: Text = Text("PATH"),
+        DATA_DIR: Text = text("PATH"),
             zh: "SQLite 檔案所在的資料夾",
             unset: "the platform's volume, else the user's data directory" / "平台的磁碟區，否則為使用者的資料目錄",
             example: "/var/lib/mirrorgate";
 
         /// Long random text that seals the upstream's cookies and key in the store
-        SECRET_KEY: Secret = Secret("TEXT"),
+        SECRET_KEY: Text = secret("TEXT"),
             zh: "一段夠長的隨機文字，用來加密保存的上游 Cookie 與金鑰",
             unset: "none: kept in clear" / "無：以明文保存",
             example: "the-output-of-openssl-rand-base64-32";
 
         /// Address that is told, by a POST, when the upstream's session expires
-        SESSION_WEBHOOK_URL: Secret = Secret("URL"),
+        SESSION_WEBHOOK_URL: Text = secret("URL"),
             zh: "上游登入失效時，以 POST 通知的網址",
             example: "https://example.com/hooks/mirrorgate";
     }

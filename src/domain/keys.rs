@@ -179,7 +179,8 @@ pub fn generate() -> Result<String, Error> {
     Ok(format!("mg_{}", URL_SAFE_NO_PAD.encode(crate::random::bytes::<32>()?)))
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

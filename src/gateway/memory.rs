@@ -13,6 +13,7 @@ use crate::config;
 use crate::domain::answer::Answer;
 use crate::domain::chat::{Chat, ConversationId, Message, Owner, Part, Role, Thread};
 use crate::domain::error::Error;
+use crate::domain::keys::hex;
 use crate::request;
 use crate::store::{self, Exchange, History, Store};
 
@@ -264,7 +265,7 @@ fn digest(messages: &[Message]) -> String {
             add(&call.arguments);
         }
     }
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest.finalize())
 }
 
 #[cfg(test)]

@@ -80,15 +80,6 @@ pub async fn read(
     }
 }
 
-/// Refuses a body of so many bytes on a path that takes fewer.
-///
-/// # Errors
-/// When it is too large.
-pub fn check_size(request: &HttpRequest, bytes: usize) -> Result<(), Error> {
-    let limit = request.app_data::<Data<Limits>>().expect("the application holds the limits").body_bytes;
-    if bytes > limit { Err(too_large(limit)) } else { Ok(()) }
-}
-
 fn too_large(limit: usize) -> Error {
     Error::new(Kind::BodyTooLarge, format!("the request body is larger than {limit} bytes"))
 }

@@ -19,6 +19,7 @@ use super::breaker::Breaker;
 use super::jar::Jar;
 use crate::config;
 use crate::domain::error::{self, Error};
+use crate::domain::keys::hex;
 
 /// A login that ends sooner than this is told of beforehand.
 const EXPIRING: Duration = Duration::from_secs(24 * 3600);
@@ -144,7 +145,7 @@ impl Session {
             api_key: settings.api_key.clone().and_then(ApiKey::new),
             state: State::Unknown,
         };
-        let seed = seed.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let seed = hex(&seed.finalize());
         Session::of(base.clone(), seed, inner)
     }
 

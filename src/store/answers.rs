@@ -56,7 +56,7 @@ fn values(owner: &Owner, id: AnswerId, known: Known, alive: Option<Duration>) ->
         id.to_string().into(),
         known.record.into(),
         i64::from(alive.is_none()).into(),
-        (alive.unwrap_or_default().as_millis() as i64).into(),
+        alive.unwrap_or_default().into(),
         known.conversation.map(|id| id.to_string()).into(),
     ]
 }
@@ -114,7 +114,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn expire_answers(&self, after: Duration) -> Result<(), Error> {
-        self.write(vec![Statement::new(EXPIRE, [(after.as_millis() as i64).into()])]).await.map(drop)
+        self.write(vec![Statement::new(EXPIRE, [after.into()])]).await.map(drop)
     }
 
     /// Tells that no process is at work on any answer: at the start of the only one on a database.

@@ -82,7 +82,7 @@ impl Store {
         [vouched, kept]: [Duration; 2],
     ) -> Result<Option<KeptCall>, Error> {
         let mut values = key.held(holder);
-        values.extend([digest.into(), milliseconds(vouched), milliseconds(kept)]);
+        values.extend([digest.into(), vouched.into(), kept.into()]);
         if self.changes(Statement::new(CLAIM, values)).await? {
             return Ok(None);
         }
@@ -103,7 +103,7 @@ impl Store {
     /// When the store cannot be used.
     pub async fn vouch_for_call(&self, key: &CallKey, holder: &str, time: Duration) -> Result<(), Error> {
         let mut values = key.held(holder);
-        values.push(milliseconds(time));
+        values.push(time.into());
         self.changes(Statement::new(VOUCH, values)).await.map(drop)
     }
 
@@ -131,10 +131,6 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn expire_calls(&self, after: Duration) -> Result<(), Error> {
-        self.changes(Statement::new(EXPIRE, [milliseconds(after)])).await.map(drop)
+        self.changes(Statement::new(EXPIRE, [after.into()])).await.map(drop)
     }
-}
-
-fn milliseconds(time: Duration) -> Value {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX).into()
 }

@@ -56,7 +56,7 @@ impl Store {
     /// When the store cannot be used.
     pub(super) async fn expire_continuations(&self, after: Duration) -> Result<(), Error> {
         loop {
-            let values = [(after.as_millis() as i64).into(), (EXPIRED_AT_ONCE as i64).into()];
+            let values = [after.into(), (EXPIRED_AT_ONCE as i64).into()];
             let done = self.write([Statement::new(EXPIRE, values)]).await?;
             if done.iter().map(|done| done.changed).sum::<u64>() < EXPIRED_AT_ONCE {
                 return Ok(());

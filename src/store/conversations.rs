@@ -178,7 +178,7 @@ impl Store {
             values.extend(history.values());
             let latest = Statement::new(LATEST, values.clone());
             let mut rows = if self.database.shared().is_some() {
-                values.extend([turn.into(), (LEASE.as_millis() as i64).into()]);
+                values.extend([turn.into(), LEASE.into()]);
                 let done = self.write([Statement::new(OPEN, values)]).await?;
                 done.into_iter().flat_map(|done| done.rows).collect()
             } else {

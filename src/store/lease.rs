@@ -89,7 +89,7 @@ impl Lease {
 impl Claim {
     async fn extend(&self, time: Duration) -> Result<(), Error> {
         let values = [
-            (time.as_millis() as i64).into(),
+            time.into(),
             self.owner.0.as_str().into(),
             self.id.to_string().into(),
             self.turn.as_str().into(),

@@ -1,5 +1,7 @@
 //! What is asked of a database, and what it gives back, in the same words for every database.
 
+use std::time::Duration;
+
 use super::unavailable;
 use crate::domain::error::Error;
 
@@ -35,6 +37,13 @@ pub enum Value {
 impl From<i64> for Value {
     fn from(number: i64) -> Self {
         Value::Integer(number)
+    }
+}
+
+impl From<Duration> for Value {
+    /// In milliseconds.
+    fn from(time: Duration) -> Self {
+        i64::try_from(time.as_millis()).unwrap_or(i64::MAX).into()
     }
 }
 
