@@ -18,6 +18,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::domain::error::{Error, Kind};
+use crate::http::auth::Access;
 use crate::http::documents::{Documents, LeftOut, Sources};
 use crate::http::failure::{ErrorRenderers, Failure};
 
@@ -49,12 +50,27 @@ pub fn pages(config: &mut web::ServiceConfig) {
 /// How failures are written on the paths of those APIs that have a shape of their own.
 pub const ERROR_RENDERERS: ErrorRenderers = ErrorRenderers(&[&openai::Renderer, &mcp::Renderer]);
 
-/// Which paths are open to all: what importers, browsers and platforms read before they have a key,
-/// and `metrics` where that is set.
-pub fn public_paths(metrics: bool) -> fn(&str) -> bool {
-    if metrics { |path| is_public(path) || path == "/metrics" } else { is_public }
+/// To whom each path is open; to all also the metrics, where that is set.
+pub fn access(metrics: bool) -> fn(&str) -> Access {
+    if metrics { |path| if path == "/metrics" { Access::Public } else { access_to(path) } } else { access_to }
 }
 
+fn access_to(path: &str) -> Access {
+    if is_public(path) {
+        Access::Public
+    } else if is_owners(path) {
+        Access::Owner
+    } else {
+        Access::Caller
+    }
+}
+
+/// What touches the upstream's account, or shows what others do.
+fn is_owners(path: &str) -> bool {
+    matches!(path, "/api/session" | "/api/doctor" | "/metrics")
+}
+
+/// What importers, browsers and platforms read before they have a key.
 fn is_public(path: &str) -> bool {
     matches!(
         path,

@@ -2,6 +2,7 @@
 
 pub mod background;
 mod descriptors;
+mod keys;
 mod server;
 pub mod shutdown;
 mod start_error;
@@ -17,14 +18,13 @@ use tokio::sync::oneshot;
 use crate::api;
 use crate::config::{self, Config};
 use crate::doctor::Doctor;
-use crate::domain::error::Error;
-use crate::domain::keys::{self, GatewayKey};
 use crate::gateway::Shared;
 use crate::http::auth::Guard;
 use crate::http::base_url::Peers;
 use crate::provider::Endpoint;
 use crate::provider::session::Session;
 use crate::store::Store;
+pub use keys::NewKeys;
 use server::Parts;
 use shutdown::{Shutdown, StopSignals};
 pub use start_error::StartError;
@@ -39,8 +39,8 @@ pub struct Application {
     pub store: String,
     /// Whether what is kept outlives the process.
     pub lasts: bool,
-    /// The key that was generated at this start, to be shown once.
-    pub new_key: Option<String>,
+    /// The keys that were made at this start, to be shown once.
+    pub new_keys: NewKeys,
     server: Server,
     demo: Option<ServerHandle>,
     kept: Arc<Store>,
@@ -74,7 +74,8 @@ impl Application {
         let guard = guard(&config);
         // While the store is down, the keys of the environment do.
         let needs_store = config.gateway.auth && (available || config.gateway.keys.is_empty());
-        let new_key = if needs_store { first_key(&config, &store, &guard).await? } else { None };
+        let new_keys =
+            if needs_store { keys::open(&config, &store, &guard).await? } else { NewKeys::default() };
         let (upstreams, demo) = open_upstreams(&config, sessions)?;
         let shared = Arc::new(Shared::new(Arc::clone(&store), &config.limits));
         let peers = Peers::new(config.public.clone(), address);
@@ -107,7 +108,7 @@ impl Application {
             url,
             store: place,
             lasts,
-            new_key,
+            new_keys,
             server,
             demo,
             kept: store,
@@ -116,11 +117,15 @@ impl Application {
         })
     }
 
-    /// Takes the key back that was generated at this start, since nobody has seen it.
-    pub async fn withdraw_key(&self) {
-        if let Err(error) = self.kept.remove_key(keys::GENERATED).await {
-            log::error!("the key that nobody has seen stays in the store: {}", error.message);
+    /// Takes the keys back that were made at this start, since nobody has seen them. Says whether callers
+    /// have others.
+    pub async fn withdraw_keys(&self) -> bool {
+        for name in self.new_keys.names() {
+            if let Err(error) = self.kept.remove_key(name).await {
+                log::error!("a key that nobody has seen stays in the store: {}", error.message);
+            }
         }
+        self.new_keys.caller.is_none()
     }
 
     /// To stop the service from elsewhere.
@@ -164,9 +169,10 @@ fn bind(config: &Config) -> Result<(TcpListener, SocketAddr), StartError> {
 }
 
 fn guard(config: &Config) -> Data<Guard> {
-    let guard = Guard::new(!config.gateway.auth, config.gateway.keys.clone())
+    let configured = config.gateway.keys.iter().chain(&config.gateway.admin).cloned().collect();
+    let guard = Guard::new(!config.gateway.auth, configured)
         .limited(config.limits.rate_per_minute)
-        .opening(api::public_paths(config.public.metrics));
+        .opening(api::access(config.public.metrics));
     Data::new(guard)
 }
 
@@ -184,36 +190,6 @@ fn open_upstreams(
         all.push(Endpoint { session, ..endpoint });
     }
     Ok((all, demo))
-}
-
-/// Takes the store's keys in. When there is no key at all, one is made and kept, and its text is
-/// given to be shown once; of replicas that start together, one makes it.
-async fn first_key(config: &Config, store: &Store, guard: &Guard) -> Result<Option<String>, StartError> {
-    let configured = !config.gateway.keys.is_empty();
-    let fresh = keys::generate().map_err(|error| StartError::Other(error.to_string()))?;
-    let attempt = async {
-        let mut stored = store.keys().await?;
-        let mut new_key = None;
-        if stored.is_empty() && !configured && store.lasts() {
-            let key = GatewayKey::new(keys::GENERATED, &fresh);
-            let made = store.add_key(keys::GENERATED, &key.digest(), &key.owner).await?;
-            new_key = made.then(|| fresh.clone());
-            stored = store.keys().await?;
-        }
-        Ok::<_, Error>((stored, new_key))
-    };
-    match attempt.await {
-        Ok((stored, new_key)) if configured || !stored.is_empty() => {
-            guard.renew(background::gateway_keys(stored));
-            Ok(new_key)
-        }
-        Ok(_) => Err(StartError::KeyNotKept { why: "it would be kept in memory alone".into(), key: fresh }),
-        Err(error) if configured => {
-            log::warn!("keys of the store are not known yet: {}", error.message);
-            Ok(None)
-        }
-        Err(error) => Err(StartError::KeyNotKept { why: error.message, key: fresh }),
-    }
 }
 
 /// The doctor that looks at this service from its own machine.

@@ -19,6 +19,8 @@ pub enum StartError {
         /// A key that would do.
         key: String,
     },
+    /// A caller's key of this name is the owner's as well.
+    OneKeyForBoth(String),
     /// Anything else.
     Other(String),
 }
@@ -27,7 +29,7 @@ impl StartError {
     /// The process's exit code: 78 (`EX_CONFIG`) where a setting is needed, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            StartError::KeyNotKept { .. } => 78,
+            StartError::KeyNotKept { .. } | StartError::OneKeyForBoth(_) => 78,
             StartError::Bind(..) | StartError::Store(_) | StartError::Other(_) => 1,
         }
     }
@@ -43,6 +45,10 @@ impl fmt::Display for StartError {
             StartError::KeyNotKept { why, key } => write!(
                 f,
                 "error: no gateway key is set, and a generated one cannot be kept: {why}\n  hint: set this variable, or DATA_DIR to a directory that can be written, or DATABASE_URL:\n\n  GATEWAY_API_KEYS={key}\n"
+            ),
+            StartError::OneKeyForBoth(name) => write!(
+                f,
+                "error: ADMIN_KEY is the gateway key `{name}` as well, so whoever may call would be the owner\n  hint: give the owner another key: `openssl rand -hex 32`, or any long random text"
             ),
             StartError::Store(error) => write!(f, "error: {}\n  hint: {}", error.message, error.hint()),
             StartError::Other(text) => write!(f, "error: {text}"),

@@ -93,8 +93,13 @@ async fn examine(config: Option<&Config>, asked: &Asked, findings: &mut Vec<Find
     let mut patient = Patient { mirrors: Vec::new(), store: None, service: None, outside: None };
     if let Some(url) = &asked.url {
         patient.outside = Some(Outside { address: url.clone(), base: url.clone(), source: Source::Given });
-        patient.service =
-            Some(Service { base: url.clone(), key: asked.key.clone(), open: false, questions: asked.deep });
+        patient.service = Some(Service {
+            base: url.clone(),
+            key: asked.key.clone(),
+            open: false,
+            questions: asked.deep,
+            key_in_address: true,
+        });
     }
     let mut keeping = Vec::new();
     let mut running = None;
@@ -179,7 +184,7 @@ async fn start(
     let handle = application.handle();
     tokio::task::spawn_local(application.run());
     let key = (!open).then(|| asked.key.clone().unwrap_or_else(|| SecretString::from(key)));
-    patient.service = Some(Service { base: base.clone(), key, open, questions });
+    patient.service = Some(Service { base: base.clone(), key, open, questions, key_in_address: true });
     patient.outside = Some(Outside::of(configured.as_deref(), address, base));
     Some(handle)
 }

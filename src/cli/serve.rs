@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
 
 use super::{fail, output};
-use crate::app::Application;
+use crate::app::{Application, NewKeys};
 use crate::cli::tunnel::{Provider, Tunnel};
 use crate::config::{self, Config, Location};
 use crate::reachability::Unreachable;
@@ -104,10 +104,9 @@ async fn run(config: Config, mut tunnel: Option<Tunnel>) -> ExitCode {
         Err(error) => return fail(error.exit_code(), error),
     };
     if let Err(error) = output::show(welcome(&shown, &application, tunnel.as_ref()))
-        && application.new_key.is_some()
+        && !application.withdraw_keys().await
     {
-        application.withdraw_key().await;
-        return fail(74, format!("error: the new key could not be shown, so it is not kept: {error}"));
+        return fail(74, format!("error: the new keys could not be shown, so they are not kept: {error}"));
     }
     let watch = async {
         match &mut tunnel {
@@ -143,35 +142,48 @@ fn welcome(config: &Config, application: &Application, tunnel: Option<&Tunnel>) 
     if let Some(tunnel) = tunnel {
         line("tunnel", format!("{} by {}", tunnel.url, tunnel.provider.name()));
     }
-    match &application.new_key {
-        Some(key) => {
-            line("page", format!("{url}/#key={key}"));
-            line("document", format!("{url}/openapi.json  <- import this URL in Dify"));
-            line("key", format!("{key}  <- shown only now; callers send it as `Authorization: Bearer KEY`"));
-            line(
-                "",
-                "its hash is kept in the store; on a disk that is wiped at a restart, set GATEWAY_API_KEYS instead"
-                    .into(),
-            );
+    let made = &application.new_keys;
+    let fragment: Vec<_> = [("admin", &made.owner), ("key", &made.caller)]
+        .into_iter()
+        .filter_map(|(name, key)| Some(format!("{name}={}", key.as_ref()?)))
+        .collect();
+    match &made.owner {
+        Some(_) => {
+            line("page", format!("{url}/#{}  <- the owner's link, shown only now", fragment.join("&")))
         }
-        None => {
-            line("page", format!("{url}/"));
-            line("document", format!("{url}/openapi.json  <- import this URL in Dify"));
-            let keys = if !config.gateway.auth {
-                "none needed (GATEWAY_AUTH=none): anyone on this machine may call".into()
-            } else if config.gateway.keys.is_empty() {
-                "those of the store, see `mirrorgate key list`; `mirrorgate key new NAME` makes another"
-                    .to_string()
-            } else {
-                format!("{} from GATEWAY_API_KEYS", config.gateway.keys.len())
-            };
-            line("key", keys);
-        }
+        None if made.caller.is_some() => line("page", format!("{url}/#{}", fragment.join("&"))),
+        None => line("page", format!("{url}/")),
+    }
+    line("document", format!("{url}/openapi.json  <- import this URL in Dify"));
+    line("key", key_line(config, made));
+    if let Some(key) = &made.owner {
+        line(
+            "admin key",
+            format!("{key}  <- shown only now; it opens what callers may not do: the login, keys, metrics"),
+        );
+    }
+    if made.names().next().is_some() {
+        let both = "only hashes are kept, in the store; on a disk that is wiped at a restart, set";
+        line("", format!("{both} GATEWAY_API_KEYS and ADMIN_KEY instead"));
     }
     for note in notes(config, application, tunnel) {
         line("note", note);
     }
     lines.join("\n") + "\n"
+}
+
+/// What is said of callers' keys.
+fn key_line(config: &Config, made: &NewKeys) -> String {
+    match &made.caller {
+        Some(key) => format!("{key}  <- for Dify, shown only now; sent as `Authorization: Bearer KEY`"),
+        None if !config.gateway.auth => {
+            "none needed (GATEWAY_AUTH=none): anyone on this machine may call".into()
+        }
+        None if config.gateway.keys.is_empty() => {
+            "those of the store, see `mirrorgate key list`; `mirrorgate key new NAME` makes another".into()
+        }
+        None => format!("{} from GATEWAY_API_KEYS", config.gateway.keys.len()),
+    }
 }
 
 /// What a person should know about this start.

@@ -1,7 +1,7 @@
 //! Who may call: the gateway keys, or nobody but programs of this machine.
 
 use super::reader::Reader;
-use super::settings::{GATEWAY_API_KEYS, GATEWAY_AUTH};
+use super::settings::{ADMIN_KEY, GATEWAY_API_KEYS, GATEWAY_AUTH};
 use crate::domain::keys::{self, GatewayKey};
 
 /// Who may call.
@@ -9,26 +9,44 @@ use crate::domain::keys::{self, GatewayKey};
 pub struct Gateway {
     /// `GATEWAY_API_KEYS`; when empty and `auth` is set, one is generated at the start.
     pub keys: Vec<GatewayKey>,
+    /// `ADMIN_KEY`: the owner's key; where it is not set, the store may have one.
+    pub admin: Option<GatewayKey>,
     /// Whether a key is needed: `GATEWAY_AUTH`.
     pub auth: bool,
 }
 
 impl Reader<'_> {
     pub fn gateway(&mut self) -> Gateway {
-        Gateway { auth: self.read(&GATEWAY_AUTH), keys: self.gateway_keys() }
+        Gateway { auth: self.read(&GATEWAY_AUTH), keys: self.gateway_keys(), admin: self.admin_key() }
+    }
+
+    fn admin_key(&mut self) -> Option<GatewayKey> {
+        let text = self.read(&ADMIN_KEY)?;
+        let key = text.trim();
+        match keys::weakness(key) {
+            None => Some(GatewayKey::owners(key)),
+            Some(weakness) => {
+                self.problem(ADMIN_KEY.name, format!("the key {weakness}"), advice());
+                None
+            }
+        }
     }
 
     fn gateway_keys(&mut self) -> Vec<GatewayKey> {
         let text = self.read(&GATEWAY_API_KEYS).unwrap_or_default();
         keys::parse_list(&text).unwrap_or_else(|problems| {
-            let advice = match keys::generate() {
-                Ok(key) => format!("use a long random key, such as this new one: {key}"),
-                Err(_) => "use a long random key".to_string(),
-            };
+            let advice = advice();
             for problem in problems {
                 self.problem(GATEWAY_API_KEYS.name, problem, &advice);
             }
             Vec::new()
         })
+    }
+}
+
+fn advice() -> String {
+    match keys::generate() {
+        Ok(key) => format!("use a long random key, such as this new one: {key}"),
+        Err(_) => "use a long random key".to_string(),
     }
 }

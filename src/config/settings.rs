@@ -74,6 +74,13 @@ declare! {
             unset: "one is generated at the first start" / "首次啟動時自動產生一把",
             example: "dify:replace-me-with-a-long-random-key";
 
+        /// The owner's key, which opens what callers may not do: the upstream's login, keys, metrics, the doctor;
+        /// 16 characters at least
+        ADMIN_KEY: Text = secret("KEY"),
+            zh: "擁有者的金鑰，可使用呼叫端不可用的功能：上游登入、金鑰、指標與 doctor；至少 16 個字元",
+            unset: "one is generated at the first start, where it can be kept" / "首次啟動時自動產生一把（若能保存）",
+            example: "replace-me-with-another-long-random-key";
+
         /// `key`, or `none`: then any program of this machine may call, and the start is refused where others
         /// could: with another than a loopback `HOST`, a tunnel, a hosting platform, a `PUBLIC_URL` of
         /// another host, or `TRUST_PROXY_HEADERS`
@@ -250,9 +257,9 @@ declare! {
     }
 
     "Logs and metrics", Readme {
-        /// Whether `/metrics` may be read without a gateway key
+        /// Whether `/metrics` may be read without the admin key
         METRICS_PUBLIC: Flag = flag(false),
-            zh: "是否不需閘道金鑰即可讀取 `/metrics`";
+            zh: "是否不需管理金鑰即可讀取 `/metrics`";
 
         /// `text` or `json`
         LOG_FORMAT: Choice<Option<bool>> = choice(&[("text", Some(false)), ("json", Some(true))], None),

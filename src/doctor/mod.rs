@@ -54,6 +54,8 @@ pub struct Service {
     pub open: bool,
     /// Whether calls that ask the mirror a question are replayed as well.
     pub questions: bool,
+    /// Whether the key may stand in the address: the owner's is not taken from there.
+    pub key_in_address: bool,
 }
 
 /// The service's public side.

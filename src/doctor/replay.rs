@@ -52,13 +52,15 @@ pub async fn check(service: &Service, findings: &mut Vec<Finding>) {
     if !accepted || key.is_empty() {
         return;
     }
-    let answers = join_all(others.iter().map(|form| list_models(service, Some(form)))).await;
-    for (form, answer) in others.iter().zip(answers) {
+    let tried: Vec<_> =
+        others.iter().filter(|form| service.key_in_address || form.query.is_empty()).collect();
+    let answers = join_all(tried.iter().map(|form| list_models(service, Some(form)))).await;
+    for (form, answer) in tried.into_iter().zip(answers) {
         findings.push(match answer {
             Ok(answer) if matches!(answer.status, 401 | 403) => Finding::broken(
                 form.check,
                 format!("the key is not accepted as {} (HTTP {})", form.name, answer.status),
-                "see whether a proxy in front of the service changes the header or the query; in Dify choose Bearer",
+                "see whether a proxy in front of the service changes the header or the query (the admin key is not taken from the query); in Dify choose Bearer",
             ),
             Ok(_) => Finding::ok(form.check, format!("the key is accepted as {}", form.name)),
             Err(why) => Finding::broken(form.check, why, "see the findings above"),

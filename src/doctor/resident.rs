@@ -38,7 +38,13 @@ impl Doctor {
     pub async fn examine(&self, address: String, key: Option<String>) -> Option<Vec<Finding>> {
         let mut patient = self.patient.try_lock().ok()?;
         let key = key.map(SecretString::from);
-        patient.service = Some(Service { base: self.local.clone(), key, open: self.open, questions: false });
+        patient.service = Some(Service {
+            base: self.local.clone(),
+            key,
+            open: self.open,
+            questions: false,
+            key_in_address: false,
+        });
         patient.outside = Some(Outside::of(self.public.as_deref(), address, self.local.clone()));
         Some(examine(&patient, false, &|_| {}).await)
     }

@@ -16,6 +16,12 @@ use crate::domain::error::Error;
 /// The name of the key that is generated at the first start.
 pub const GENERATED: &str = "generated";
 
+/// The name of the owner as a caller.
+pub const OWNER: &str = "owner";
+
+/// What the owner's key is called in the store: no key of a caller can have this name.
+pub const OWNERS_KEY: &str = "the owner";
+
 /// The fewest characters of a key that is accepted.
 pub const MIN_KEY_CHARS: usize = 16;
 
@@ -39,6 +45,21 @@ impl GatewayKey {
     /// A key by its digest in hexadecimal, as the store keeps it with its owner.
     pub fn kept(name: impl Into<String>, digest: &str, owner: Owner) -> Option<Self> {
         Some(GatewayKey { owner, ..GatewayKey::of(name.into(), unhex(digest)?) })
+    }
+
+    /// The owner's key.
+    pub fn owners(key: &str) -> Self {
+        GatewayKey { owner: Owner(OWNER.into()), ..GatewayKey::new(OWNER, key) }
+    }
+
+    /// Whether it is the owner's. The owners of callers' keys are digests.
+    pub fn is_owners(&self) -> bool {
+        self.owner.0 == OWNER
+    }
+
+    /// Whether it is the same key as another, whatever their names.
+    pub fn is_same(&self, other: &GatewayKey) -> bool {
+        self.digest == other.digest
     }
 
     fn of(name: String, digest: [u8; 32]) -> Self {
@@ -89,6 +110,11 @@ impl KeyRing {
         KeyRing(keys.into_iter().map(entry).collect())
     }
 
+    /// Whether the owner's key is among them.
+    pub fn has_owner(&self) -> bool {
+        self.0.values().any(|entry| entry.key.is_owners())
+    }
+
     /// The key that a caller presented, if it is ours. The time that this takes tells nothing of the keys:
     /// what is looked up is a digest, which nobody can choose.
     pub fn find(&self, presented: &str) -> Option<&Entry> {
@@ -110,6 +136,7 @@ pub fn parse_list(text: &str) -> Result<Vec<GatewayKey>, Vec<String>> {
             _ => (format!("key-{}", index + 1), entry),
         };
         match weakness(key) {
+            None if name == OWNER => problems.push(format!("no key can be named `{OWNER}`: set `ADMIN_KEY`")),
             Some(weakness) => problems.push(format!("the key `{name}` {weakness}")),
             None => keys.push(GatewayKey::new(name, key)),
         }
@@ -124,7 +151,7 @@ pub fn is_name(name: &str) -> bool {
 }
 
 /// Why a key is refused.
-fn weakness(key: &str) -> Option<String> {
+pub fn weakness(key: &str) -> Option<String> {
     const WELL_KNOWN: &[&str] = &[
         "changeme",
         "change-me",
@@ -176,7 +203,19 @@ fn weakness(key: &str) -> Option<String> {
 /// # Errors
 /// When the operating system gives no random bytes.
 pub fn generate() -> Result<String, Error> {
-    Ok(format!("mg_{}", URL_SAFE_NO_PAD.encode(crate::random::bytes::<32>()?)))
+    random("mg_")
+}
+
+/// As [`generate`], for the owner: told apart at first sight, so that it is not pasted into Dify.
+///
+/// # Errors
+/// When the operating system gives no random bytes.
+pub fn generate_owners() -> Result<String, Error> {
+    random("mg_admin_")
+}
+
+fn random(prefix: &str) -> Result<String, Error> {
+    Ok(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(crate::random::bytes::<32>()?)))
 }
 
 /// Bytes in hexadecimal.

@@ -35,27 +35,40 @@ pub struct Caller {
     pub owner: Owner,
     /// The name of its key.
     pub name: String,
+    /// Whether it is the service's owner, to whom everything is open.
+    pub is_owner: bool,
+}
+
+/// To whom a path is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// To all, without a key.
+    Public,
+    /// To whoever has a key.
+    Caller,
+    /// To the owner alone.
+    Owner,
 }
 
 /// The keys, and how often each address was wrong.
 pub struct Guard {
     /// Whether everyone may call: `GATEWAY_AUTH=none`. That no key is left never means that.
     open: bool,
-    /// The keys of the environment, which need no store.
+    /// The keys of the environment, which need no store; the owner's among them, if it is set there.
     configured: Vec<GatewayKey>,
     keys: RwLock<Arc<KeyRing>>,
     guesses: Guesses,
     /// How often each key may call.
     rate: Option<DefaultKeyedRateLimiter<Owner>>,
-    /// Whether a path is open to all.
-    is_public: fn(&str) -> bool,
+    /// To whom a path is open.
+    access: fn(&str) -> Access,
 }
 
 impl Guard {
     /// A guard over the keys of the environment, or none at all when it is `open`.
     pub fn new(open: bool, configured: Vec<GatewayKey>) -> Self {
         let keys = RwLock::new(Arc::new(KeyRing::new(configured.clone())));
-        Guard { open, configured, keys, guesses: Guesses::default(), rate: None, is_public: |_| false }
+        Guard { open, configured, keys, guesses: Guesses::default(), rate: None, access: |_| Access::Owner }
     }
 
     /// Lets each key send so many requests a minute.
@@ -63,14 +76,19 @@ impl Guard {
         Guard { rate: a_minute.map(|rate| RateLimiter::dashmap(Quota::per_minute(rate))), ..self }
     }
 
-    /// Asks for no key on the paths of which `is_public` is true.
-    pub fn opening(self, is_public: fn(&str) -> bool) -> Self {
-        Guard { is_public, ..self }
+    /// Opens each path to those whom `access` names; else all is the owner's.
+    pub fn opening(self, access: fn(&str) -> Access) -> Self {
+        Guard { access, ..self }
     }
 
-    /// Whether a path is open to all.
-    pub fn opens(&self, path: &str) -> bool {
-        (self.is_public)(path)
+    /// Whether the path of a request is open to all.
+    pub fn opens(&self, request: &HttpRequest) -> bool {
+        self.access(request) == Access::Public
+    }
+
+    fn access(&self, request: &HttpRequest) -> Access {
+        // The path as the router reads it, which takes `%73` for `s`.
+        (self.access)(request.match_info().as_str())
     }
 
     /// Whether callers must present a key.
@@ -78,8 +96,10 @@ impl Guard {
         !self.open
     }
 
-    /// Replaces the keys of the store.
+    /// Replaces the keys of the store. The owner's key of the environment holds in place of the store's.
     pub fn renew(&self, stored: Vec<GatewayKey>) {
+        let has_owner = self.configured.iter().any(GatewayKey::is_owners);
+        let stored = stored.into_iter().filter(|key| !(has_owner && key.is_owners()));
         let all = self.configured.iter().cloned().chain(stored).collect();
         let renewed = Arc::new(self.ring().renewed(all));
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = renewed;
@@ -89,7 +109,8 @@ impl Guard {
     pub fn accepted(&self, request: &HttpRequest) -> Option<String> {
         let ring = self.ring();
         let mut keys = presented(request).into_iter().flat_map(meant);
-        keys.find(|key| ring.find(key).is_some())
+        keys.find(|(key, place)| ring.find(key).is_some_and(|entry| place.may_hold(entry)))
+            .map(|(key, _)| key)
     }
 
     fn ring(&self) -> Arc<KeyRing> {
@@ -98,6 +119,9 @@ impl Guard {
 
     fn admit(&self, request: &HttpRequest) -> Result<Caller, Error> {
         let caller = self.identify(request)?;
+        if !caller.is_owner && self.access(request) == Access::Owner {
+            return Err(self.owner_only());
+        }
         let refused = self.rate.as_ref().and_then(|rate| rate.check_key(&caller.owner).err());
         match refused {
             None => Ok(caller),
@@ -110,14 +134,15 @@ impl Guard {
 
     fn identify(&self, request: &HttpRequest) -> Result<Caller, Error> {
         if self.open {
-            return Ok(Caller { owner: Owner("anyone".into()), name: "anyone".into() });
+            return Ok(Caller { owner: Owner("anyone".into()), name: "anyone".into(), is_owner: true });
         }
         let (ring, presented) = (self.ring(), presented(request));
         if presented.is_empty() {
             return Err(Error::new(Kind::KeyMissing, "this needs a gateway key, and none was sent"));
         }
         let wrong = presented.len();
-        let entry = presented.into_iter().flat_map(meant).find_map(|key| ring.find(&key));
+        let mut meant = presented.into_iter().flat_map(meant);
+        let entry = meant.find_map(|(key, place)| ring.find(&key).filter(|entry| place.may_hold(entry)));
         if let Some(entry) = entry.filter(|entry| entry.has_passed()) {
             return Ok(entry.into());
         }
@@ -134,6 +159,16 @@ impl Guard {
         entry.pass();
         Ok(entry.into())
     }
+
+    fn owner_only(&self) -> Error {
+        let error = Error::new(Kind::OwnerOnly, "this is open to the service's owner alone");
+        if self.ring().has_owner() {
+            return error;
+        }
+        error.hinted(
+            "this service has no admin key: set `ADMIN_KEY` to a long random text, and send that as the key",
+        )
+    }
 }
 
 /// The middleware.
@@ -145,7 +180,7 @@ pub async fn check<B: MessageBody>(
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
     let guard = request.app_data::<Data<Guard>>().expect("the application holds the guard");
-    if guard.opens(request.path()) {
+    if guard.opens(request.request()) {
         return Ok(next.call(request).await?.map_into_left_body());
     }
     if let Some(activity) = request.app_data::<Data<Activity>>() {
@@ -166,30 +201,49 @@ pub async fn check<B: MessageBody>(
 
 impl From<&keys::Entry> for Caller {
     fn from(entry: &keys::Entry) -> Self {
-        Caller { owner: entry.key.owner.clone(), name: entry.key.name.clone() }
+        let GatewayKey { owner, name, .. } = &entry.key;
+        Caller { owner: owner.clone(), name: name.clone(), is_owner: entry.key.is_owners() }
+    }
+}
+
+/// Where a key was presented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Header,
+    Query,
+}
+
+impl Place {
+    /// Whether this key is accepted there: addresses are written into logs and histories, so the owner's
+    /// key is not taken from one.
+    fn may_hold(self, entry: &keys::Entry) -> bool {
+        self == Place::Header || !entry.key.is_owners()
     }
 }
 
 /// Every text in the request that may be meant as the key: the last word in its place, since people paste
 /// words such as `Bearer` along with it.
-fn presented(request: &HttpRequest) -> Vec<String> {
+fn presented(request: &HttpRequest) -> Vec<(String, Place)> {
     let header = |name: HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let headers = [header(header::AUTHORIZATION), header(X_API_KEY)].into_iter().flatten().map(String::from);
+    let headers = [header(header::AUTHORIZATION), header(X_API_KEY)].into_iter().flatten();
+    let headers = headers.map(|text| (text.to_string(), Place::Header));
     let query = url::form_urlencoded::parse(request.query_string().as_bytes());
-    let query = query.filter(|(name, _)| name == "key").map(|(_, value)| value.into_owned());
-    let last_word = |text: String| text.split_whitespace().next_back().map(String::from);
+    let query = query.filter(|(name, _)| name == "key").map(|(_, value)| (value.into_owned(), Place::Query));
+    let last_word = |(text, place): (String, Place)| {
+        text.split_whitespace().next_back().map(|word| (word.to_string(), place))
+    };
     let is_scheme =
         |word: &String| ["bearer", "basic"].iter().any(|scheme| word.eq_ignore_ascii_case(scheme));
-    headers.chain(query).filter_map(last_word).filter(|word| !is_scheme(word)).collect()
+    headers.chain(query).filter_map(last_word).filter(|(word, _)| !is_scheme(word)).collect()
 }
 
 /// The keys that such a text may be: itself, what follows the name in `name:KEY`, and the password of HTTP
 /// Basic credentials, RFC 7617.
-fn meant(text: String) -> impl Iterator<Item = String> {
+fn meant((text, place): (String, Place)) -> impl Iterator<Item = (String, Place)> {
     let after_name = text.split_once(':').filter(|(name, _)| keys::is_name(name)).map(|(_, key)| key.into());
     let decoded = STANDARD.decode(&text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let password = decoded.and_then(|pair| pair.split_once(':').map(|(_, password)| password.trim().into()));
-    [Some(text), after_name, password].into_iter().flatten()
+    [Some(text), after_name, password].into_iter().flatten().map(move |key| (key, place))
 }
 
 #[cfg(test)]
@@ -215,17 +269,17 @@ mod tests {
             let request =
                 TestRequest::default().insert_header(("Authorization", value.as_str())).to_http_request();
             let mut keys = presented(&request).into_iter().flat_map(meant);
-            assert!(keys.any(|meant| meant == key), "{value}");
+            assert!(keys.any(|(meant, place)| meant == key && place == Place::Header), "{value}");
         }
         for value in [format!(" {key} "), format!("Bearer {key}")] {
             let request = TestRequest::default().insert_header(("X-API-Key", value)).to_http_request();
-            assert_eq!(presented(&request), [key]);
+            assert_eq!(presented(&request), [(key.to_string(), Place::Header)]);
         }
         let request = TestRequest::with_uri("/api/models?x=1&key=sk-0123%2F4%2B5%3D%0A").to_http_request();
-        assert_eq!(presented(&request), [key]);
+        assert_eq!(presented(&request), [(key.to_string(), Place::Query)]);
         for value in ["Bearer ", "Basic", ""] {
             let request = TestRequest::default().insert_header(("Authorization", value)).to_http_request();
-            assert_eq!(presented(&request), Vec::<String>::new(), "{value}");
+            assert_eq!(presented(&request), [], "{value}");
         }
     }
 }

@@ -75,7 +75,7 @@ fn without_keys(request: &HttpRequest) -> Result<(), Error> {
         Some(_) => !origins.all(|origin| is_own(origin, peers.port()) || is_listed(origin, public)),
         None => {
             let sites = ["cross-site", "same-site"];
-            !guard(request).opens(request.path())
+            !guard(request).opens(request)
                 && values(request, SEC_FETCH_SITE).any(|site| sites.contains(&site))
         }
     };

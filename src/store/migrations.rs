@@ -38,6 +38,7 @@ pub const MIGRATIONS: &[Migration] = &migrations![
     (7, "0007_sizes"),
     (8, "0008_sizes_of_what_is_there"),
     (9, "0009_calls"),
+    (10, "0010_owner_and_callers"),
 ];
 
 impl Migration {

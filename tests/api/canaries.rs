@@ -14,9 +14,10 @@ const COOKIE: &str = "canary-cookie-value-Yw72";
 const NEW_COOKIE: &str = "canary-renewed-cookie-Rt19";
 const HEADER: &str = "canary-header-value-Vb44";
 const GATEWAY_KEY: &str = "canary/gateway+key=Xp63";
+const ADMIN_KEY: &str = "canary/admin+key=Wn47";
 const WRONG_KEY: &str = "canary/wrong+key=Ko95";
 const PROMPT: &str = "canary prompt: wer bist du? +Jm50";
-const SECRETS: &[&str] = &[UPSTREAM_KEY, COOKIE, NEW_COOKIE, HEADER, GATEWAY_KEY, WRONG_KEY];
+const SECRETS: &[&str] = &[UPSTREAM_KEY, COOKIE, NEW_COOKIE, HEADER, GATEWAY_KEY, ADMIN_KEY, WRONG_KEY];
 
 /// A text in the forms in which it may be hidden.
 fn forms(text: &str) -> Vec<String> {
@@ -100,6 +101,7 @@ async fn no_secret_and_no_prompt_leaves_the_process() {
         ("UPSTREAM_COOKIE", &format!("session={COOKIE}")),
         ("UPSTREAM_HEADERS", &format!("X-Mine: {HEADER}")),
         ("GATEWAY_API_KEYS", &format!("tests:{GATEWAY_KEY}")),
+        ("ADMIN_KEY", ADMIN_KEY),
         ("DEFAULT_MODEL", "m"),
         ("RUST_LOG", "debug"),
         ("LOG_FORMAT", "text"),
@@ -133,13 +135,13 @@ async fn no_secret_and_no_prompt_leaves_the_process() {
     answers.push(post(address, "/api/chat", WRONG_KEY, "{}").await);
     answers.push(call(address, "GET", "/api/health", &[("x-api-key", GATEWAY_KEY)], None).await);
     let session = json!({"cookie": format!("session={COOKIE}")}).to_string();
-    let put = [("x-api-key", GATEWAY_KEY), ("content-type", "application/json")];
+    let put = [("x-api-key", ADMIN_KEY), ("content-type", "application/json")];
     answers.push(call(address, "PUT", "/api/session", &put, Some(session.into_bytes())).await);
     let mut documents = Vec::new();
     for path in ["/", "/openapi.json", "/openapi.yaml", "/openapi/full.json", "/.well-known/ai-plugin.json"] {
         documents.push((path, call(address, "GET", path, &[], None).await));
     }
-    documents.push(("/metrics", call(address, "GET", "/metrics", &[("x-api-key", GATEWAY_KEY)], None).await));
+    documents.push(("/metrics", call(address, "GET", "/metrics", &[("x-api-key", ADMIN_KEY)], None).await));
     // Its caller may be told what it sent; the log may not.
     for body in [
         json!({"message": [PROMPT]}).to_string(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::certificate::TlsServer;
-use crate::helpers::{KEY, spawn, spawn_before, temporary_folder};
+use crate::helpers::{ADMIN_KEY, KEY, spawn, spawn_before, temporary_folder};
 use crate::upstream::{Fake, Request, Step, response, send};
 
 /// What the doctor prints, and its exit code.
@@ -319,7 +319,7 @@ async fn a_service_elsewhere_is_asked_no_question_without_deep_though_the_demo_i
     report.lacks("replay.chat");
     report.lacks("replay.ping");
     assert!(fake.requests().iter().all(|request| request.line.starts_with("GET ")));
-    let owner = app.get("/api/doctor").await;
+    let owner = app.get_as_owner("/api/doctor").await;
     assert!(owner.status == 200 && !owner.text.contains("replay.chat"), "{}", owner.text);
     assert!(fake.requests().iter().all(|request| request.line.starts_with("GET ")));
 }
@@ -366,7 +366,7 @@ async fn a_cookie_that_the_mirror_renews_while_it_is_examined_is_kept() {
 #[actix_web::test]
 async fn the_owner_reads_the_findings_over_http_and_others_do_not() {
     let app = spawn(&[]).await;
-    let answer = app.get("/api/doctor").await;
+    let answer = app.get_as_owner("/api/doctor").await;
     assert_eq!(answer.status, 200);
     let body = answer.json();
     assert_eq!((&body["success"], &body["status"]), (&json!(true), &json!("warning")), "{body:#}");
@@ -374,7 +374,8 @@ async fn the_owner_reads_the_findings_over_http_and_others_do_not() {
         let findings = body["findings"].as_array().expect("findings");
         findings.iter().find(|finding| finding["check"] == check).cloned().unwrap_or_default()
     };
-    assert_eq!(finding("replay.query")["status"], "ok", "{body:#}");
+    assert_eq!(finding("replay.header")["status"], "ok", "{body:#}");
+    assert_eq!(finding("replay.query"), Value::Null, "the owner's key is not taken from an address");
     assert_eq!(finding("document.rules")["status"], "ok");
     assert_eq!(finding("public.address")["status"], "warning");
     assert!(!answer.text.contains(KEY));
@@ -382,8 +383,7 @@ async fn the_owner_reads_the_findings_over_http_and_others_do_not() {
     // A caller does not choose what is fetched.
     let fake = Fake::start(|_| vec![Step::Close]).await;
     let host = fake.url.trim_start_matches("http://");
-    let bearer = format!("Bearer {KEY}");
-    let headers = [("authorization", bearer.as_str()), ("x-forwarded-host", host)];
+    let headers = [("x-api-key", ADMIN_KEY), ("x-forwarded-host", host)];
     assert_eq!(app.call("GET", "/api/doctor", &headers, None).await.status, 200);
     assert_eq!(fake.requests().len(), 0);
 }

@@ -294,7 +294,7 @@ async fn a_failure_within_a_good_answer_counts_as_one_and_a_good_head_excuses_no
     for _ in 0..5 {
         assert_eq!(app.chat(json!({"message": "Hello"})).await.code(), "upstream_error");
     }
-    let metrics = app.get("/metrics").await.text;
+    let metrics = app.get_as_owner("/metrics").await.text;
     let state = metrics.lines().find(|line| line.starts_with("mirrorgate_upstream_breaker_state{"));
     assert!(state.is_some_and(|line| line.ends_with(" 2")), "open: {state:?}");
 }

@@ -21,6 +21,9 @@ pub const KEY: &str = "k3y-of-the-tests-9f2c";
 /// A second key, of somebody else.
 pub const OTHER_KEY: &str = "0ther-t3nants-k3y-77";
 
+/// The key of every test's service's owner.
+pub const ADMIN_KEY: &str = "0wners-k3y-of-the-tests-5d";
+
 /// A running service.
 pub struct TestApp {
     pub address: SocketAddr,
@@ -63,7 +66,9 @@ pub async fn spawn(settings: &[(&str, &str)]) -> TestApp {
         settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let folder = temporary_folder();
     let keys = format!("tests:{KEY},other:{OTHER_KEY}");
-    for (name, value) in [("PORT", "0"), ("DATA_DIR", &folder), ("GATEWAY_API_KEYS", &keys)] {
+    for (name, value) in
+        [("PORT", "0"), ("DATA_DIR", &folder), ("GATEWAY_API_KEYS", &keys), ("ADMIN_KEY", ADMIN_KEY)]
+    {
         if !settings.iter().any(|(set, _)| set == name) {
             settings.push((name.into(), value.into()));
         }
@@ -97,6 +102,11 @@ impl TestApp {
     /// A GET with the key.
     pub async fn get(&self, path: &str) -> Answer {
         self.call("GET", path, &[("authorization", &format!("Bearer {KEY}"))], None).await
+    }
+
+    /// A GET with the owner's key.
+    pub async fn get_as_owner(&self, path: &str) -> Answer {
+        self.call("GET", path, &[("x-api-key", ADMIN_KEY)], None).await
     }
 
     /// A question with the key.

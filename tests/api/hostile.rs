@@ -1,6 +1,6 @@
 //! What a hostile caller sends: the framework refuses most of it, and these hold it to that.
 
-use crate::helpers::{KEY, TestApp, raw, spawn, spawn_before};
+use crate::helpers::{ADMIN_KEY, KEY, TestApp, raw, spawn, spawn_before};
 use crate::upstream::{Fake, response, send};
 
 /// The status of the first answer to these bytes.
@@ -12,16 +12,16 @@ async fn status(app: &TestApp, bytes: &str) -> u16 {
 #[actix_web::test]
 async fn trace_is_no_method_of_any_path() {
     let app = spawn(&[]).await;
-    let headers = [("x-api-key", KEY), ("cookie", "a=b")];
+    let headers = [("x-api-key", ADMIN_KEY), ("cookie", "a=b")];
     let files = app.call("TRACE", "/docs/", &headers, None).await;
     assert_eq!(files.code(), "not_found", "files are no operations");
-    assert!(!files.text.contains(KEY) && !files.text.contains("a=b"));
+    assert!(!files.text.contains(ADMIN_KEY) && !files.text.contains("a=b"));
     for path in
         ["/", "/api/chat", "/v1/chat/completions", "/v1/other", "/health", "/metrics", "/openapi.json"]
     {
         let answer = app.call("TRACE", path, &headers, None).await;
         assert_eq!((answer.status.as_u16(), answer.code().as_str()), (405, "method_not_allowed"), "{path}");
-        assert!(!answer.text.contains(KEY) && !answer.text.contains("a=b"));
+        assert!(!answer.text.contains(ADMIN_KEY) && !answer.text.contains("a=b"));
     }
 }
 
@@ -37,7 +37,7 @@ async fn forms_of_foreign_pages_are_no_requests() {
         for (method, path) in
             [("POST", "/api/chat"), ("POST", "/v1/chat/completions"), ("PUT", "/api/session")]
         {
-            let headers = [("x-api-key", KEY), ("content-type", media)];
+            let headers = [("x-api-key", ADMIN_KEY), ("content-type", media)];
             let body = br#"{"message": "x", "messages": []}"#.to_vec();
             let answer = app.call(method, path, &headers, Some(body)).await;
             assert_eq!(

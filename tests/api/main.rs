@@ -34,6 +34,7 @@ mod open;
 mod operations;
 mod paid;
 mod outputs;
+mod owner;
 mod platforms;
 mod random_streams;
 mod readme;

@@ -86,7 +86,7 @@ async fn they_tell_what_happened_in_bounded_words() {
     assert!(app.post("/v1/chat/completions", KEY, STREAM).await.text.contains("[DONE]"));
     app.get("/secret-path").await;
     app.post("/api/chat", "wrong-key-wrong-key", "{}").await;
-    let text = app.get("/metrics").await.text;
+    let text = app.get_as_owner("/metrics").await.text;
 
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     let bare = |line: &str| {
@@ -152,7 +152,7 @@ async fn what_was_mended_is_counted_by_its_kind() {
     let fake = Fake::start(|_| vec![stream_head(), chunk("words", Some("stop")), stream_end()]).await;
     let app = spawn_before(&fake.url, "openai", &[]).await;
     let count = async || {
-        let text = app.get("/metrics").await.text;
+        let text = app.get_as_owner("/metrics").await.text;
         let line =
             text.lines().find(|line| line.starts_with(r#"mirrorgate_mended_total{kind="piece_mended"}"#));
         let count =

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::helpers::{Answer, KEY, TestApp, call, raw, spawn, spawn_before, temporary_folder};
+use crate::helpers::{ADMIN_KEY, Answer, TestApp, call, raw, spawn, spawn_before, temporary_folder};
 use crate::upstream::{Fake, chunk, response, send, stream_end, stream_head};
 
 /// What can be asked of a service: every face, public paths, preflights, and what is not there.
@@ -244,7 +244,7 @@ async fn a_loopback_public_url_is_an_own_origin() {
 async fn with_keys_names_and_pages_are_as_free_as_before() {
     let fake = good().await;
     let app = spawn_before(&fake.url, "openai", &[]).await;
-    let headers = [("x-api-key", KEY), ("host", "evil.example"), ("origin", "https://evil.example")];
+    let headers = [("x-api-key", ADMIN_KEY), ("host", "evil.example"), ("origin", "https://evil.example")];
     for request in REQUESTS.into_iter().filter(|(method, path, _)| *method != "OPTIONS" && *path != "/mcp") {
         let answer = ask(&app, request, &headers).await;
         assert_ne!(answer.status, 403, "{request:?}: {}", answer.text);

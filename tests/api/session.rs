@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use serde_json::json;
 
-use crate::helpers::{KEY, TestApp, spawn, spawn_before, temporary_folder};
+use crate::helpers::{ADMIN_KEY, TestApp, spawn, spawn_before, temporary_folder};
 use crate::upstream::{Fake, Request, Step, chunked, response, send};
 
 const LINES: &str = "{\"result\":{\"conversation\":{\"conversationId\":\"c1\"}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hi\",\"responseId\":\"r1\"}}}}\n";
@@ -32,7 +32,7 @@ async fn ask(app: &TestApp) -> String {
 
 async fn swap(app: &TestApp, body: serde_json::Value) -> crate::helpers::Answer {
     let headers =
-        [("authorization", format!("Bearer {KEY}")), ("content-type", "application/json".to_string())];
+        [("authorization", format!("Bearer {ADMIN_KEY}")), ("content-type", "application/json".to_string())];
     let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
     app.call("PUT", "/api/session", &headers, Some(body.to_string().into_bytes())).await
 }

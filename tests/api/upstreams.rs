@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::helpers::{KEY, TestApp, spawn, temporary_folder};
+use crate::helpers::{ADMIN_KEY, KEY, TestApp, spawn, temporary_folder};
 use crate::upstream::{Fake, Step, chunked, response, send};
 
 /// An upstream that lists one model and says its own name.
@@ -195,14 +195,19 @@ async fn a_file_names_upstreams_of_both_protocols_and_conversations_stay_where_t
         .call(
             "PUT",
             "/api/session",
-            &[("x-api-key", KEY), ("content-type", "application/json")],
+            &[("x-api-key", ADMIN_KEY), ("content-type", "application/json")],
             Some(b"{\"api_key\":\"sk-2\"}".to_vec()),
         )
         .await;
     assert_eq!(unclear.code(), "invalid_request");
     let named = b"{\"api_key\":\"sk-2\",\"upstream\":\"api\"}".to_vec();
     let swapped = app
-        .call("PUT", "/api/session", &[("x-api-key", KEY), ("content-type", "application/json")], Some(named))
+        .call(
+            "PUT",
+            "/api/session",
+            &[("x-api-key", ADMIN_KEY), ("content-type", "application/json")],
+            Some(named),
+        )
         .await;
     assert_eq!(swapped.status.as_u16(), 200, "{}", swapped.text);
     completed(&app, "a").await;

@@ -1,5 +1,5 @@
-// The home page without this script is complete; this adds copying, shows a key passed as #key=…,
-// and lets the doctor examine the service.
+// The home page without this script is complete; this adds copying, shows a key passed as #key=…
+// (and takes the owner's from #admin=…), and lets the doctor examine the service.
 (function () {
   "use strict";
   var byId = function (id) { return document.getElementById(id); };
@@ -51,18 +51,22 @@
     });
   });
 
-  function takeKey() {
-    if (location.hash.indexOf("#key=") !== 0) { return; }
-    var key = "";
-    try { key = decodeURIComponent(location.hash.slice(5)); } catch (error) { key = ""; }
+  // Printable ASCII without quotes and backslashes only: it must stay inside the quotes of the shell command.
+  function isKey(text) { return /^[!#-&(-[\]-~]{1,512}$/.test(text); }
+
+  function takeKeys() {
+    var given = new URLSearchParams(location.hash.slice(1).replace(/\+/g, "%2B"));
+    var key = given.get("key") || "";
+    var admin = given.get("admin") || "";
+    if (!key && !admin) { return; }
     history.replaceState(null, "", location.pathname + location.search);
-    // Printable ASCII without quotes and backslashes only: it must stay inside the quotes of the shell command.
-    if (!/^[!#-&(-[\]-~]{1,512}$/.test(key) || !byId("key-row")) { return; }
-    byId("key-value").textContent = key;
-    byId("curl-key").textContent = key;
-    byId("key-row").hidden = false;
-    byId("curl-note").hidden = true;
-    if (byId("doctor-key")) { byId("doctor-key").value = key; }
+    if (isKey(key) && byId("key-row")) {
+      byId("key-value").textContent = key;
+      byId("curl-key").textContent = key;
+      byId("key-row").hidden = false;
+      byId("curl-note").hidden = true;
+    }
+    if (isKey(admin) && byId("doctor-key")) { byId("doctor-key").value = admin; }
   }
 
   // Each finding is text from the service, never markup.
@@ -109,6 +113,6 @@
     examine(doctor);
   });
 
-  takeKey();
-  window.addEventListener("hashchange", takeKey);
+  takeKeys();
+  window.addEventListener("hashchange", takeKeys);
 })();

@@ -64,6 +64,13 @@ kinds! {
         upstream: NotAsked,
         hint: "wait for the time in `Retry-After`, then send the right key; a right key is accepted at once",
     }
+    /// What the service's owner alone may do.
+    OwnerOnly {
+        code: "owner_only",
+        api: 403, v1: 403, json_rpc: -32000, retryable: false, log: Warn,
+        upstream: NotAsked,
+        hint: "send the admin key in place of the gateway key: `ADMIN_KEY`, or the one printed at the first start; `mirrorgate key rotate owner` makes another",
+    }
     /// A page of a foreign origin calls, or the service was called by a foreign name.
     OriginNotAllowed {
         code: "origin_not_allowed",
