@@ -4,8 +4,8 @@
 //! Both belong to a task, and a task that is spawned begins without them: work that goes on for a request
 //! elsewhere is spawned as [`carried`].
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::Either;
 use tokio::task::futures::TaskLocalFuture;
@@ -25,17 +25,23 @@ struct Inner {
     id: Arc<str>,
     share: Share,
     paid: AtomicBool,
+    told: Mutex<Vec<(String, String)>>,
 }
 
 impl Context {
     /// That of a request with this id, which holds this share.
     pub fn new(id: Arc<str>, share: Share) -> Self {
-        Context(Arc::new(Inner { id, share, paid: AtomicBool::new(false) }))
+        Context(Arc::new(Inner { id, share, paid: AtomicBool::new(false), told: Mutex::default() }))
     }
 
     /// The request's id.
     pub fn id(&self) -> &Arc<str> {
         &self.0.id
+    }
+
+    /// The headers that the answer is to have, taken out.
+    pub fn told(&self) -> Vec<(String, String)> {
+        std::mem::take(&mut *self.0.told.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Some work for the request.
@@ -82,6 +88,13 @@ pub fn id() -> Option<Arc<str>> {
 /// When the budget of all requests has not so many left.
 pub fn take(bytes: usize) -> Result<(), Error> {
     CONTEXT.try_with(|context| context.0.share.take(bytes)).unwrap_or(Ok(()))
+}
+
+/// Sets headers that the answer to the request is to have.
+pub fn tell(headers: Vec<(String, String)>) {
+    let _ = CONTEXT.try_with(|context| {
+        *context.0.told.lock().unwrap_or_else(PoisonError::into_inner) = headers;
+    });
 }
 
 /// Notes that an upstream may have begun to work for the request.

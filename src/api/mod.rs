@@ -1,10 +1,12 @@
 //! The faces: each translates between a wire format and the use cases, and decides nothing.
 
+pub mod audit;
 pub mod conversations;
 pub mod docs;
 pub mod doctor;
 pub mod home;
 pub mod idempotency;
+pub mod keys;
 pub mod live;
 pub mod mcp;
 pub mod metrics;
@@ -31,6 +33,8 @@ pub fn routes(config: &mut ServiceConfig) {
     conversations::routes(config);
     usage::routes(config);
     session::routes(config);
+    keys::routes(config);
+    audit::routes(config);
     doctor::routes(config);
     home::routes(config);
     live::routes(config);
@@ -67,7 +71,10 @@ fn access_to(path: &str) -> Access {
 
 /// What touches the upstream's account, or shows what others do.
 fn is_owners(path: &str) -> bool {
-    matches!(path, "/api/session" | "/api/doctor" | "/metrics")
+    matches!(
+        path,
+        "/api/session" | "/api/doctor" | "/metrics" | "/api/keys" | "/api/audit" | "/api/usage/all"
+    ) || path.starts_with("/api/keys/")
 }
 
 /// What importers, browsers and platforms read before they have a key.

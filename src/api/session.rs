@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
+use super::audit;
 use crate::config;
 use crate::domain::error::{Error, Kind};
 use crate::gateway::{Credentials, Gateway};
@@ -92,6 +93,7 @@ async fn set_session(
     let upstream = body.0.upstream.clone().filter(|name| !name.trim().is_empty());
     let credentials = body.0.credentials().map_err(fail)?;
     let state = gateway.swap(upstream.as_deref(), &credentials).await.map_err(fail)?;
+    audit::note(&request, &gateway, "session.set", upstream.as_deref().unwrap_or_default()).await;
     let body = SessionResult { success: true, session: state.name(), error: None };
     Ok(reply::json(StatusCode::OK, &body, LogFields::of("set_session")))
 }

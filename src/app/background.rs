@@ -10,13 +10,12 @@ use secrecy::SecretString;
 use crate::activity::{Activity, Follower};
 use crate::config::Config;
 use crate::domain::error::Error;
-use crate::domain::keys::GatewayKey;
-use crate::gateway::{CALLS_KEPT, Shared};
+use crate::gateway::{CALLS_KEPT, OBJECTS_KEPT, Shared};
 use crate::http::auth::Guard;
 use crate::provider::Endpoint;
 use crate::provider::session::Session;
 use crate::provider::webhook;
-use crate::store::{Store, StoredKey};
+use crate::store::Store;
 use crate::vault::Vault;
 
 /// How often the kept session is looked at.
@@ -34,14 +33,13 @@ const USAGE_SETTLING: Duration = Duration::from_secs(2);
 /// How long an answer that its caller comes back for is kept.
 const ANSWERS_KEPT: Duration = Duration::from_secs(24 * 3600);
 
+/// How long the audit trail goes back, and the usage by day.
+const DEEDS_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+const USAGE_DAYS_KEPT: u32 = 400;
+
 /// How often old conversations are looked for, and how far two clocks may be apart by then.
 const SWEEP: Duration = Duration::from_secs(600);
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
-
-/// The store's keys as the guard takes them.
-pub fn gateway_keys(stored: Vec<StoredKey>) -> Vec<GatewayKey> {
-    stored.into_iter().filter_map(|key| GatewayKey::kept(key.name, &key.digest, key.owner)).collect()
-}
 
 /// Keeps the upstream's session in the store, and follows what other replicas and the command line
 /// make of it.
@@ -172,7 +170,7 @@ impl SessionSync {
 /// Begins what goes on beside the requests for as long as the service runs.
 pub fn start(config: &Config, store: &Arc<Store>, shared: &Arc<Shared>, guard: Data<Guard>) {
     if config.gateway.auth {
-        tokio::task::spawn_local(renew_keys(Arc::clone(store), guard, shared.activity().follower()));
+        tokio::task::spawn_local(renew_keys(guard, Arc::clone(shared)));
     }
     tokio::task::spawn_local(sweep(
         Arc::clone(store),
@@ -180,6 +178,7 @@ pub fn start(config: &Config, store: &Arc<Store>, shared: &Arc<Shared>, guard: D
         Arc::clone(shared.activity()),
     ));
     tokio::task::spawn_local(settle_usage(Arc::clone(shared)));
+    tokio::task::spawn_local(Arc::clone(shared.allowances()).keep_up());
 }
 
 /// Tells the webhook of an upstream, where it has one, whenever its session expires.
@@ -200,11 +199,12 @@ async fn tell_expiry(session: Arc<Session>, url: SecretString, upstream: String)
 
 /// Follows the store's keys, which other replicas and the command line change. While the store
 /// cannot be asked, the last known ones hold.
-async fn renew_keys(store: Arc<Store>, guard: Data<Guard>, mut follower: Follower) {
+async fn renew_keys(guard: Data<Guard>, shared: Arc<Shared>) {
+    let mut follower = shared.activity().follower();
     loop {
         follower.due(KEY_RENEWAL).await;
-        if let Ok(stored) = store.keys().await {
-            guard.renew(gateway_keys(stored));
+        if let Ok(stored) = shared.read_keys().await {
+            guard.renew(stored);
         }
         follower.done();
     }
@@ -242,6 +242,15 @@ async fn sweep(store: Arc<Store>, ttl: Option<Duration>, activity: Arc<Activity>
         }
         if let Err(error) = store.expire_calls(CALLS_KEPT).await {
             log::warn!("the answers of old calls are not deleted: {}", error.message);
+        }
+        if let Err(error) = store.expire_objects(OBJECTS_KEPT).await {
+            log::warn!("who made old answers that the upstream keeps is not forgotten: {}", error.message);
+        }
+        if let Err(error) = store.expire_deeds(DEEDS_KEPT).await {
+            log::warn!("old entries of the audit trail are not deleted: {}", error.message);
+        }
+        if let Err(error) = store.expire_usage(USAGE_DAYS_KEPT).await {
+            log::warn!("the usage of days long ago is not deleted: {}", error.message);
         }
         let Some(ttl) = ttl else { continue };
         match store.expire(ttl).await {

@@ -1,10 +1,10 @@
 //! The keys at a start: those of the environment and of the store, and those that a first start makes.
 
 use super::StartError;
-use super::background;
 use crate::config::{self, Config};
 use crate::domain::error::Error;
 use crate::domain::keys::{self, GatewayKey};
+use crate::gateway::Shared;
 use crate::http::auth::Guard;
 use crate::store::{Store, StoredKey};
 
@@ -30,13 +30,19 @@ impl NewKeys {
 ///
 /// # Errors
 /// When there is no key for callers and none can be kept, or one key would be the owner's and a caller's.
-pub async fn open(config: &Config, store: &Store, guard: &Guard) -> Result<NewKeys, StartError> {
+pub async fn open(
+    config: &Config,
+    store: &Store,
+    guard: &Guard,
+    shared: &Shared,
+) -> Result<NewKeys, StartError> {
     let configured = !config.gateway.keys.is_empty();
     let fresh = keys::generate().map_err(|error| StartError::Other(error.to_string()))?;
     match lacking(&config.gateway, store, &fresh).await {
         Ok((stored, made)) if configured || stored.iter().any(|key| key.name != keys::OWNERS_KEY) => {
-            let stored = background::gateway_keys(stored);
+            let stored: Vec<_> = stored.into_iter().filter_map(StoredKey::into_key).collect();
             apart(&config.gateway, &stored)?;
+            shared.renew_keys(&stored);
             guard.renew(stored);
             Ok(made)
         }
@@ -64,12 +70,12 @@ async fn lacking(
     if !has_owner {
         let text = keys::generate_owners()?;
         let key = GatewayKey::owners(&text);
-        let kept = store.add_key(keys::OWNERS_KEY, &key.digest(), &key.owner).await?;
+        let kept = store.add_key(&key).await?;
         made.owner = kept.then_some(text);
     }
     if settings.keys.is_empty() && stored.iter().all(|key| key.name == keys::OWNERS_KEY) {
         let key = GatewayKey::new(keys::GENERATED, fresh);
-        let kept = store.add_key(keys::GENERATED, &key.digest(), &key.owner).await?;
+        let kept = store.add_key(&key).await?;
         made.caller = kept.then(|| fresh.to_string());
     }
     Ok((store.keys().await?, made))

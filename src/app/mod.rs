@@ -72,12 +72,15 @@ impl Application {
         let (store, available) = upstreams::open_store(&config.store).await?;
         let store = Arc::new(store);
         let guard = guard(&config);
+        let shared = Arc::new(Shared::new(Arc::clone(&store), &config.limits));
         // While the store is down, the keys of the environment do.
         let needs_store = config.gateway.auth && (available || config.gateway.keys.is_empty());
-        let new_keys =
-            if needs_store { keys::open(&config, &store, &guard).await? } else { NewKeys::default() };
+        let new_keys = if needs_store {
+            keys::open(&config, &store, &guard, &shared).await?
+        } else {
+            NewKeys::default()
+        };
         let (upstreams, demo) = open_upstreams(&config, sessions)?;
-        let shared = Arc::new(Shared::new(Arc::clone(&store), &config.limits));
         let peers = Peers::new(config.public.clone(), address);
         let url = peers.own_url();
         let doctor = doctor(&config, &upstreams, &store, address);

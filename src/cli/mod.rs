@@ -131,11 +131,47 @@ fn setting_flag(heading: &'static str, setting: &Setting<dyn AnyKind>) -> Arg {
 
 fn key_command() -> Command {
     let name = || Arg::new("name").required(true).value_name("NAME").help("The key's name");
+    let limits = || {
+        let flag = |name: &'static str, value: &'static str, help: &'static str| {
+            Arg::new(name).long(name).value_name(value).help(help)
+        };
+        [
+            flag("expires", "TIME", "How long it holds from now on, such as 30d, 12h or 2w"),
+            // In place of the setting's flag of this name, which a key's command has no use for.
+            flag(settings::MODELS.name, "NAMES", "The models that it may ask, with commas between")
+                .long("models"),
+            flag("rpm", "NUMBER", "Questions in any 60 seconds"),
+            flag("parallel", "NUMBER", "Questions that are answered at once"),
+            flag("tokens-per-day", "NUMBER", "Tokens of questions and answers in a day, in UTC"),
+            flag("tokens-per-month", "NUMBER", "The same in a month"),
+            flag(
+                "storage",
+                "SIZE",
+                "Bytes of conversations that are kept for it, such as 200MiB; 0 for any number",
+            ),
+            flag(
+                "paths",
+                "PATHS",
+                "Paths under /v1/ that it opens beside those open to every key, such as files",
+            ),
+        ]
+    };
     Command::new("key")
-        .about("Make, list and revoke gateway keys in the store")
+        .about("Make, limit, list, replace and revoke gateway keys in the store")
         .subcommand_required(true)
-        .subcommand(Command::new("new").about("Make a key and print it once").arg(name()))
-        .subcommand(Command::new("list").about("List the keys by name"))
+        .subcommand(Command::new("new").about("Make a key and print it once").arg(name()).args(limits()))
+        .subcommand(
+            Command::new("set")
+                .about("Change limits of a key: those that are named; `none` removes one")
+                .arg(name())
+                .args(limits()),
+        )
+        .subcommand(Command::new("list").about("List the keys by name, with limits and last use"))
+        .subcommand(
+            Command::new("rotate")
+                .about("Give a key another text; what it owns stays. `owner` is the admin key")
+                .arg(name()),
+        )
         .subcommand(Command::new("revoke").about("Revoke a key").arg(name()))
 }
 

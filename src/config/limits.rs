@@ -7,8 +7,9 @@ use super::Gateway;
 use super::reader::Reader;
 use super::settings::{
     BODY_IDLE_TIMEOUT_SECONDS, BODY_TIMEOUT_SECONDS, HEADER_TIMEOUT_SECONDS, HEARTBEAT_AFTER_SECONDS,
-    HEARTBEAT_SECONDS, MAX_BODY_BYTES, MAX_LONG_ANSWERS, MAX_STREAMS, MAX_STREAMS_PER_KEY, MAX_V1_BODY_BYTES,
-    MEMORY_BUDGET_BYTES, RATE_LIMIT_PER_MINUTE, SHUTDOWN_TIMEOUT_SECONDS, SLOW_READER_TIMEOUT_SECONDS,
+    HEARTBEAT_SECONDS, KEY_STORAGE_BYTES, MAX_BODY_BYTES, MAX_LONG_ANSWERS, MAX_STREAMS, MAX_STREAMS_PER_KEY,
+    MAX_V1_BODY_BYTES, MEMORY_BUDGET_BYTES, RATE_LIMIT_PER_MINUTE, SHUTDOWN_TIMEOUT_SECONDS,
+    SLOW_READER_TIMEOUT_SECONDS,
 };
 
 /// What is accepted from callers.
@@ -20,6 +21,8 @@ pub struct Limits {
     pub v1_body_bytes: usize,
     /// `MEMORY_BUDGET_BYTES`, at least twice the largest body.
     pub memory_bytes: usize,
+    /// `KEY_STORAGE_BYTES`; 0 for any number.
+    pub key_storage_bytes: u64,
     /// `HEADER_TIMEOUT_SECONDS`
     pub header_time: Duration,
     /// `BODY_IDLE_TIMEOUT_SECONDS`
@@ -57,6 +60,7 @@ impl Reader<'_> {
             body_bytes,
             v1_body_bytes,
             // Else a body could be allowed by its own limit and never be taken; read, it is as large again.
+            key_storage_bytes: self.read(&KEY_STORAGE_BYTES),
             memory_bytes: memory_bytes.max(2 * body_bytes.max(v1_body_bytes)),
             header_time: self.read(&HEADER_TIMEOUT_SECONDS),
             body_idle: self.read(&BODY_IDLE_TIMEOUT_SECONDS),

@@ -203,6 +203,11 @@ declare! {
         MEMORY_BUDGET_BYTES: Number<u64> = bytes(160 << 20, 1024..=1 << 40),
             zh: "一個程序中所有請求的內容、收集中的回答與讀取的對話合計可用的記憶體；超過時拒絕並附上 Retry-After";
 
+        /// Bytes of conversations and answers that are kept for each key without a limit of its own; 0 for any
+        /// number. Over it a key reads and deletes, and keeps nothing new
+        KEY_STORAGE_BYTES: Number<u64> = bytes(200 << 20, 0..=1 << 50),
+            zh: "為每把未另設上限的金鑰保存的對話與回答的位元組數；0 表示不限。超過後該金鑰仍可讀取與刪除，但不再保存新內容";
+
         /// Towards callers: for the head of a request
         HEADER_TIMEOUT_SECONDS: Seconds = seconds(5.0),
             zh: "對呼叫端：收完請求標頭的時限";

@@ -3,6 +3,7 @@
 //! Only SHA-256 digests are held in memory and in the store, and digests are what is looked up.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine;
@@ -12,6 +13,7 @@ use subtle::ConstantTimeEq;
 
 use crate::domain::chat::Owner;
 use crate::domain::error::Error;
+use crate::domain::limits::KeyLimits;
 
 /// The name of the key that is generated at the first start.
 pub const GENERATED: &str = "generated";
@@ -19,11 +21,19 @@ pub const GENERATED: &str = "generated";
 /// The name of the owner as a caller.
 pub const OWNER: &str = "owner";
 
+/// The name of everyone, where no key is needed.
+pub const ANYONE: &str = "anyone";
+
 /// What the owner's key is called in the store: no key of a caller can have this name.
 pub const OWNERS_KEY: &str = "the owner";
 
 /// The fewest characters of a key that is accepted.
 pub const MIN_KEY_CHARS: usize = 16;
+
+/// Whether all is open to this owner: the service's own, or everyone where no key is needed.
+pub fn open_all(owner: &Owner) -> bool {
+    [OWNER, ANYONE].contains(&owner.0.as_str())
+}
 
 /// One gateway key, as its digest.
 #[derive(Clone)]
@@ -33,6 +43,8 @@ pub struct GatewayKey {
     /// Who owns what is kept for this key. A new key under an old name has another owner, so that it
     /// does not inherit another's conversations; the store keeps it with the key, which may be replaced.
     pub owner: Owner,
+    /// What it may.
+    pub limits: Arc<KeyLimits>,
     digest: [u8; 32],
 }
 
@@ -43,8 +55,9 @@ impl GatewayKey {
     }
 
     /// A key by its digest in hexadecimal, as the store keeps it with its owner.
-    pub fn kept(name: impl Into<String>, digest: &str, owner: Owner) -> Option<Self> {
-        Some(GatewayKey { owner, ..GatewayKey::of(name.into(), unhex(digest)?) })
+    pub fn kept(name: impl Into<String>, digest: &str, owner: Owner, limits: KeyLimits) -> Option<Self> {
+        let key = GatewayKey::of(name.into(), unhex(digest)?);
+        Some(GatewayKey { owner, limits: Arc::new(limits), ..key })
     }
 
     /// The owner's key.
@@ -52,9 +65,19 @@ impl GatewayKey {
         GatewayKey { owner: Owner(OWNER.into()), ..GatewayKey::new(OWNER, key) }
     }
 
+    /// The same, which may only so much.
+    pub fn limited(self, limits: KeyLimits) -> Self {
+        GatewayKey { limits: Arc::new(limits), ..self }
+    }
+
     /// Whether it is the owner's. The owners of callers' keys are digests.
     pub fn is_owners(&self) -> bool {
         self.owner.0 == OWNER
+    }
+
+    /// What it is called to people.
+    pub fn shown_name(&self) -> &str {
+        if self.is_owners() { OWNER } else { &self.name }
     }
 
     /// Whether it is the same key as another, whatever their names.
@@ -63,7 +86,7 @@ impl GatewayKey {
     }
 
     fn of(name: String, digest: [u8; 32]) -> Self {
-        GatewayKey { name, owner: Owner(hex(&digest[..16])), digest }
+        GatewayKey { name, owner: Owner(hex(&digest[..16])), limits: Arc::default(), digest }
     }
 
     /// The digest in hexadecimal.
@@ -112,7 +135,12 @@ impl KeyRing {
 
     /// Whether the owner's key is among them.
     pub fn has_owner(&self) -> bool {
-        self.0.values().any(|entry| entry.key.is_owners())
+        self.keys().any(GatewayKey::is_owners)
+    }
+
+    /// All of them.
+    pub fn keys(&self) -> impl Iterator<Item = &GatewayKey> {
+        self.0.values().map(|entry| &entry.key)
     }
 
     /// The key that a caller presented, if it is ours. The time that this takes tells nothing of the keys:

@@ -4,3 +4,4 @@ pub mod answer;
 pub mod chat;
 pub mod error;
 pub mod keys;
+pub mod limits;

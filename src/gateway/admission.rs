@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::allowances::Entered;
 use crate::config::Limits;
 use crate::domain::answer::Delta;
 use crate::domain::chat::Owner;
@@ -30,9 +31,16 @@ pub struct Admission {
     permits: Arc<Semaphore>,
     most: usize,
     most_of_a_key: Option<usize>,
-    of_keys: Mutex<HashMap<Owner, usize>>,
+    of_keys: Mutex<HashMap<Owner, OfKey>>,
     over: CancellationToken,
     metrics: Arc<Metrics>,
+}
+
+/// The questions of one key that are being answered.
+struct OfKey {
+    count: usize,
+    /// Ends them: with the key, or with the service's time.
+    over: CancellationToken,
 }
 
 impl Admission {
@@ -56,15 +64,17 @@ impl Admission {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| {
             full(format!("{} questions are being answered already", self.most), "MAX_STREAMS")
         })?;
-        if let Some(most) = self.most_of_a_key {
+        let over = {
             let mut of_keys = self.of_keys();
-            let of_key = of_keys.entry(owner.clone()).or_default();
-            if *of_key >= most {
-                let what = format!("{of_key} questions of this key are being answered already");
+            let begin = || OfKey { count: 0, over: self.over.child_token() };
+            let of_key = of_keys.entry(owner.clone()).or_insert_with(begin);
+            if self.most_of_a_key.is_some_and(|most| of_key.count >= most) {
+                let what = format!("{} questions of this key are being answered already", of_key.count);
                 return Err(full(what, "MAX_STREAMS_PER_KEY"));
             }
-            *of_key += 1;
-        }
+            of_key.count += 1;
+            of_key.over.clone()
+        };
         self.metrics.streams_open.inc();
         Ok(Permit {
             admission: Arc::clone(self),
@@ -72,22 +82,35 @@ impl Admission {
             operation,
             entered: Instant::now(),
             silent: true,
-            over: None,
+            over,
+            ended: None,
+            counted: None,
             _permit: permit,
         })
     }
 
-    /// What the work comes to, unless the service's time is over before. Work that is large is given
-    /// pinned, since it would be copied on its way here.
-    ///
-    /// # Errors
-    /// That it is.
-    pub async fn until_over<F: Future>(&self, work: F) -> Result<F::Output, Error> {
-        tokio::select! {
-            biased;
-            output = work => Ok(output),
-            () = self.over.cancelled() => Err(over()),
+    /// Ends what is being answered for this owner: the key is gone.
+    pub fn revoke(&self, owner: &Owner) {
+        if let Some(of_key) = self.of_keys().remove(owner) {
+            of_key.over.cancel();
         }
+    }
+
+    /// The end of the service's time.
+    pub fn end(self: &Arc<Self>) -> End {
+        End { admission: Arc::clone(self), over: self.over.clone() }
+    }
+
+    /// Why something is over: the service's time is, else the key is gone.
+    fn why_over(&self) -> Error {
+        if self.over.is_cancelled() {
+            return Error::new(
+                Kind::ShuttingDown,
+                "the service stops, and the time for running answers is over",
+            )
+            .retry_after(Some(RETRY_STOPPED));
+        }
+        Error::new(Kind::KeyWrong, "the gateway key was revoked")
     }
 
     /// Ends everything that goes on.
@@ -95,20 +118,36 @@ impl Admission {
         self.over.cancel();
     }
 
-    fn of_keys(&self) -> MutexGuard<'_, HashMap<Owner, usize>> {
+    fn of_keys(&self) -> MutexGuard<'_, HashMap<Owner, OfKey>> {
         self.of_keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn over() -> Error {
-    Error::new(Kind::ShuttingDown, "the service stops, and the time for running answers is over")
-        .retry_after(Some(RETRY_STOPPED))
 }
 
 fn full(what: String, setting: &str) -> Error {
     Error::new(Kind::Overloaded, what)
         .retry_after(Some(RETRY_FULL))
         .hinted(format!("try again after the time in `Retry-After`, ask less at once, or raise `{setting}`"))
+}
+
+/// The end of the service's time, or before that of a key.
+pub struct End {
+    admission: Arc<Admission>,
+    over: CancellationToken,
+}
+
+impl End {
+    /// What the work comes to, unless the end is before. Work that is large is given pinned, since it would
+    /// be copied on its way here.
+    ///
+    /// # Errors
+    /// That it is.
+    pub async fn or<F: Future>(&self, work: F) -> Result<F::Output, Error> {
+        tokio::select! {
+            biased;
+            output = work => Ok(output),
+            () = self.over.cancelled() => Err(self.admission.why_over()),
+        }
+    }
 }
 
 /// One question's permit; another gets it when this is dropped.
@@ -119,22 +158,36 @@ pub struct Permit {
     entered: Instant,
     /// Whether no piece of the answer has come.
     silent: bool,
-    /// Wakes the answer's task when the time is over; made once, since there are many waits.
-    over: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    over: CancellationToken,
+    /// Wakes the answer's task when that is cancelled; made once, since there are many waits.
+    ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// The question in the count of a key with limits.
+    counted: Option<Entered>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Permit {
-    /// The next piece of the answer, or the error that the service's time is over.
+    /// The same, which also stands in the count of a key with limits.
+    pub fn counted(mut self, counted: Option<Entered>) -> Self {
+        self.counted = counted;
+        self
+    }
+
+    /// The end of the key or of the service's time.
+    pub fn end(&self) -> End {
+        End { admission: Arc::clone(&self.admission), over: self.over.clone() }
+    }
+
+    /// The next piece of the answer, or the error that the key or the service's time is over.
     pub fn poll_next(
         &mut self,
         deltas: &mut Deltas,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Delta, Error>>> {
         let Poll::Ready(piece) = deltas.poll_next(context) else {
-            let over = || Box::pin(self.admission.over.clone().cancelled_owned());
-            ready!(self.over.get_or_insert_with(over).as_mut().poll(context));
-            return Poll::Ready(Some(Err(self::over())));
+            let over = || Box::pin(self.over.clone().cancelled_owned());
+            ready!(self.ended.get_or_insert_with(over).as_mut().poll(context));
+            return Poll::Ready(Some(Err(self.admission.why_over())));
         };
         if self.silent && matches!(piece, Some(Ok(_))) {
             self.silent = false;
@@ -148,9 +201,10 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.admission.metrics.streams_open.dec();
         let mut of_keys = self.admission.of_keys();
-        if let Some(count) = of_keys.get_mut(&self.owner) {
-            *count -= 1;
-            if *count == 0 {
+        // Those of a revoked key are counted no more, nor with those of a key that came in its place.
+        if let Some(of_key) = of_keys.get_mut(&self.owner).filter(|_| !self.over.is_cancelled()) {
+            of_key.count -= 1;
+            if of_key.count == 0 {
                 of_keys.remove(&self.owner);
             }
         }

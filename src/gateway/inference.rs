@@ -9,6 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
+use super::admission::Permit;
+use super::callers::model_for;
 use super::in_flight::{Failed, InFlight, Progress, Reply, Terms};
 use super::memory::{Memory, OpenTurn, Talk, Turn};
 use super::usage::{Estimate, Meter};
@@ -76,17 +78,30 @@ impl Gateway {
             Asked::Turn(turn) => turn.conversation,
             Asked::Transcript(_) => None,
         };
-        let begun = self.shared.admission.until_over(pin!(self.begin(request, answer))).await;
+        let limits = self.shared.callers.limits(&request.owner);
+        let entered = self.shared.permit(&request.owner, request.operation, limits.as_deref()).await;
+        let permit = entered.map_err(|error| failed_in(asked_in, error))?;
+        let model = model_for(limits.as_deref(), request.model, self.settings.default_model.as_deref());
+        let model = model.map_err(|error| failed_in(asked_in, error))?;
+        let request = InferenceRequest { model, ..request };
+        let begun = permit.end().or(pin!(self.begin(permit, request, answer))).await;
         begun.unwrap_or_else(|error| Err(failed_in(asked_in, error)))
     }
 
-    async fn begin(&self, request: InferenceRequest, answer: Progress) -> Result<InFlight, Failed> {
-        let InferenceRequest { owner, operation, model, asked, stream, total } = request;
-        let permit = self.shared.admission.enter(&owner, operation)?;
+    async fn begin(
+        &self,
+        permit: Permit,
+        request: InferenceRequest,
+        answer: Progress,
+    ) -> Result<InFlight, Failed> {
+        let InferenceRequest { owner, operation: _, model, asked, stream, total } = request;
         let named = model.as_deref();
         let (member, begun) = match asked {
             Asked::Turn(turn) => {
                 let asked_in = turn.conversation;
+                let limits = self.shared.callers.limits(&owner);
+                let room = self.shared.quota.expect_room(&self.shared.store, &owner, limits.as_deref()).await;
+                room.map_err(|error| failed_in(asked_in, error))?;
                 let open = turn.open(&self.shared.store, &owner, &self.settings).await?;
                 let begun = self.ask_turn(open, named, total).await;
                 begun.map_err(|error| failed_in(asked_in, error))?
@@ -99,8 +114,8 @@ impl Gateway {
             upstream: self.upstream_label(member),
             ..Answer::default()
         };
+        let meter = Meter::new(Arc::clone(&self.shared.usage), owner, model.as_deref(), prompt_tokens);
         answer.borrow_mut().names.model = model;
-        let meter = Meter::new(Arc::clone(&self.shared.usage), owner, prompt_tokens);
         let upstream = member.settings.name.clone();
         let terms = Terms { answer, verbatim, stream, upstream, memory };
         Ok(InFlight::new(deltas, permit, meter, Arc::clone(&self.shared.store), terms))

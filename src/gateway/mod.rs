@@ -1,16 +1,22 @@
 //! The use cases: ask, list the models, tell the health. Every face calls these and nothing below.
 
+mod allowance;
+mod allowances;
+mod callers;
 mod calls;
 mod catalog;
 mod in_flight;
 mod inference;
 mod jobs;
+mod keys;
 mod memory;
 mod health;
 mod metering;
+mod needs;
 mod router;
 mod models;
 mod admission;
+mod quota;
 mod relay;
 mod usage;
 
@@ -24,21 +30,29 @@ use crate::activity::Activity;
 use crate::config;
 use crate::domain::chat::{ConversationId, Owner, Tally};
 use crate::domain::error::Error;
+use crate::domain::keys::GatewayKey;
+use crate::domain::limits::KeyLimits;
 use crate::metrics::Metrics;
 pub use crate::provider::relay::{Form as RelayForm, Request as RelayRequest};
 pub use crate::provider::session::Credentials;
 use crate::request;
-pub use crate::store::Listed;
+pub use crate::store::{DayOfUse, Deed, Listed, StoredKey};
 use crate::store::{Store, Transcript as KeptTranscript};
-use admission::Admission;
+use admission::{Admission, Permit};
+pub use allowance::LimitState;
+use allowances::Allowances;
+use callers::Callers;
 use calls::Calls;
 pub use calls::{Begun, CALLS_KEPT, Call, Head as CallHead, Recorder, Recording};
 use catalog::Catalog;
 pub use health::{Health, Status};
 pub use in_flight::{Failed, InFlight, Reply};
 pub use inference::{Asked, InferenceRequest, Transcript};
+pub use keys::check_name;
 pub use memory::Turn;
 pub use models::Models;
+pub use needs::{Needs, OBJECTS_KEPT};
+use quota::Quota;
 pub use relay::Relaying;
 pub use router::Member;
 use usage::UsageBook;
@@ -56,6 +70,9 @@ pub struct Shared {
     long: Arc<Semaphore>,
     most_long: usize,
     usage: Arc<UsageBook>,
+    allowances: Arc<Allowances>,
+    callers: Callers,
+    quota: Quota,
     catalog: Arc<Catalog>,
     calls: Arc<Calls>,
     activity: Arc<Activity>,
@@ -67,12 +84,16 @@ impl Shared {
     /// Shares a store, within the limits of a process.
     pub fn new(store: Arc<Store>, limits: &config::Limits) -> Self {
         let metrics = Arc::new(Metrics::new(store.failures()));
+        let allowances = Arc::new(Allowances::new(Arc::clone(&store)));
         Shared {
             store,
+            callers: Callers::default(),
+            quota: Quota::new(limits.key_storage_bytes),
             admission: Arc::new(Admission::new(limits, Arc::clone(&metrics))),
             long: Arc::new(Semaphore::new(limits.long_answers)),
             most_long: limits.long_answers,
-            usage: Arc::new(UsageBook::new(Arc::clone(&metrics))),
+            usage: Arc::new(UsageBook::new(Arc::clone(&metrics), Arc::clone(&allowances))),
+            allowances,
             metrics,
             catalog: Arc::default(),
             calls: Arc::default(),
@@ -106,7 +127,39 @@ impl Shared {
     /// # Errors
     /// When the store cannot be used; then nothing is lost.
     pub async fn settle_usage(&self) -> Result<(), Error> {
-        self.usage.settle(&self.store).await
+        self.usage.settle(&self.store).await?;
+        self.allowances.settle(false).await
+    }
+
+    /// What keys with limits use.
+    pub fn allowances(&self) -> &Arc<Allowances> {
+        &self.allowances
+    }
+
+    /// Takes the keys of the store in: their limits hold from now on, and what is being answered for a key
+    /// that is gone ends.
+    pub fn renew_keys(&self, stored: &[GatewayKey]) {
+        for owner in self.callers.renew(stored) {
+            self.admission.revoke(&owner);
+        }
+    }
+
+    /// A permit for one question, within the limits of its key.
+    ///
+    /// # Errors
+    /// When there is none left, or the store in which the key's questions are counted cannot be used.
+    async fn permit(
+        &self,
+        owner: &Owner,
+        operation: &'static str,
+        limits: Option<&KeyLimits>,
+    ) -> Result<Permit, Error> {
+        let permit = self.admission.enter(owner, operation)?;
+        let counted = match limits.filter(|limits| limits.are_counted()) {
+            Some(limits) => Some(self.allowances.enter(owner, limits).await?),
+            None => None,
+        };
+        Ok(permit.counted(counted))
     }
 }
 

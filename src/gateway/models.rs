@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+use super::callers::model_for;
 use super::catalog::{Known, Need, REFRESH_TIME, named, not_listed};
 use super::router::FIRST_LISTS_TIME;
 use super::{Gateway, Member};
-use crate::domain::chat::{Chat, Model};
+use crate::domain::chat::{Chat, Model, Owner};
 use crate::domain::error::{Error, Kind};
 
 /// The models that a caller can name.
@@ -48,11 +49,26 @@ impl Gateway {
         }
     }
 
+    /// As [`Gateway::models`], without those that this owner's key may not ask.
+    ///
+    /// # Errors
+    /// As [`Gateway::models`].
+    pub async fn models_of(&self, owner: &Owner) -> Result<Models, Error> {
+        let mut all = self.models().await?;
+        if let Some(limits) = self.shared.callers.limits(owner).filter(|limits| limits.models.is_some()) {
+            all.models.retain(|model| limits.allow_model(&model.id));
+            let usual = all.default_model.take();
+            all.default_model = model_for(Some(&limits), None, usual.as_deref())?;
+        }
+        Ok(all)
+    }
+
     /// The model of this name among [`Gateway::models`].
     ///
     /// # Errors
     /// As [`Gateway::models`], or that there is none.
-    pub async fn model(&self, id: &str) -> Result<Model, Error> {
+    pub async fn model(&self, owner: &Owner, id: &str) -> Result<Model, Error> {
+        model_for(self.shared.callers.limits(owner).as_deref(), Some(id.to_string()), None)?;
         self.until_recent().await?;
         let (mut is_listed, mut failure) = (false, None);
         for member in &self.members {
@@ -77,7 +93,7 @@ impl Gateway {
             let all = self.members.iter().map(|member| catalog.renewed(member, Need::Models).recent_models());
             all.collect::<Vec<_>>().into_iter().all(|known| known.is_some()).then_some(())
         };
-        self.shared.admission.until_over(catalog.until(REFRESH_TIME, recent)).await.map(drop)
+        self.shared.admission.end().or(catalog.until(REFRESH_TIME, recent)).await.map(drop)
     }
 
     /// The model to ask an upstream for: the one that the caller names, unless a configured list

@@ -3,11 +3,15 @@
 use std::pin::pin;
 use std::sync::Arc;
 
+use memchr::memmem;
+
 use super::Gateway;
+use super::admission::Permit;
+use super::callers::model_for;
 use super::in_flight::{InFlight, Terms};
 use super::usage::{Estimate, Meter};
 use crate::domain::chat::Owner;
-use crate::domain::error::Error;
+use crate::domain::error::{Error, Kind};
 use crate::provider::relay::{Form, Relayed, Request};
 
 /// The answer to such a request.
@@ -33,22 +37,28 @@ impl Gateway {
         request: Request,
         tokens: fn(&[u8]) -> u64,
     ) -> Result<Relaying, Error> {
-        self.shared.admission.until_over(pin!(self.begin_relay(owner, request, tokens))).await?
+        let limits = self.shared.callers.limits(&owner);
+        let model = model_in(&request);
+        if let Some(limits) =
+            limits.as_deref().filter(|limits| limits.models.is_some() && request.method == "POST")
+        {
+            let unnamed =
+                || Error::new(Kind::NotAllowed, "this key asks certain models, and the request names none");
+            model_for(Some(limits), Some(model.clone().ok_or_else(unnamed)?), None)?;
+        }
+        let permit = self.shared.permit(&owner, "relay", limits.as_deref()).await?;
+        permit.end().or(pin!(self.begin_relay(permit, owner, model, request, tokens))).await?
     }
 
     async fn begin_relay(
         &self,
+        permit: Permit,
         owner: Owner,
+        model: Option<String>,
         request: Request,
         tokens: fn(&[u8]) -> u64,
     ) -> Result<Relaying, Error> {
-        let permit = self.shared.admission.enter(&owner, "relay")?;
-        #[derive(serde::Deserialize)]
-        struct Head {
-            model: Option<String>,
-        }
-        let head = serde_json::from_slice::<Head>(&request.body).ok();
-        let mut candidates = self.candidates(head.and_then(|head| head.model).as_deref(), None).await;
+        let mut candidates = self.candidates(model.as_deref(), None).await;
         // Where only others offer the model, its own upstream says best what it can do.
         if candidates.iter().any(|member| member.passthrough().is_ok()) {
             candidates.retain(|member| member.passthrough().is_ok());
@@ -58,9 +68,32 @@ impl Gateway {
         let relayed =
             self.ask_in_turn(candidates, async |member| member.passthrough()?.relay(&request).await);
         let (member, Relayed { headers, form, deltas }) = relayed.await?;
-        let meter =
-            Meter::new(Arc::clone(&self.shared.usage), owner, Estimate::Request(request.body, tokens));
+        let meter = Meter::new(
+            Arc::clone(&self.shared.usage),
+            owner,
+            model.as_deref(),
+            Estimate::Request(request.body, tokens),
+        );
         let body = InFlight::new(deltas, permit, meter, Arc::clone(&self.shared.store), Terms::default());
         Ok(Relaying { upstream: self.upstream_label(member), headers, form, body })
     }
+}
+
+/// The model that a request names in its body: in JSON, or in the one part of a form that has this name.
+fn model_in(request: &Request) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Head {
+        model: Option<String>,
+    }
+    if request.media_type.as_deref().is_none_or(|media| !media.to_ascii_lowercase().starts_with("multipart/"))
+    {
+        return serde_json::from_slice::<Head>(&request.body).ok()?.model;
+    }
+    const PART: &[u8] = b"name=\"model\"";
+    let mut places = memmem::find_iter(&request.body, PART);
+    let (place, None) = (places.next()?, places.next()) else { return None };
+    let rest = &request.body[place + PART.len()..];
+    let rest = rest.strip_prefix(b"\r\n\r\n")?;
+    let text = &rest[..memmem::find(rest, b"\r\n")?];
+    std::str::from_utf8(text).ok().map(String::from)
 }

@@ -1,10 +1,11 @@
 //! What keys use: counted here as it happens, and added to the store every few seconds.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::allowances::Allowances;
 use crate::domain::answer::Delta;
 use crate::domain::chat::{Chat, Owner, Tally, Usage, estimate_tokens};
 use crate::domain::error::Error;
@@ -14,22 +15,39 @@ use crate::store::Store;
 /// The largest request that is kept until its answer has ended, in bytes.
 const MAX_KEPT_REQUEST: usize = 64 << 10;
 
+/// How many models of a key are counted by their names, and the longest of these, in bytes.
+const MOST_MODELS: usize = 50;
+const MAX_MODEL_BYTES: usize = 200;
+
+/// What all other models are counted as.
+const OTHER_MODELS: &str = "other";
+
 /// What was used since it was last added to the store.
 pub struct UsageBook {
-    open: Mutex<HashMap<Owner, Tally>>,
+    open: Mutex<Open>,
     metrics: Arc<Metrics>,
+    allowances: Arc<Allowances>,
+}
+
+/// What is not in the store yet.
+#[derive(Default)]
+struct Open {
+    tallies: HashMap<Owner, HashMap<String, Tally>>,
+    /// The models that each owner has named since the process began.
+    named: HashMap<Owner, HashSet<String>>,
 }
 
 impl UsageBook {
-    /// An empty book, which tells the metrics of what is written into it.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        UsageBook { open: Mutex::default(), metrics }
+    /// An empty book, which tells the metrics and the limits of keys of what is written into it.
+    pub fn new(metrics: Arc<Metrics>, allowances: Arc<Allowances>) -> Self {
+        UsageBook { open: Mutex::default(), metrics, allowances }
     }
 
-    /// Counts one request of a key.
-    pub fn count(&self, owner: &Owner, usage: Usage) {
+    /// Counts one request of a key to a model.
+    pub fn count(&self, owner: &Owner, model: &str, usage: Usage) {
         self.metrics.tokens(usage.prompt_tokens, usage.completion_tokens);
-        self.add(owner, Tally::of(usage));
+        self.allowances.spend(owner, usage.prompt_tokens + usage.completion_tokens);
+        self.add(owner, model, Tally::of(usage));
     }
 
     /// Adds everything to the store. What cannot be added now stays for the next time.
@@ -37,25 +55,54 @@ impl UsageBook {
     /// # Errors
     /// When the store cannot be used.
     pub async fn settle(&self, store: &Store) -> Result<(), Error> {
-        let tallies: Vec<_> = std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner))
-            .into_iter()
-            .collect();
+        let tallies = std::mem::take(&mut self.open().tallies);
+        let flat = |(owner, models): (Owner, HashMap<String, Tally>)| {
+            models.into_iter().map(move |(model, tally)| (owner.clone(), model, tally))
+        };
+        let tallies: Vec<_> = tallies.into_iter().flat_map(flat).collect();
         if tallies.is_empty() {
             return Ok(());
         }
         let added = store.add_usage(tallies.clone()).await;
         if added.is_err() {
-            tallies.into_iter().for_each(|(owner, tally)| self.add(&owner, tally));
+            tallies.into_iter().for_each(|(owner, model, tally)| self.add(&owner, &model, tally));
         }
         added
     }
 
-    fn add(&self, owner: &Owner, tally: Tally) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        match open.get_mut(owner) {
+    fn add(&self, owner: &Owner, model: &str, tally: Tally) {
+        let mut open = self.open();
+        let model = open.name(owner, model);
+        let models = match open.tallies.get_mut(owner) {
+            Some(models) => models,
+            None => open.tallies.entry(owner.clone()).or_default(),
+        };
+        match models.get_mut(model) {
             Some(known) => known.add(tally),
-            None => drop(open.insert(owner.clone(), tally)),
+            None => drop(models.insert(model.to_string(), tally)),
         }
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    /// Under which name a model is counted: callers can make up any number of names.
+    fn name<'m>(&mut self, owner: &Owner, model: &'m str) -> &'m str {
+        let known = match self.named.get_mut(owner) {
+            Some(known) => known,
+            None => self.named.entry(owner.clone()).or_default(),
+        };
+        if known.contains(model) {
+            return model;
+        }
+        if known.len() >= MOST_MODELS || model.len() > MAX_MODEL_BYTES {
+            return OTHER_MODELS;
+        }
+        known.insert(model.to_string());
+        model
     }
 }
 
@@ -63,6 +110,7 @@ impl UsageBook {
 pub struct Meter {
     book: Arc<UsageBook>,
     owner: Owner,
+    model: String,
     asked: Estimate,
     told: Option<Usage>,
     tokens: u64,
@@ -85,7 +133,7 @@ impl Estimate {
 
 impl Meter {
     /// A meter of one request.
-    pub fn new(book: Arc<UsageBook>, owner: Owner, asked: Estimate) -> Self {
+    pub fn new(book: Arc<UsageBook>, owner: Owner, model: Option<&str>, asked: Estimate) -> Self {
         let asked = match asked {
             // Read now, so that its bytes are not held for as long as the answer takes.
             Estimate::Request(body, tokens) if body.len() > MAX_KEPT_REQUEST => {
@@ -93,7 +141,8 @@ impl Meter {
             }
             asked => asked,
         };
-        Meter { book, owner, asked, told: None, tokens: 0 }
+        let model = model.unwrap_or_default().to_string();
+        Meter { book, owner, model, asked, told: None, tokens: 0 }
     }
 
     /// Takes in what a piece of the answer tells of the cost, or else an estimate of its tokens.
@@ -119,21 +168,39 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        self.book.count(&self.owner, self.usage());
+        self.book.count(&self.owner, &self.model, self.usage());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Location;
     use crate::metrics::Counter;
+
+    fn book() -> UsageBook {
+        let store = Arc::new(Store::new(Location::Memory).expect("a store"));
+        UsageBook::new(Arc::new(Metrics::new(Counter::default())), Arc::new(Allowances::new(store)))
+    }
+
+    #[test]
+    fn names_of_models_that_a_caller_makes_up_are_bounded() {
+        let (book, ann) = (book(), Owner("ann".into()));
+        for number in 0..2 * MOST_MODELS {
+            book.count(&ann, &format!("m{number}"), Usage::estimate(1, 1));
+        }
+        book.count(&ann, &"x".repeat(MAX_MODEL_BYTES + 1), Usage::estimate(1, 1));
+        let open = book.open();
+        assert_eq!(open.tallies[&ann].len(), MOST_MODELS + 1);
+        assert_eq!(open.tallies[&ann][OTHER_MODELS].requests, MOST_MODELS as u64 + 1);
+    }
 
     #[test]
     fn a_large_request_is_read_at_once_and_let_go() {
-        let book = Arc::new(UsageBook::new(Arc::new(Metrics::new(Counter::default()))));
+        let book = Arc::new(book());
         let meter = |length: usize| {
             let request = Estimate::Request(vec![b'x'; length].into(), |body| body.len() as u64);
-            Meter::new(Arc::clone(&book), Owner("x".into()), request)
+            Meter::new(Arc::clone(&book), Owner("x".into()), None, request)
         };
         assert!(matches!(meter(100).asked, Estimate::Request(..)));
         let large = meter(MAX_KEPT_REQUEST + 1);

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, Data};
@@ -68,6 +68,7 @@ pub async fn track<B: MessageBody>(
         Ok(result) => {
             let mut response = result?;
             set_head(&mut response, id);
+            set_told(&mut response, context.told());
             line.answered = Some(Answered {
                 status: response.status(),
                 is_stream: is_event_stream(response.headers()),
@@ -109,6 +110,15 @@ fn set_head<B>(response: &mut ServiceResponse<B>, id: HeaderValue) {
     headers.insert(REQUEST_ID, id);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+}
+
+/// Sets the headers that were told for this answer.
+fn set_told<B>(response: &mut ServiceResponse<B>, told: Vec<(String, String)>) {
+    for (name, value) in told {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            response.headers_mut().insert(name, value);
+        }
+    }
 }
 
 fn is_event_stream(headers: &header::HeaderMap) -> bool {

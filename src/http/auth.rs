@@ -3,8 +3,10 @@
 //! Keys are understood in every form in which Dify and other importers send them. From an address that
 //! sends many wrong keys only a key that has passed before is let in; others are not looked at.
 
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -105,6 +107,12 @@ impl Guard {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = renewed;
     }
 
+    /// The name of each owner's key.
+    pub fn names(&self) -> HashMap<Owner, String> {
+        let ring = self.ring();
+        ring.keys().map(|key| (key.owner.clone(), key.shown_name().to_string())).collect()
+    }
+
     /// The key of a request that was admitted by one.
     pub fn accepted(&self, request: &HttpRequest) -> Option<String> {
         let ring = self.ring();
@@ -134,7 +142,11 @@ impl Guard {
 
     fn identify(&self, request: &HttpRequest) -> Result<Caller, Error> {
         if self.open {
-            return Ok(Caller { owner: Owner("anyone".into()), name: "anyone".into(), is_owner: true });
+            return Ok(Caller {
+                owner: Owner(keys::ANYONE.into()),
+                name: keys::ANYONE.into(),
+                is_owner: true,
+            });
         }
         let (ring, presented) = (self.ring(), presented(request));
         if presented.is_empty() {
@@ -144,7 +156,7 @@ impl Guard {
         let mut meant = presented.into_iter().flat_map(meant);
         let entry = meant.find_map(|(key, place)| ring.find(&key).filter(|entry| place.may_hold(entry)));
         if let Some(entry) = entry.filter(|entry| entry.has_passed()) {
-            return Ok(entry.into());
+            return entry.caller();
         }
         let peers = request.app_data::<Data<Peers>>().expect("the application holds the peers' rule");
         let address = peers.address(request);
@@ -157,7 +169,7 @@ impl Guard {
             return Err(Error::new(Kind::KeyWrong, "the gateway key is not one of this service's"));
         };
         entry.pass();
-        Ok(entry.into())
+        entry.caller()
     }
 
     fn owner_only(&self) -> Error {
@@ -199,10 +211,15 @@ pub async fn check<B: MessageBody>(
     }
 }
 
-impl From<&keys::Entry> for Caller {
-    fn from(entry: &keys::Entry) -> Self {
-        let GatewayKey { owner, name, .. } = &entry.key;
-        Caller { owner: owner.clone(), name: name.clone(), is_owner: entry.key.is_owners() }
+impl keys::Entry {
+    /// Who has presented it.
+    fn caller(&self) -> Result<Caller, Error> {
+        let GatewayKey { owner, name, limits, .. } = &self.key;
+        if limits.have_ended(SystemTime::now()) {
+            return Err(Error::new(Kind::KeyExpired, format!("the gateway key `{name}` has ended")));
+        }
+        let name = self.key.shown_name().to_string();
+        Ok(Caller { owner: owner.clone(), name, is_owner: self.key.is_owners() })
     }
 }
 

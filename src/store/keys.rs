@@ -1,17 +1,24 @@
 //! Gateway keys in the store, as digests.
 
 use super::Store;
-use super::statement::{Row, Statement, Text, text};
+use super::statement::{Row, Statement, Text, Value, text};
 use crate::domain::chat::Owner;
 use crate::domain::error::{Error, Kind};
+use crate::domain::keys::{self, GatewayKey};
+use crate::domain::limits::KeyLimits;
 
 const ADD: &Text = text![
-    "INSERT INTO gateway_keys (name, digest, owner, created_at) VALUES ($1, $2, $3, " now ") ON CONFLICT (name) DO NOTHING"
+    "INSERT INTO gateway_keys (name, digest, owner, limits, created_at) VALUES ($1, $2, $3, $4, " now ") \
+     ON CONFLICT (name) DO NOTHING"
 ];
 // Keys of earlier versions have no owner of their own.
 const READ: &Text = text![
-    "SELECT name, digest, COALESCE(owner, SUBSTR(digest, 1, 32)), created_at FROM gateway_keys ORDER BY name"
+    "SELECT name, digest, COALESCE(owner, SUBSTR(digest, 1, 32)), created_at, limits FROM gateway_keys ORDER BY name"
 ];
+const REPLACE: &Text = text![
+    "UPDATE gateway_keys SET digest = $2, owner = COALESCE(owner, SUBSTR(digest, 1, 32)) WHERE name = $1"
+];
+const LIMIT: &Text = text!["UPDATE gateway_keys SET limits = $2 WHERE name = $1"];
 const REMOVE: &Text = text!["DELETE FROM gateway_keys WHERE name = $1"];
 
 /// A key as it is kept.
@@ -25,15 +32,71 @@ pub struct StoredKey {
     pub owner: Owner,
     /// When it was made, in milliseconds since 1970.
     pub created_at: i64,
+    /// What it may.
+    pub limits: KeyLimits,
+}
+
+impl StoredKey {
+    /// The key as it is looked up; `None` for one whose digest cannot be read.
+    pub fn into_key(self) -> Option<GatewayKey> {
+        GatewayKey::kept(self.name, &self.digest, self.owner, self.limits)
+    }
 }
 
 impl Store {
+    /// Makes a key and keeps it under a name; gives its text, which is kept nowhere.
+    ///
+    /// # Errors
+    /// When the name is taken, or the store cannot be used.
+    pub async fn make_key(&self, name: &str, limits: KeyLimits) -> Result<String, Error> {
+        let text = keys::generate()?;
+        let key = GatewayKey::new(name, &text).limited(limits);
+        if self.add_key(&key).await? {
+            return Ok(text);
+        }
+        Err(Error::new(Kind::InvalidRequest, format!("there is a key `{name}` already"))
+            .hinted("choose another name, or revoke that key first"))
+    }
+
+    /// Gives the key of a name, which may be the owner's, another text; gives that, which is kept nowhere.
+    ///
+    /// # Errors
+    /// As [`Store::remove_key`].
+    pub async fn rotate_key(&self, name: &str) -> Result<String, Error> {
+        let (name, text) = match name {
+            keys::OWNER => (keys::OWNERS_KEY, keys::generate_owners()?),
+            _ => (name, keys::generate()?),
+        };
+        self.replace_key(name, &GatewayKey::new(name, &text)).await?;
+        Ok(text)
+    }
+
     /// Keeps a key under a name, unless the name is taken. Says whether it did.
     ///
     /// # Errors
     /// When the store cannot be used.
-    pub async fn add_key(&self, name: &str, digest: &str, owner: &Owner) -> Result<bool, Error> {
-        self.changes(Statement::new(ADD, [name.into(), digest.into(), owner.0.as_str().into()])).await
+    pub async fn add_key(&self, key: &GatewayKey) -> Result<bool, Error> {
+        let name = if key.is_owners() { keys::OWNERS_KEY } else { &key.name };
+        let values = [name.into(), key.digest().into(), key.owner.0.as_str().into(), written(&key.limits)?];
+        self.changes(Statement::new(ADD, values)).await
+    }
+
+    /// Gives the key of a name another text; its owner and its limits stay.
+    ///
+    /// # Errors
+    /// As [`Store::remove_key`].
+    pub async fn replace_key(&self, name: &str, key: &GatewayKey) -> Result<(), Error> {
+        let changed = self.changes(Statement::new(REPLACE, [name.into(), key.digest().into()])).await?;
+        if changed { Ok(()) } else { Err(no_key(name)) }
+    }
+
+    /// Gives the key of a name other limits.
+    ///
+    /// # Errors
+    /// As [`Store::remove_key`].
+    pub async fn limit_key(&self, name: &str, limits: &KeyLimits) -> Result<(), Error> {
+        let changed = self.changes(Statement::new(LIMIT, [name.into(), written(limits)?])).await?;
+        if changed { Ok(()) } else { Err(no_key(name)) }
     }
 
     /// All keys, by name.
@@ -47,6 +110,11 @@ impl Store {
                 digest: row.text(1)?,
                 owner: Owner(row.text(2)?),
                 created_at: row.integer(3)?,
+                limits: row.optional_text(4)?.map_or_else(KeyLimits::default, |text| {
+                    // A key whose limits a newer version wrote in other words opens nothing here.
+                    serde_json::from_str(&text)
+                        .unwrap_or_else(|_| KeyLimits { expires_at: Some(0), ..KeyLimits::default() })
+                }),
             })
         };
         self.read(Statement::new(READ, [])).await?.into_iter().map(key).collect()
@@ -60,7 +128,17 @@ impl Store {
         if self.changes(Statement::new(REMOVE, [name.into()])).await? {
             return Ok(());
         }
-        Err(Error::new(Kind::NotFound, format!("there is no key `{name}`"))
-            .hinted("`mirrorgate key list` shows the names; keys of GATEWAY_API_KEYS are removed there"))
+        Err(no_key(name))
     }
+}
+
+fn no_key(name: &str) -> Error {
+    Error::new(Kind::NotFound, format!("there is no key `{name}`"))
+        .hinted("`mirrorgate key list` shows the names; keys of GATEWAY_API_KEYS are changed there")
+}
+
+fn written(limits: &KeyLimits) -> Result<Value, Error> {
+    let text =
+        serde_json::to_string(limits).map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
+    Ok(Some(text).filter(|_| *limits != KeyLimits::default()).into())
 }

@@ -5,7 +5,9 @@
 //! statements with a text for each; `database` has them done by the one or the other. Every write
 //! runs to its end, also when its caller has left.
 
+mod allowances;
 mod answers;
+mod audit;
 mod calls;
 mod commit;
 mod continuations;
@@ -14,6 +16,7 @@ mod database;
 mod keys;
 mod lease;
 mod migrations;
+mod objects;
 mod postgres;
 mod sessions;
 mod sqlite;
@@ -27,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use answers::{KeptAnswer, Known};
+pub use audit::Deed;
 pub use calls::{CallKey, KeptCall};
 pub use commit::Exchange;
 pub use conversations::{Conversation, History, Turn};
@@ -36,6 +40,7 @@ use lease::TurnLocks;
 pub use sqlite::{NoLock, ServiceLock};
 use statement::{Done, Row, Statement};
 pub use transcripts::{Listed, Transcript};
+pub use usage::DayOfUse;
 
 use crate::config::Location;
 use crate::domain::error::{Error, Kind};

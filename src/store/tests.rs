@@ -1,5 +1,6 @@
 //! The store's cases: the same in memory, in a file, and in PostgreSQL.
 
+mod keys;
 mod earlier;
 mod told;
 
@@ -260,20 +261,6 @@ async fn a_conversation_takes_its_answers_with_it_also_one_that_is_being_worked_
 }
 
 #[tokio::test]
-async fn a_key_has_a_name_of_its_own() {
-    let _alone = ONE_AT_A_TIME.lock().await;
-    for store in stores() {
-        let (name, name_owner) = (owner().0, owner());
-        assert!(store.add_key(&name, "d1", &name_owner).await.expect("kept"));
-        assert!(!store.add_key(&name, "d2", &owner()).await.expect("asked"));
-        let keys = store.keys().await.expect("keys");
-        assert!(keys.iter().any(|key| key.name == name && key.digest == "d1" && key.owner == name_owner));
-        store.remove_key(&name).await.expect("removed");
-        assert!(store.remove_key(&name).await.is_err());
-    }
-}
-
-#[tokio::test]
 async fn a_continuation_is_found_by_its_owner_alone_and_the_latest_holds() {
     let _alone = ONE_AT_A_TIME.lock().await;
     for store in stores() {
@@ -309,21 +296,6 @@ async fn an_answer_is_alive_as_long_as_someone_vouches_for_it() {
         assert!(store.answer(&ann, id).await.expect("asked").is_some());
         store.expire_answers(Duration::ZERO).await.expect("swept");
         assert_eq!(store.answer(&ann, id).await.expect("asked"), None);
-    }
-}
-
-#[tokio::test]
-async fn usage_adds_up_for_each_owner() {
-    let _alone = ONE_AT_A_TIME.lock().await;
-    for store in stores() {
-        let (ann, bob) = (owner(), owner());
-        let tally = Tally { requests: 1, prompt_tokens: 2, completion_tokens: 3, estimated: 1 };
-        store.add_usage(vec![(ann.clone(), tally), (bob.clone(), tally)]).await.expect("added");
-        store.add_usage(vec![(ann.clone(), tally)]).await.expect("added");
-        let (sum, since) = store.usage(&ann).await.expect("asked");
-        assert_eq!(sum, Tally { requests: 2, prompt_tokens: 4, completion_tokens: 6, estimated: 2 });
-        assert!(since.is_some());
-        assert_eq!(store.usage(&owner()).await.expect("asked"), (Tally::default(), None));
     }
 }
 

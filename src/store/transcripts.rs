@@ -28,6 +28,11 @@ const LIST: &Text = text![
 
 const SOME: &Text = text!["SELECT id FROM conversations WHERE owner = $1 AND turns > 0 LIMIT $2"];
 
+const BYTES: &Text = text![
+    "SELECT CAST(COALESCE((SELECT SUM(bytes) FROM conversations WHERE owner = $1), 0) \
+     + COALESCE((SELECT SUM(octet_length(answer)) FROM calls WHERE owner = $1), 0) AS BIGINT)"
+];
+
 /// A part of a conversation, to be read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transcript {
@@ -59,6 +64,15 @@ pub struct Listed {
 }
 
 impl Store {
+    /// How many bytes of conversations, and of answers under an `Idempotency-Key`, are kept for an owner.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn bytes_of(&self, owner: &Owner) -> Result<u64, Error> {
+        let rows = self.read(Statement::new(BYTES, [owner.0.as_str().into()])).await?;
+        Ok(rows.first().map_or(Ok(0), |row| row.integer(0))?.max(0) as u64)
+    }
+
     /// Reads the latest turns of a conversation back, at most so many; with `before`, of those alone that
     /// come before the turn of this number.
     ///

@@ -119,7 +119,7 @@ async fn a_service_that_has_lost_all_its_keys_is_closed_and_not_open() {
         assert_eq!(status(&app, "/api/models", &[]).await, 401);
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
-    store.add_key("new", &key.digest(), &key.owner).await.expect("added");
+    store.add_key(&key).await.expect("added");
     let start = std::time::Instant::now();
     while app.get("/api/models").await.status != 200 {
         assert!(start.elapsed().as_secs() < 5, "a new key is accepted within seconds");

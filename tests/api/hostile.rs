@@ -67,7 +67,7 @@ async fn what_goes_through_is_declared_as_json_or_as_a_form_with_files() {
         ("", 415),
     ] {
         for method in ["POST", "DELETE"] {
-            let headers = [("x-api-key", KEY), ("content-type", media)];
+            let headers = [("x-api-key", ADMIN_KEY), ("content-type", media)];
             let answer = app.call(method, "/v1/embeddings", &headers, Some(b"{}".to_vec())).await;
             assert_eq!(answer.status, status, "{method} {media}: {}", answer.text);
             if status == 415 {
@@ -79,7 +79,7 @@ async fn what_goes_through_is_declared_as_json_or_as_a_form_with_files() {
     assert_eq!(fake.requests().len(), 8);
     // A page can send bytes that are declared as nothing at all; a body that is empty is no matter.
     let head =
-        format!("POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nConnection: close\r\n");
+        format!("POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nX-API-Key: {ADMIN_KEY}\r\nConnection: close\r\n");
     assert_eq!(status(&app, &format!("{head}Content-Length: 2\r\n\r\n{{}}")).await, 415);
     assert_eq!(
         status(&app, &format!("{head}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n")).await,

@@ -147,7 +147,7 @@ const REACTS_TO_KINDS: &[(&str, &str)] = &[
 
 /// The APIs under `src/api` that may know another, and that other. All else that several share is
 /// under `src/http`, and `src/api/mod.rs` puts them together.
-const NEIGHBOURS: &[(&str, &str)] = &[("mcp", "tools")];
+const NEIGHBOURS: &[(&str, &str)] = &[("mcp", "tools"), ("keys", "audit"), ("session", "audit")];
 
 /// The lines of a file that name something forbidden.
 fn violations(text: &str, forbidden: &[&str]) -> Vec<String> {

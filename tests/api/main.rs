@@ -9,6 +9,7 @@ mod streams;
 mod upstream;
 
 mod anthropic;
+mod account;
 mod answers;
 mod auth;
 mod canaries;
@@ -26,8 +27,10 @@ mod home;
 mod hostile;
 mod idempotency;
 mod import_curl;
+mod keys;
 mod layering;
 mod limits;
+mod matrix;
 mod mcp;
 mod metrics;
 mod open;

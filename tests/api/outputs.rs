@@ -147,3 +147,47 @@ fn a_terminal_that_closes_ends_the_service_in_order_unless_it_was_to_outlive_it(
         }
     }
 }
+
+#[test]
+fn keys_get_limits_in_the_terminal() {
+    let folder = temporary_folder();
+    let run = |arguments: &[&str]| {
+        let arguments: Vec<&str> = std::iter::once("key").chain(arguments.iter().copied()).collect();
+        let mut command = program(&[], &folder, &arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = ended(command, Duration::from_secs(10));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let limits =
+        "new a --expires 30d --models x,y --rpm 60 --parallel 4 --tokens-per-day 200000 --storage 200MiB";
+    let (code, first, told) = run(&limits.split(' ').collect::<Vec<_>>());
+    assert!(code == Some(0) && first.starts_with("mg_"), "{told}");
+    let (_, list, _) = run(&["list"]);
+    for part in [
+        "models x, y",
+        "60 questions a minute",
+        "4 at once",
+        "200000 tokens a day",
+        "209715200 bytes",
+        "never used",
+    ] {
+        assert!(list.contains(part), "{part}: {list}");
+    }
+    assert_eq!(run(&["set", "a", "--rpm", "none", "--models", "none", "--paths", "files"]).0, Some(0));
+    let (_, list, _) = run(&["list"]);
+    assert!(!list.contains("a minute") && !list.contains("models") && list.contains("4 at once"), "{list}");
+    assert!(list.contains("paths files"), "{list}");
+    let (code, next, _) = run(&["rotate", "a"]);
+    assert!(code == Some(0) && next.starts_with("mg_") && next != first);
+    for (arguments, said) in [
+        (&["new", "b", "--rpm", "many"][..], "`--rpm`: `many` is no whole number"),
+        (&["new", "b", "--expires", "soon"], "such as `30d`"),
+        (&["new", "owner"], "is not `owner`"),
+        (&["set", "no", "--rpm", "1"], "there is no key `no`"),
+        (&["rotate", "owner"], "there is no key"),
+    ] {
+        let (code, _, told) = run(arguments);
+        assert!(code == Some(1) && told.contains(said), "{arguments:?}: {told}");
+    }
+}

@@ -10,6 +10,7 @@ mod failure;
 mod forms;
 mod headers;
 mod models;
+mod needs;
 pub mod paths;
 mod relay;
 mod request;
@@ -73,6 +74,10 @@ async fn chat_completions(
     let request_id = RequestId::of(request.extensions());
     let fail = |error| Failure::new(&request, error);
     let body = body.json(&request).map_err(fail)?;
+    let needs = needs::of_body(&body, false);
+    if !needs.paths.is_empty() {
+        gateway.allow(&caller.owner, &needs).await.map_err(fail)?;
+    }
     let (asked, include_usage) =
         request::inference(caller.owner.clone(), headers::asked(&request), body).map_err(fail)?;
     let gateway = gateway.into_inner();

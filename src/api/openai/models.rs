@@ -2,7 +2,7 @@
 //!
 //! Source: <https://platform.openai.com/docs/api-reference/models>.
 
-use actix_web::web::{Data, Path};
+use actix_web::web::{Data, Path, ReqData};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, get};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -11,6 +11,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use super::failure::{self, OpenAiFailure};
 use crate::domain::chat::Model;
 use crate::gateway::Gateway;
+use crate::http::auth::Caller;
 use crate::http::log_fields::{LogFields, RequestId};
 use crate::http::reply::Prepared;
 
@@ -65,9 +66,13 @@ pub struct OpenAiModels {
     security(("bearer" = [])),
 )]
 #[get("/v1/models")]
-async fn openai_list_models(request: HttpRequest, gateway: Data<Gateway>) -> HttpResponse {
+async fn openai_list_models(
+    request: HttpRequest,
+    caller: ReqData<Caller>,
+    gateway: Data<Gateway>,
+) -> HttpResponse {
     let log_fields = LogFields::of("openai_list_models");
-    match gateway.models().await {
+    match gateway.models_of(&caller.owner).await {
         Ok(models) => {
             let data = models.models.into_iter().map(OpenAiModel::from).collect();
             plain(&OpenAiModels { object: "list", data }, log_fields)
@@ -90,9 +95,14 @@ async fn openai_list_models(request: HttpRequest, gateway: Data<Gateway>) -> Htt
     security(("bearer" = [])),
 )]
 #[get("/v1/models/{id:.*}")]
-async fn openai_get_model(request: HttpRequest, gateway: Data<Gateway>, id: Path<String>) -> HttpResponse {
+async fn openai_get_model(
+    request: HttpRequest,
+    caller: ReqData<Caller>,
+    gateway: Data<Gateway>,
+    id: Path<String>,
+) -> HttpResponse {
     let log_fields = LogFields::of("openai_get_model");
-    match gateway.model(&id).await {
+    match gateway.model(&caller.owner, &id).await {
         Ok(model) => plain(&OpenAiModel::from(model), log_fields),
         Err(error) => failure::prepared(&error, &RequestId::of(request.extensions()), log_fields).response(),
     }

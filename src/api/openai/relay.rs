@@ -1,14 +1,14 @@
 //! Every other request under `/v1`, passed through to an upstream of the same protocol.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::web::{Bytes, Data, ReqData};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use futures_util::stream::{self, StreamExt};
 
 use super::body::V1Body;
 use super::events::Events;
-use super::{failure, headers, request};
+use super::{failure, headers, needs, request};
 use crate::domain::error::{Error, Kind};
 use crate::gateway::{Failed, Gateway, InFlight, RelayForm, RelayRequest, Relaying};
 use crate::http::auth::Caller;
@@ -34,6 +34,8 @@ pub async fn relay(
     let fail = |error: Error| Failure::new(&request, error);
     let body = body.json_or_form(&request).map_err(fail)?;
     let relayed = asked(&request, body).map_err(fail)?;
+    let needs = needs::of_request(&relayed.method, &relayed.path, &relayed.body);
+    gateway.allow(&caller.owner, &needs).await.map_err(fail)?;
     let request_id = RequestId::of(request.extensions());
     let Relaying { upstream, headers: passed, form, body } = match gateway
         .relay(caller.owner.clone(), relayed, request::prompt_tokens)
@@ -46,13 +48,24 @@ pub async fn relay(
     let log_fields = LogFields { upstream_status: Some(status), ..LogFields::of("relay") };
     let account: Vec<_> = headers::told(body.upstream_headers()).collect();
     let mut response = match form {
-        RelayForm::Whole => whole(body, log_fields, &request_id).await.response(),
+        RelayForm::Whole => {
+            let prepared = whole(body, log_fields, &request_id).await;
+            if let Some(id) = needs::object_of(&prepared.body).filter(|_| needs.makes_object) {
+                gateway.remember_object(&caller.owner, &id).await;
+            }
+            prepared.response()
+        }
         RelayForm::Events => {
+            let (gateway, owner) = (gateway.clone(), caller.owner.clone());
             let begin = async move {
                 let events = Events::blocks(body).begun().await;
                 let events = events.map_err(|Failed { error, .. }| {
                     failure::prepared(&error, &request_id, log_fields.clone())
                 })?;
+                let first = events.first().filter(|_| needs.makes_object);
+                if let Some(id) = first.and_then(|event| needs::object_of(event)) {
+                    gateway.remember_object(&owner, &id).await;
+                }
                 Ok(EventStream { events: Box::pin(events), log_fields, headers: Vec::new() })
             };
             keep_alive::stream(&request, heartbeat.every, Box::pin(begin)).await
@@ -68,8 +81,28 @@ pub async fn relay(
         for (name, value) in account.into_iter().chain(name).chain(passed) {
             response.headers_mut().insert(name, value);
         }
+        if form == RelayForm::Bytes {
+            disarm(response.headers_mut());
+        }
     }
     Ok(response)
+}
+
+/// Keeps a browser from running what an upstream sent, which would then speak in this service's name: only
+/// types that are shown and never run are shown, all else is a download.
+fn disarm(headers: &mut HeaderMap) {
+    const SHOWN: [&str; 6] = ["audio/", "video/", "image/png", "image/jpeg", "image/webp", "image/gif"];
+    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media = media.trim().to_ascii_lowercase();
+    if !SHOWN.iter().any(|shown| media.starts_with(shown)) {
+        let given = headers.get(header::CONTENT_DISPOSITION).and_then(|value| value.to_str().ok());
+        let file = given.and_then(|given| given.split_once(';')).map(|(_, file)| file.trim());
+        let download = file.map_or("attachment".into(), |file| format!("attachment; {file}"));
+        let download = HeaderValue::try_from(download).unwrap_or(HeaderValue::from_static("attachment"));
+        headers.insert(header::CONTENT_DISPOSITION, download);
+    }
+    let policy = HeaderValue::from_static("default-src 'none'; sandbox");
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
 }
 
 /// JSON, all of it.

@@ -10,7 +10,7 @@
 mod answers;
 mod chat;
 
-use actix_web::web::Data;
+use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse, get};
 use futures_util::future::LocalBoxFuture;
 use serde::Serialize;
@@ -79,7 +79,7 @@ const LIST_MODELS: Tool = Tool {
     route: |config| {
         config.service(list_models);
     },
-    call: |call| Box::pin(models(call.gateway, call.request)),
+    call: |call| Box::pin(models(call.gateway, call.caller, call.request)),
 };
 
 const HEALTH: Tool = Tool {
@@ -133,14 +133,14 @@ pub struct ModelsResult {
     extensions(("x-openai-isConsequential" = json!(false))),
 )]
 #[get("/api/models")]
-async fn list_models(request: HttpRequest, gateway: Data<Gateway>) -> HttpResponse {
-    models(gateway, request).await.response()
+async fn list_models(request: HttpRequest, caller: ReqData<Caller>, gateway: Data<Gateway>) -> HttpResponse {
+    models(gateway, caller.into_inner(), request).await.response()
 }
 
 /// What list_models answers.
-async fn models(gateway: Data<Gateway>, request: HttpRequest) -> Prepared {
+async fn models(gateway: Data<Gateway>, caller: Caller, request: HttpRequest) -> Prepared {
     let log_fields = LogFields::of("list_models");
-    match gateway.models().await {
+    match gateway.models_of(&caller.owner).await {
         Ok(Models { models, default_model }) => {
             let models = models.into_iter().map(|model| ModelBody { id: model.id, owned_by: model.owned_by });
             let body = ModelsResult { success: true, models: models.collect(), default_model, error: None };

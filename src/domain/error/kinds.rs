@@ -71,6 +71,34 @@ kinds! {
         upstream: NotAsked,
         hint: "send the admin key in place of the gateway key: `ADMIN_KEY`, or the one printed at the first start; `mirrorgate key rotate owner` makes another",
     }
+    /// The key has ended.
+    KeyExpired {
+        code: "gateway_key_expired",
+        api: 401, v1: 401, json_rpc: -32000, retryable: false, log: Warn,
+        upstream: NotAsked,
+        hint: "ask the service's owner for a new key, or for a later end of this one: `mirrorgate key set NAME --expires 30d`",
+    }
+    /// The key does not open this path or model.
+    NotAllowed {
+        code: "not_allowed",
+        api: 403, v1: 403, json_rpc: -32000, retryable: false, log: Warn,
+        upstream: NotAsked,
+        hint: "ask the service's owner to open it for this key: `mirrorgate key set NAME`",
+    }
+    /// Nothing is left of one of the key's limits.
+    KeyLimit {
+        code: "key_limit_reached",
+        api: 424, v1: 429, json_rpc: -32000, retryable: true, log: Warn,
+        upstream: NotAsked,
+        hint: "wait for the time in `Retry-After`; what is left stands in the `x-mirrorgate-limit-*` headers and at GET /api/usage; the service's owner can raise it: `mirrorgate key set NAME`",
+    }
+    /// As many bytes are kept for the key as may be.
+    KeyStorageFull {
+        code: "key_storage_full",
+        api: 424, v1: 403, json_rpc: -32000, retryable: false, log: Warn,
+        upstream: NotAsked,
+        hint: "delete conversations: DELETE /api/conversations/{id} for one, DELETE /api/conversations for all of this key; GET /api/conversations lists them with their bytes. The service's owner can raise the limit: `mirrorgate key set NAME --storage 1GiB`, or `KEY_STORAGE_BYTES`",
+    }
     /// A page of a foreign origin calls, or the service was called by a foreign name.
     OriginNotAllowed {
         code: "origin_not_allowed",

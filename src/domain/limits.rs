@@ -1,0 +1,184 @@
+//! What a key may: until when it holds, which models and paths it opens, and how much.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::domain::error::{Error, Kind};
+
+/// The limits of a key. What is absent is not limited.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KeyLimits {
+    /// When it ends, in milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<i64>,
+    /// The models that it may ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub models: Option<Vec<String>>,
+    /// Questions in any 60 seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_minute: Option<u32>,
+    /// Questions that are answered at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parallel: Option<u32>,
+    /// Tokens of questions and answers in a day, in UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_day: Option<u64>,
+    /// The same in a month.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_month: Option<u64>,
+    /// Bytes of conversations that are kept for it; 0 for any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_bytes: Option<u64>,
+    /// Paths under `/v1/` that it opens beside those which are open to every key.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+}
+
+impl KeyLimits {
+    /// Whether the key has ended by this time.
+    pub fn have_ended(&self, now: SystemTime) -> bool {
+        self.expires_at.is_some_and(|end| milliseconds(now) >= end)
+    }
+
+    /// Whether the key may ask this model.
+    pub fn allow_model(&self, model: &str) -> bool {
+        self.models.as_ref().is_none_or(|models| models.iter().any(|allowed| allowed == model))
+    }
+
+    /// Whether the key's own paths hold this one under `/v1/`: by its first words, up to a `/`.
+    pub fn allow_path(&self, path: &str) -> bool {
+        self.paths.iter().any(|allowed| {
+            let allowed = allowed.trim_matches('/').trim_end_matches("/*");
+            path.strip_prefix(allowed).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    }
+
+    /// Whether anything of it must be counted.
+    pub fn are_counted(&self) -> bool {
+        self.requests_per_minute.is_some() || self.parallel.is_some() || self.bound_tokens()
+    }
+
+    /// Whether the number of tokens is limited.
+    pub fn bound_tokens(&self) -> bool {
+        self.tokens_per_day.is_some() || self.tokens_per_month.is_some()
+    }
+}
+
+/// Limits as people write them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asked<'t> {
+    /// How long the key holds.
+    pub expires: Option<&'t str>,
+    /// How many bytes of conversations are kept for it.
+    pub storage: Option<&'t str>,
+}
+
+impl Asked<'_> {
+    /// When the key ends, and the bytes.
+    ///
+    /// # Errors
+    /// What is not understood.
+    pub fn read(self, now: SystemTime) -> Result<(Option<i64>, Option<u64>), Error> {
+        let invalid = |name: &str, text: &str, hint: &str| {
+            Error::new(Kind::InvalidRequest, format!("`{name}`: `{text}` is not understood")).hinted(hint)
+        };
+        let expires = self.expires.map(|text| {
+            let time = parse_duration(text);
+            let time =
+                time.ok_or_else(|| invalid("expires", text, "write a time such as `30d`, `12h` or `2w`"));
+            Ok::<_, Error>(milliseconds(now).saturating_add(time?.as_millis() as i64))
+        });
+        let storage = self.storage.map(|text| {
+            let bytes = parse_bytes(text);
+            bytes.ok_or_else(|| invalid("storage", text, "write a size such as `200MiB`, or `0` for any"))
+        });
+        Ok((expires.transpose()?, storage.transpose()?))
+    }
+}
+
+/// A time in milliseconds since 1970.
+pub fn milliseconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The name of a day that is counted since 1970, such as `2026-11-26`.
+pub fn day_name(day: i64) -> String {
+    let date = OffsetDateTime::from_unix_timestamp(day.saturating_mul(86_400)).map(OffsetDateTime::date);
+    date.map_or_else(|_| day.to_string(), |date| date.to_string())
+}
+
+/// A time such as `30d`, `12h`, `90m` or `2w`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    const UNITS: [(char, u64); 5] = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400), ('w', 604_800)];
+    let text = text.trim();
+    let (unit, seconds) = UNITS.into_iter().find(|(unit, _)| text.ends_with(*unit))?;
+    let number: u64 = text.strip_suffix(unit)?.trim().parse().ok()?;
+    number
+        .checked_mul(seconds)
+        .filter(|seconds| (1..=3_200_000_000).contains(seconds))
+        .map(Duration::from_secs)
+}
+
+/// A number of bytes such as `200MiB`, `1GB` or `1048576`.
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    const UNITS: [(&str, u64); 7] = [
+        ("kib", 1 << 10),
+        ("mib", 1 << 20),
+        ("gib", 1 << 30),
+        ("kb", 1_000),
+        ("mb", 1_000_000),
+        ("gb", 1_000_000_000),
+        ("b", 1),
+    ];
+    let lower = text.trim().to_ascii_lowercase();
+    let unit = UNITS.into_iter().find_map(|(unit, size)| Some((lower.strip_suffix(unit)?, size)));
+    let (number, size) = unit.unwrap_or((&lower, 1));
+    number.trim().parse::<u64>().ok()?.checked_mul(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_sizes_are_read_with_their_units() {
+        for (text, seconds) in [("30d", Some(2_592_000)), ("2w", Some(1_209_600)), (" 90 m ", Some(5_400))] {
+            assert_eq!(parse_duration(text), seconds.map(Duration::from_secs), "{text}");
+        }
+        for text in ["", "30", "d", "-1d", "0d", "1.5h", "99999999999w", "30天"] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+        for (text, bytes) in
+            [("200MiB", Some(200 << 20)), ("1 gb", Some(1_000_000_000)), ("0", Some(0)), ("512b", Some(512))]
+        {
+            assert_eq!(parse_bytes(text), bytes, "{text}");
+        }
+        for text in ["", "MiB", "-1", "1.5gb", "99999999999999999999", "18446744073709551615kb"] {
+            assert_eq!(parse_bytes(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_of_the_key_opens_what_is_below_it_and_nothing_beside_it() {
+        let limits =
+            KeyLimits { paths: vec!["files".into(), "/vector_stores/*".into()], ..KeyLimits::default() };
+        for path in ["files", "files/file-1/content", "vector_stores", "vector_stores/vs_1/search"] {
+            assert!(limits.allow_path(path), "{path}");
+        }
+        for path in ["file", "filesystem", "batches", ""] {
+            assert!(!limits.allow_path(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_limited_is_not_written() {
+        assert_eq!(serde_json::to_string(&KeyLimits::default()).expect("JSON"), "{}");
+        let limits = KeyLimits { parallel: Some(4), ..KeyLimits::default() };
+        assert_eq!(serde_json::to_string(&limits).expect("JSON"), r#"{"parallel":4}"#);
+        assert_eq!(serde_json::from_str::<KeyLimits>(r#"{"parallel":4,"later":1}"#).expect("limits"), limits);
+    }
+}

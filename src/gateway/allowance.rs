@@ -1,0 +1,209 @@
+//! What a key with limits has used of them, as it is kept in the store for all replicas.
+//!
+//! Here is only the arithmetic; `allowances` reads and writes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use time::{Date, OffsetDateTime, Time};
+
+use crate::domain::error::{Error, Kind};
+use crate::domain::limits::KeyLimits;
+
+/// Requests are counted by slots of so many milliseconds, so that a minute is at most this much too long.
+const SLOT: i64 = 5_000;
+const MINUTE: i64 = 60_000;
+
+/// How long a process vouches for its running questions, in milliseconds.
+pub const LEASE: i64 = 60_000;
+
+/// When to come back where so many questions run at once as may.
+const RETRY_PARALLEL: Duration = Duration::from_secs(1);
+
+/// What was used. All times are milliseconds since 1970 by the store's clock.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Allowance {
+    /// Requests in each slot of the last minute.
+    requests: Vec<(i64, u32)>,
+    /// Running questions of each process, and until when it vouches for them.
+    running: BTreeMap<String, (u32, i64)>,
+    /// Tokens of the day that began then.
+    day: (i64, u64),
+    /// Tokens of the month that began then.
+    month: (i64, u64),
+}
+
+/// How a key stands to one of its limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitState {
+    /// Which limit, as headers name it.
+    pub name: &'static str,
+    /// What it is called in a sentence, with its number.
+    pub words: String,
+    /// How much there may be.
+    pub limit: u64,
+    /// How much of it is left.
+    pub left: u64,
+    /// When more of it is there.
+    pub reset: Duration,
+}
+
+impl Allowance {
+    /// Leaves out what does not count any more, and says how many questions of this process run.
+    pub fn renew(&mut self, now: i64, process: &str, running: u32) {
+        self.requests.retain(|(slot, _)| (slot + 1) * SLOT > now - MINUTE && *slot <= now / SLOT);
+        self.running.retain(|_, (_, until)| *until > now && *until <= now + 2 * LEASE);
+        self.run(process, running, now);
+        for (since, period) in [(&mut self.day, day(now)), (&mut self.month, month(now))] {
+            if since.0 != period.0 {
+                *since = (period.0, 0);
+            }
+        }
+    }
+
+    fn run(&mut self, process: &str, running: u32, now: i64) {
+        match running {
+            0 => drop(self.running.remove(process)),
+            _ => drop(self.running.insert(process.into(), (running, now + LEASE))),
+        }
+    }
+
+    /// Counts one more question of this process.
+    pub fn enter(&mut self, now: i64, process: &str) {
+        let slot = now / SLOT;
+        match self.requests.last_mut().filter(|(last, _)| *last == slot) {
+            Some((_, count)) => *count += 1,
+            None => self.requests.push((slot, 1)),
+        }
+        let running = self.running.get(process).map_or(0, |(running, _)| *running);
+        self.run(process, running + 1, now);
+    }
+
+    /// Counts tokens.
+    pub fn spend(&mut self, tokens: u64) {
+        self.day.1 = self.day.1.saturating_add(tokens);
+        self.month.1 = self.month.1.saturating_add(tokens);
+    }
+
+    /// How the key stands to each of its limits.
+    pub fn states(&self, limits: &KeyLimits, now: i64) -> Vec<LimitState> {
+        let requests = self.requests.iter().map(|(_, count)| u64::from(*count)).sum();
+        let oldest = self.requests.first().map_or(now, |(slot, _)| (slot + 1) * SLOT + MINUTE);
+        let running = self.running.values().map(|(count, _)| u64::from(*count)).sum();
+        let state_of = |name, what: &str, limit: Option<u64>, used: u64, reset: i64| {
+            limit.map(|limit| LimitState {
+                name,
+                words: format!("{limit} {what}"),
+                limit,
+                left: limit.saturating_sub(used),
+                reset: Duration::from_millis(u64::try_from(reset - now).unwrap_or_default()),
+            })
+        };
+        let parallel = now + RETRY_PARALLEL.as_millis() as i64;
+        [
+            state_of(
+                "requests",
+                "questions a minute",
+                limits.requests_per_minute.map(u64::from),
+                requests,
+                oldest,
+            ),
+            state_of("parallel", "questions at once", limits.parallel.map(u64::from), running, parallel),
+            state_of("tokens-day", "tokens a day", limits.tokens_per_day, self.day.1, day(now).1),
+            state_of("tokens-month", "tokens a month", limits.tokens_per_month, self.month.1, month(now).1),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+/// The refusal of a question, if one of the limits has nothing left: of several, that which lasts longest.
+pub fn refusal(states: &[LimitState]) -> Option<Error> {
+    let spent = states.iter().filter(|state| state.left == 0).max_by_key(|state| state.reset)?;
+    let what = format!("this key may ask for {}, and nothing of that is left", spent.words);
+    Some(Error::new(Kind::KeyLimit, what).retry_after(Some(spent.reset.max(Duration::from_secs(1)))))
+}
+
+/// The beginning and the end of the day in UTC.
+fn day(now: i64) -> (i64, i64) {
+    const DAY: i64 = 86_400_000;
+    let begin = now.div_euclid(DAY) * DAY;
+    (begin, begin + DAY)
+}
+
+/// The beginning and the end of the month in UTC.
+fn month(now: i64) -> (i64, i64) {
+    let date =
+        OffsetDateTime::from_unix_timestamp(now.div_euclid(1_000)).map_or(Date::MIN, OffsetDateTime::date);
+    let first = date.replace_day(1).unwrap_or(date);
+    let days = i64::from(first.month().length(first.year()));
+    let begin = first.with_time(Time::MIDNIGHT).assume_utc().unix_timestamp() * 1_000;
+    (begin, begin + days * 86_400_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2026-11-26, 12:00:00 UTC.
+    const NOON: i64 = 1_795_694_400_000;
+
+    fn left(allowance: &Allowance, limits: &KeyLimits, now: i64) -> Vec<u64> {
+        allowance.states(limits, now).iter().map(|state| state.left).collect()
+    }
+
+    #[test]
+    fn no_minute_has_more_requests_than_it_may() {
+        let limits = KeyLimits { requests_per_minute: Some(60), ..KeyLimits::default() };
+        let mut allowance = Allowance::default();
+        let mut admitted = Vec::new();
+        for now in (NOON..NOON + 300_000).step_by(250) {
+            allowance.renew(now, "one", 0);
+            if refusal(&allowance.states(&limits, now)).is_none() {
+                allowance.enter(now, "one");
+                admitted.push(now);
+            }
+        }
+        let of_minute = |end: i64| admitted.iter().filter(|at| **at > end - MINUTE && **at <= end).count();
+        assert!(admitted.iter().all(|at| of_minute(*at) <= 60));
+        assert!((240..=300).contains(&admitted.len()), "{}", admitted.len());
+    }
+
+    #[test]
+    fn a_process_that_is_gone_vouches_for_nothing_after_a_minute() {
+        let limits = KeyLimits { parallel: Some(2), ..KeyLimits::default() };
+        let mut allowance = Allowance::default();
+        allowance.enter(NOON, "one");
+        allowance.enter(NOON, "other");
+        assert_eq!(left(&allowance, &limits, NOON), [0]);
+        assert!(refusal(&allowance.states(&limits, NOON)).is_some());
+        allowance.renew(NOON + LEASE - 1, "one", 0);
+        assert_eq!(left(&allowance, &limits, NOON), [1]);
+        allowance.renew(NOON + LEASE, "one", 0);
+        assert_eq!(left(&allowance, &limits, NOON), [2]);
+    }
+
+    #[test]
+    fn tokens_come_back_with_the_day_and_the_month_in_utc() {
+        let limits =
+            KeyLimits { tokens_per_day: Some(100), tokens_per_month: Some(250), ..KeyLimits::default() };
+        let mut allowance = Allowance::default();
+        let at = |allowance: &mut Allowance, now: i64| {
+            allowance.renew(now, "one", 0);
+            left(allowance, &limits, now)
+        };
+        assert_eq!(at(&mut allowance, NOON), [100, 250]);
+        allowance.spend(120);
+        assert_eq!(at(&mut allowance, NOON), [0, 130]);
+        let refused = refusal(&allowance.states(&limits, NOON)).expect("a refusal");
+        assert_eq!(refused.retry_after, Some(Duration::from_secs(12 * 3600)));
+        assert_eq!(at(&mut allowance, NOON + 12 * 3_600_000), [100, 130]);
+        allowance.spend(130);
+        assert_eq!(at(&mut allowance, NOON + 24 * 3_600_000), [0, 0]);
+        // December begins four days and twelve hours after that noon.
+        assert_eq!(at(&mut allowance, NOON + 108 * 3_600_000), [100, 250]);
+    }
+}

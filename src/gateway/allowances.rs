@@ -1,0 +1,270 @@
+//! Counts what keys with limits use, together with the replicas: each change is made over the state that
+//! was read, and made again where another process was first. A key without limits touches no store.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Mutex as AsyncMutex, Notify};
+
+use super::allowance::{Allowance, LEASE, LimitState, refusal};
+use crate::domain::chat::Owner;
+use crate::domain::error::{Error, Kind};
+use crate::domain::keys;
+use crate::domain::limits::KeyLimits;
+use crate::request;
+use crate::store::Store;
+
+/// How long what was read is good enough to refuse by, or to admit by where nothing is written.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// How often a change is made again because another process was first.
+const TRIES: usize = 20;
+
+/// How often the running questions of this process are vouched for anew.
+const RENEWAL: Duration = Duration::from_millis(LEASE as u64 / 3);
+
+/// When to write again what could not be written.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The counts of all keys with limits.
+pub struct Allowances {
+    store: Arc<Store>,
+    /// The name of this process among the replicas.
+    process: String,
+    books: Mutex<HashMap<Owner, Arc<Book>>>,
+    changed: Notify,
+}
+
+/// The count of one key.
+struct Book {
+    owner: Owner,
+    /// Questions of this process that are being answered.
+    running: AtomicU32,
+    /// Tokens that are not in the store yet.
+    tokens: AtomicU64,
+    /// Whether the store has not been told of a change.
+    is_behind: AtomicBool,
+    kept: AsyncMutex<Option<Kept>>,
+}
+
+/// The state as it was last read or written.
+struct Kept {
+    version: i64,
+    state: Allowance,
+    /// The store's time, and when it was that.
+    clock: (i64, Instant),
+    seen: Instant,
+}
+
+impl Allowances {
+    /// Counts in a store.
+    pub fn new(store: Arc<Store>) -> Self {
+        let process = crate::random::bytes::<8>().map(|bytes| keys::hex(&bytes)).unwrap_or_default();
+        Allowances { store, process, books: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Takes one question in; it runs until the permit is dropped.
+    ///
+    /// # Errors
+    /// That the key has nothing left of one of its limits, or that the store cannot be used.
+    pub async fn enter(self: &Arc<Self>, owner: &Owner, limits: &KeyLimits) -> Result<Entered, Error> {
+        let book = self.book(owner);
+        let mut kept = book.kept.lock().await;
+        for _ in 0..TRIES {
+            let known = self.known(owner, &mut kept).await?;
+            let (now, mut state) = (known.now(), known.state.clone());
+            let tokens = book.settle(&mut state, now, &self.process);
+            let states = state.states(limits, now);
+            if let Some(refusal) = refusal(&states) {
+                if known.seen.elapsed() < FRESH {
+                    tell(&states);
+                    return Err(refusal);
+                }
+                *kept = None;
+                continue;
+            }
+            if limits.requests_per_minute.is_none() && limits.parallel.is_none() {
+                if known.seen.elapsed() >= FRESH {
+                    *kept = None;
+                    continue;
+                }
+                tell(&states);
+            } else {
+                state.enter(now, &self.process);
+                let states = state.states(limits, now);
+                if !self.write(owner, &mut kept, state).await? {
+                    continue;
+                }
+                book.tokens.fetch_sub(tokens, Ordering::Relaxed);
+                tell(&states);
+            }
+            book.running.fetch_add(1, Ordering::Relaxed);
+            return Ok(Entered { allowances: Arc::clone(self), book: Arc::clone(&book) });
+        }
+        Err(Error::new(Kind::Overloaded, "the limits of this key are being counted by too many at once")
+            .retry_after(Some(RETRY)))
+    }
+
+    /// Counts tokens of a key, if it has limits.
+    pub fn spend(&self, owner: &Owner, tokens: u64) {
+        let Some(book) = self.books().get(owner).cloned() else { return };
+        book.tokens.fetch_add(tokens, Ordering::Relaxed);
+        self.fall_behind(&book);
+    }
+
+    /// How a key stands to its limits now.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn states(&self, owner: &Owner, limits: &KeyLimits) -> Result<Vec<LimitState>, Error> {
+        let book = self.book(owner);
+        let mut kept = book.kept.lock().await;
+        *kept = None;
+        let known = self.known(owner, &mut kept).await?;
+        let (now, mut state) = (known.now(), known.state.clone());
+        book.settle(&mut state, now, &self.process);
+        Ok(state.states(limits, now))
+    }
+
+    /// Writes what has changed, whenever something has, for as long as the service runs.
+    pub async fn keep_up(self: Arc<Self>) {
+        loop {
+            let renewed = tokio::time::timeout(RENEWAL, self.changed.notified()).await.is_err();
+            if let Err(error) = self.settle(renewed).await {
+                log::warn!(error = error.kind.code(); "what keys with limits use is not kept now: {}", error.message);
+                tokio::time::sleep(RETRY).await;
+                self.changed.notify_one();
+            }
+        }
+    }
+
+    /// Writes what has changed; with `renewed`, also that running questions still run.
+    ///
+    /// # Errors
+    /// When the store cannot be used; then nothing is lost.
+    pub async fn settle(&self, renewed: bool) -> Result<(), Error> {
+        let books: Vec<_> = self.books().values().cloned().collect();
+        for book in books {
+            let runs = renewed && book.running.load(Ordering::Relaxed) > 0;
+            if book.is_behind.swap(false, Ordering::Relaxed) || runs {
+                let settled = self.settle_one(&book).await;
+                if settled.is_err() {
+                    book.is_behind.store(true, Ordering::Relaxed);
+                    return settled;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn settle_one(&self, book: &Book) -> Result<(), Error> {
+        let mut kept = book.kept.lock().await;
+        for _ in 0..TRIES {
+            let known = self.known(&book.owner, &mut kept).await?;
+            let mut state = known.state.clone();
+            let tokens = book.settle(&mut state, known.now(), &self.process);
+            if state == known.state {
+                return Ok(());
+            }
+            if self.write(&book.owner, &mut kept, state).await? {
+                book.tokens.fetch_sub(tokens, Ordering::Relaxed);
+                return Ok(());
+            }
+        }
+        Err(Error::new(Kind::Overloaded, "other processes change the same count without a pause"))
+    }
+
+    /// The state as it is known, read if it is not.
+    async fn known<'a>(&self, owner: &Owner, kept: &'a mut Option<Kept>) -> Result<&'a Kept, Error> {
+        if kept.is_none() {
+            let read = self.store.allowance(owner).await?;
+            let seen = Instant::now();
+            // What a newer program wrote in other words begins anew.
+            let state = serde_json::from_str(&read.state).unwrap_or_default();
+            *kept = Some(Kept { version: read.version, state, clock: (read.now, seen), seen });
+        }
+        kept.as_ref().ok_or_else(|| Error::new(Kind::Internal, "what was read is gone"))
+    }
+
+    /// Writes the state; says whether it did. Else it must be read again.
+    async fn write(&self, owner: &Owner, kept: &mut Option<Kept>, state: Allowance) -> Result<bool, Error> {
+        let Some(known) = kept.take() else { return Ok(false) };
+        let text =
+            serde_json::to_string(&state).map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
+        let written = self.store.set_allowance(owner, known.version, text).await?;
+        if written {
+            *kept = Some(Kept { version: known.version + 1, state, seen: Instant::now(), ..known });
+        }
+        Ok(written)
+    }
+
+    fn book(&self, owner: &Owner) -> Arc<Book> {
+        let mut books = self.books();
+        if let Some(book) = books.get(owner) {
+            return Arc::clone(book);
+        }
+        let book = Arc::new(Book {
+            owner: owner.clone(),
+            running: AtomicU32::new(0),
+            tokens: AtomicU64::new(0),
+            is_behind: AtomicBool::new(false),
+            kept: AsyncMutex::new(None),
+        });
+        books.insert(owner.clone(), Arc::clone(&book));
+        book
+    }
+
+    fn books(&self) -> MutexGuard<'_, HashMap<Owner, Arc<Book>>> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fall_behind(&self, book: &Book) {
+        book.is_behind.store(true, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+}
+
+impl Book {
+    /// Brings a state up to date with what this process knows; gives the tokens that it now has.
+    fn settle(&self, state: &mut Allowance, now: i64, process: &str) -> u64 {
+        state.renew(now, process, self.running.load(Ordering::Relaxed));
+        let tokens = self.tokens.load(Ordering::Relaxed);
+        state.spend(tokens);
+        tokens
+    }
+}
+
+impl Kept {
+    fn now(&self) -> i64 {
+        let (then, at) = self.clock;
+        then.saturating_add(i64::try_from(at.elapsed().as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+/// A question that is counted as running until this is dropped.
+pub struct Entered {
+    allowances: Arc<Allowances>,
+    book: Arc<Book>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.book.running.fetch_sub(1, Ordering::Relaxed);
+        self.allowances.fall_behind(&self.book);
+    }
+}
+
+/// Tells the caller of its limits, in the headers of the answer.
+fn tell(states: &[LimitState]) {
+    let headers = states.iter().flat_map(|state| {
+        let name = |what: &str| format!("x-mirrorgate-limit-{what}{}", state.name);
+        [
+            (name(""), state.limit.to_string()),
+            (name("remaining-"), state.left.to_string()),
+            (name("reset-"), state.reset.as_secs_f64().ceil().to_string()),
+        ]
+    });
+    request::tell(headers.collect());
+}

@@ -1,0 +1,54 @@
+//! What a request needs beside a key, where it touches what the upstream's account keeps; and who made that.
+
+use std::time::Duration;
+
+use super::Gateway;
+use crate::domain::chat::Owner;
+use crate::domain::error::{Error, Kind};
+use crate::domain::keys;
+
+/// How long it is remembered who made what the upstream keeps. OpenAI keeps an answer for 30 days.
+pub const OBJECTS_KEPT: Duration = Duration::from_secs(35 * 24 * 3600);
+
+/// What a request needs beside a key. By default nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Needs {
+    /// Paths under `/v1/` that the key must be given.
+    pub paths: Vec<String>,
+    /// Ids of what the same key must have made.
+    pub objects: Vec<String>,
+    /// Whether the answer is something that the upstream keeps under an id.
+    pub makes_object: bool,
+}
+
+impl Gateway {
+    /// Sees that an owner's key has what a request needs.
+    ///
+    /// # Errors
+    /// That it has not, or that the store cannot be used.
+    pub async fn allow(&self, owner: &Owner, needs: &Needs) -> Result<(), Error> {
+        if keys::open_all(owner) {
+            return Ok(());
+        }
+        let limits = self.shared.callers.limits(owner);
+        let is_open = |path: &&String| limits.as_ref().is_some_and(|limits| limits.allow_path(path));
+        if let Some(path) = needs.paths.iter().find(|path| !is_open(path)) {
+            let what = format!("this key may not use what the upstream's account keeps under /v1/{path}");
+            return Err(Error::new(Kind::NotAllowed, what));
+        }
+        for id in &needs.objects {
+            if !self.shared.store.made_object(owner, id).await? {
+                // As for an id that does not exist: it may be another key's.
+                return Err(Error::new(Kind::NotFound, "this key has made no answer with this id"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers that an owner made what the upstream keeps under an id.
+    pub async fn remember_object(&self, owner: &Owner, id: &str) {
+        if let Err(error) = self.shared.store.keep_object(owner, id).await {
+            log::warn!(error = error.kind.code(); "who made an answer that the upstream keeps is not remembered: {}", error.message);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What of the upstream's account a caller reaches through `/v1`.
+
+use serde_json::json;
+
+use crate::helpers::{ADMIN_KEY, Answer, KEY, OTHER_KEY, TestApp, spawn_before};
+use crate::keys::new_key;
+use crate::upstream::{Fake, Request, response, send};
+
+/// A mirror that keeps answers and files.
+async fn account() -> Fake {
+    Fake::start(|request: &Request| {
+        let json = |text: &str| send(response("200 OK", "application/json", text));
+        if request.line.starts_with("POST /v1/responses ") && request.json()["stream"] == true {
+            let created = json!({"type": "response.created", "response": {"id": "resp_stream", "object": "response"}});
+            let done = json!({"type": "response.completed", "response": {"id": "resp_stream", "object": "response"}});
+            let events = format!("event: response.created\ndata: {created}\n\nevent: response.completed\ndata: {done}\n\n");
+            return send(response("200 OK", "text/event-stream", &events));
+        }
+        if request.line.starts_with("POST /v1/responses ") {
+            return json(r#"{"id": "resp_whole", "object": "response", "output": [], "output_text": "x"}"#);
+        }
+        if request.line.contains("/content") {
+            return send(response("200 OK", "image/svg+xml", "<svg onload='alert(1)'/>"));
+        }
+        if request.line.contains("/speech") {
+            return send(response("200 OK", "audio/mpeg", "sound"));
+        }
+        json(r#"{"object": "list", "data": []}"#)
+    })
+    .await
+}
+
+async fn get(app: &TestApp, key: &str, path: &str) -> Answer {
+    app.call("GET", path, &[("x-api-key", key)], None).await
+}
+
+fn is_refused(answer: &Answer, what: &str) {
+    assert_eq!(
+        (answer.status.as_u16(), &answer.json()["error"]["code"]),
+        (403, &json!("not_allowed")),
+        "{what}"
+    );
+}
+
+#[actix_web::test]
+async fn what_the_account_keeps_is_the_owners() {
+    let fake = account().await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    for (method, path) in [
+        ("GET", "/v1/files"),
+        ("GET", "/v1/%66iles"),
+        ("GET", "/v1/v1/files"),
+        ("DELETE", "/v1/files/file-1"),
+        ("GET", "/v1/organization/admin_api_keys"),
+        ("POST", "/v1/batches"),
+        ("DELETE", "/v1/models/ft:a"),
+        ("GET", "/v1/chat/completions/chatcmpl-1"),
+    ] {
+        let headers = [("x-api-key", KEY), ("content-type", "application/json")];
+        let body = (method == "POST").then(|| b"{}".to_vec());
+        let answer = app.call(method, path, &headers, body).await;
+        assert!(matches!(answer.status.as_u16(), 403 | 405), "{method} {path}: {}", answer.text);
+    }
+    assert_eq!(fake.requests().len(), 0);
+    assert_eq!(get(&app, ADMIN_KEY, "/v1/files").await.status, 200);
+    let key = new_key(&app, "files", json!({"paths": ["files"]})).await;
+    assert_eq!(get(&app, &key, "/v1/files/file-1").await.status, 200);
+    is_refused(&get(&app, &key, "/v1/batches").await, "another path");
+    assert_eq!(app.post("/v1/embeddings", KEY, r#"{"model": "m", "input": "x"}"#).await.status, 200);
+}
+
+#[actix_web::test]
+async fn an_answer_that_the_upstream_keeps_is_read_and_gone_on_with_by_its_maker_alone() {
+    let fake = account().await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    for (body, id) in [
+        (json!({"model": "m", "input": "x"}), "resp_whole"),
+        (json!({"model": "m", "input": "x", "stream": true}), "resp_stream"),
+    ] {
+        let path = format!("/v1/responses/{id}");
+        assert_eq!(get(&app, KEY, &path).await.status, 404, "nobody has made it");
+        let made = app.post("/v1/responses", KEY, &body.to_string()).await;
+        assert!(made.text.contains(id), "{}", made.text);
+        assert_eq!(get(&app, KEY, &path).await.status, 200);
+        assert_eq!(get(&app, KEY, &format!("{path}/input_items")).await.status, 200);
+        assert_eq!(get(&app, ADMIN_KEY, &path).await.status, 200);
+        let asked = fake.requests().len();
+        assert_eq!(get(&app, OTHER_KEY, &path).await.status, 404);
+        let on = json!({"model": "m", "input": "y", "previous_response_id": id}).to_string();
+        assert_eq!(app.post("/v1/responses", OTHER_KEY, &on).await.status, 404);
+        assert_eq!(fake.requests().len(), asked);
+        assert_eq!(app.post("/v1/responses", KEY, &on).await.status, 200);
+    }
+}
+
+#[actix_web::test]
+async fn ids_inside_a_body_need_the_path_of_what_they_name() {
+    let fake = account().await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    let file = json!({"model": "m", "messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]}]});
+    is_refused(&app.post("/v1/chat/completions", KEY, &file.to_string()).await, "a file in a chat");
+    let escaped = file.to_string().replace("file_id", "file\\u005fid");
+    is_refused(&app.post("/v1/chat/completions", KEY, &escaped).await, "the same with an escape");
+    for body in [
+        json!({"model": "m", "input": "x", "conversation": "conv_1"}),
+        json!({"model": "m", "input": "x", "prompt": {"id": "pmpt_1"}}),
+        json!({"model": "m", "input": "x", "tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]}),
+    ] {
+        is_refused(&app.post("/v1/responses", KEY, &body.to_string()).await, &body.to_string());
+    }
+    assert_eq!(fake.requests().len(), 0);
+}
+
+#[actix_web::test]
+async fn what_a_browser_would_run_is_a_download() {
+    let fake = account().await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    let picture = get(&app, ADMIN_KEY, "/v1/files/file-1/content").await;
+    assert_eq!(picture.header("content-disposition"), Some("attachment"));
+    assert_eq!(picture.header("content-security-policy"), Some("default-src 'none'; sandbox"));
+    let sound = app.post("/v1/audio/speech", KEY, r#"{"model": "m", "input": "x"}"#).await;
+    assert_eq!((sound.header("content-disposition"), sound.text.as_str()), (None, "sound"));
+}
