@@ -1,6 +1,7 @@
 # No cache mounts: some platforms that build this file refuse them. The layers do the caching.
 
-FROM rust:1.95-bookworm AS build
+# The bases are named by digest, so that nobody can exchange them unseen; Dependabot renews them.
+FROM rust:1.95-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f92ed2d47121282d4a1 AS build
 WORKDIR /build
 
 # The dependencies alone, with an empty program: this layer is built anew only when they change.
@@ -20,8 +21,9 @@ RUN touch src/lib.rs src/main.rs \
 RUN install -D --mode=0755 target/dist/mirrorgate /rootfs/usr/local/bin/mirrorgate \
     && install -d --mode=1777 /rootfs/data
 
-FROM gcr.io/distroless/cc-debian12:nonroot
+FROM gcr.io/distroless/cc-debian12:nonroot@sha256:9dac0a79194e45a7da0158a9c6da57b217585af0786db3845d1f0ec1a0dd182f
 COPY --from=build /rootfs /
+COPY LICENSE THIRD_PARTY.md /usr/share/doc/mirrorgate/
 # The store is in /data/mirrorgate, unless DATA_DIR or the platform's volume names another place.
 ENV HOST=0.0.0.0 \
     PORT=8080 \

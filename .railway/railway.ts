@@ -2,32 +2,41 @@
 // `railway config apply` changes there. It says the same as railway.toml, which Railway no longer
 // reads from 2026-12-01 on; deploy/README.md tells how to use either.
 
-import { defineRailway, postgres, preserve, project, service, volume } from "railway/iac";
+import { defineRailway, image, postgres, preserve, project, service, volume } from "railway/iac";
 
 // Where conversations, keys and the mirror's session are kept: on a volume (one process, short
 // pause at each deployment), in PostgreSQL (any number of processes), or nowhere.
 const STATE = "volume" as "volume" | "postgres" | "nowhere";
+
+// The image of a release, "ghcr.io/OWNER/REPOSITORY:latest" with your own names; empty to build the Dockerfile.
+const IMAGE = "" as string;
+
+const built = {
+  // No source: connect your GitHub repository in the dashboard, or deploy this folder with `railway up`.
+  build: {
+    builder: "DOCKERFILE" as const,
+    dockerfilePath: "Dockerfile",
+    // Other files do not change the image.
+    watchPatterns: [
+      "/src/**",
+      "/migrations/**",
+      "/build.rs",
+      "/Cargo.toml",
+      "/Cargo.lock",
+      "/Dockerfile",
+      "/.dockerignore",
+      "/LICENSE",
+      "/THIRD_PARTY.md",
+    ],
+  },
+};
 
 export default defineRailway(() => {
   const data = volume("mirrorgate-data", { sizeMB: 500 });
   const database = postgres("Postgres");
 
   const gateway = service("mirrorgate", {
-    // No source: connect your GitHub repository in the dashboard, or deploy this folder with `railway up`.
-    build: {
-      builder: "DOCKERFILE",
-      dockerfilePath: "Dockerfile",
-      // Other files do not change the image.
-      watchPatterns: [
-        "/src/**",
-        "/migrations/**",
-        "/build.rs",
-        "/Cargo.toml",
-        "/Cargo.lock",
-        "/Dockerfile",
-        "/.dockerignore",
-      ],
-    },
+    ...(IMAGE === "" ? built : { source: image(IMAGE) }),
     deploy: {
       healthcheckPath: "/health",
       healthcheckTimeout: 300,

@@ -3,13 +3,15 @@
 Ports, health paths, times and names of variables stand in a dozen files of a dozen formats; no
 platform would tell that one of them fell behind. Each line printed is one disagreement.
 
-Usage: agreement.py ROOT RAILWAY_GRAPH, the JSON of what .railway/railway.ts describes.
+Usage: agreement.py ROOT RAILWAY_GRAPH RAILWAY_IMAGE_GRAPH, the JSON of what .railway/railway.ts describes, with a
+build and with an image.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import runpy
 import sys
 import tomllib
 from pathlib import Path
@@ -79,12 +81,13 @@ MAIN = next(target["path"] for target in cargo["bin"] if target["name"] == BINAR
 dockerfile = text("Dockerfile")
 stages = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
 toolchain = toml("rust-toolchain.toml")["toolchain"]["channel"]
-check(
-    re.fullmatch(r"rust:\d+\.\d+-bookworm", stages[0]) is not None
-    and toolchain.startswith(stages[0].split(":")[1].split("-")[0] + "."),
-    f"Dockerfile builds with {stages[0]}, rust-toolchain.toml says {toolchain}",
-)
-same("the image's base", stages[-1], "gcr.io/distroless/cc-debian12:nonroot")
+builder, base = (stage.split("@sha256:")[0] for stage in stages)
+for stage in stages:
+    check(re.search(r"@sha256:[0-9a-f]{64}$", stage) is not None, f"Dockerfile names {stage} without a digest")
+same("Dockerfile's first base, by rust-toolchain.toml,", builder, f"rust:{toolchain.rpartition('.')[0]}-bookworm")
+oldest = cargo["package"]["rust-version"]
+same("rust-version in Cargo.toml, by rust-toolchain.toml,", oldest, toolchain.rpartition(".")[0])
+same("the image's base", base, "gcr.io/distroless/cc-debian12:nonroot")
 check("--mount=" not in dockerfile, "Dockerfile mounts something while it builds; not all platforms take that")
 last = dockerfile.split(f"FROM {stages[-1]}")[1]
 environment = dict(re.findall(r"\b([A-Z_]+)=(\S+)", one(r"^ENV ((?:.*\\\n)*.*)$", last, "ENV in Dockerfile")))
@@ -133,6 +136,20 @@ for name in service["variables"]:
 for mount in service.get("volumeAttachments", {}).values():
     same("the volume's place in .railway/railway.ts", mount["mountPath"], DATA)
 
+# The name of a released image, as it stands in all files until somebody puts his own there.
+IMAGE = "ghcr.io/OWNER/REPOSITORY:latest"
+imaged = json.loads(Path(sys.argv[3]).read_text(encoding="utf-8"))
+instead = next(item for item in imaged["resources"] if item["type"] == "service")
+check(f'"{IMAGE}"' in text(".railway/railway.ts"), f".railway/railway.ts does not tell of {IMAGE}")
+same("the image in .railway/railway.ts", instead.pop("source", {}).get("image"), IMAGE)
+without = ("build", "kind")
+same(
+    "what .railway/railway.ts says with an image",
+    {key: value for key, value in instead.items() if key not in without},
+    {key: value for key, value in service.items() if key not in without},
+)
+check("build" not in instead, ".railway/railway.ts builds though it has an image")
+
 # --- Render ---
 
 render = yaml(text("render.yaml"))["services"][0]
@@ -142,6 +159,11 @@ check((ROOT / render["dockerfilePath"]).is_file(), "dockerfilePath in render.yam
 check(DRAIN <= 30, f"Render's free plan ends the program after 30 seconds, not {DRAIN}")
 for variable in render["envVars"]:
     check(variable["key"] in SETTINGS, f"{variable['key']} in render.yaml is no setting")
+
+imaged_render = yaml(text("deploy/render.image.yaml"))["services"][0]
+expected = {key: value for key, value in render.items() if key not in ("dockerfilePath", "autoDeployTrigger")}
+expected |= {"runtime": "image", "image": {"url": IMAGE}}
+same("the service in deploy/render.image.yaml", imaged_render, expected)
 
 # --- Replit ---
 
@@ -187,6 +209,7 @@ same("app_port of the Space", front["app_port"], PORT)
 
 compose = yaml(text("deploy/vps/compose.yaml"))
 gateway = compose["services"][BINARY]
+same("image in compose.yaml", gateway["image"], f"${{MIRRORGATE_IMAGE:-{BINARY}}}")
 for name in gateway["environment"]:
     check(name in SETTINGS, f"{name} in compose.yaml is no setting")
 same("PORT in compose.yaml", int(gateway["environment"]["PORT"]), PORT)
@@ -223,13 +246,27 @@ same("DATA_DIR in env.example", example["DATA_DIR"], f"/var/lib/{unit['StateDire
 same("PORT in env.example", int(example["PORT"]), PORT)
 same("HOST in env.example", example["HOST"], "127.0.0.1")
 check(int(unit["TimeoutStopSec"]) > DRAIN, f"TimeoutStopSec in the unit is not over {DRAIN}")
+same("MIRRORGATE_IMAGE in env.example", example["MIRRORGATE_IMAGE"], IMAGE)
 for name in example:
-    check(name in SETTINGS | {"DOMAIN", "POSTGRES_PASSWORD"}, f"{name} in env.example is no setting")
+    check(name in SETTINGS | {"DOMAIN", "MIRRORGATE_IMAGE", "POSTGRES_PASSWORD"}, f"{name} in env.example is no setting")
+
+# --- releases ---
+
+workflow = yaml(text(".github/workflows/ci.yml"))
+# The digest may lag behind: Dependabot renews that of Dockerfile alone.
+same("the container in ci.yml", workflow["jobs"]["test"]["container"].split("@")[0], builder)
+release = yaml(text(".github/workflows/release.yml"))
+released = {row["target"] for row in release["jobs"]["build"]["strategy"]["matrix"]["include"]}
+package = runpy.run_path(str(ROOT / "scripts/package"))
+platforms = {f"{target.os}-{target.cpu}" for name, target in package["TARGETS"].items() if name in released}
+same("what the npm package offers", set(package["OFFERED"]), platforms)
+unchecked = released - set(toml("deny.toml")["graph"]["targets"])
+check(not unchecked, f"deny.toml lacks targets that release.yml builds: {sorted(unchecked)}")
 
 # --- the guides ---
 
 commands = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "src/cli").glob("*.rs")))
-SETTINGS |= {"DOMAIN", "MIRRORGATE", "POSTGRES_PASSWORD", "RAILWAY_RUN_UID"} | PLATFORM_VARIABLES
+SETTINGS |= {"DOMAIN", "MIRRORGATE", "MIRRORGATE_IMAGE", "POSTGRES_PASSWORD", "RAILWAY_RUN_UID"} | PLATFORM_VARIABLES
 guides = {name: text(f"deploy/{name}") for name in ("README.md", "README.zh-Hant.md")}
 for name, guide in guides.items():
     spans = re.findall(r"`([^`\n]+)`", guide) + re.findall(r"^```\w*\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
