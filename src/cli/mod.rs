@@ -2,6 +2,7 @@
 
 pub mod curl;
 pub mod tunnel;
+mod backup;
 mod chat;
 mod doctor;
 mod import_curl;
@@ -42,6 +43,8 @@ fn run_command(matches: &ArgMatches) -> ExitCode {
         Some(("healthcheck", matches)) => with_config(matches, healthcheck),
         Some(("key", inner)) => with_config(inner, |config| key::key(config, inner)),
         Some(("session", inner)) => with_config(inner, |config| session::session(config, inner)),
+        Some(("backup", inner)) => with_config(inner, |config| backup::backup(config, inner)),
+        Some(("restore", inner)) => with_config(inner, |config| backup::restore(config, inner)),
         Some(("import-curl", inner)) => import_curl::import_curl(inner),
         Some((tunnel::HOLD, inner)) => tunnel::hold(inner.get_many("command").into_iter().flatten()),
         Some(("doctor", inner)) => doctor::doctor(inner),
@@ -90,6 +93,8 @@ fn command() -> Command {
             ),
         )
         .subcommand(session_command())
+        .subcommand(backup::backup_command())
+        .subcommand(backup::restore_command())
         .subcommand(
             Command::new("chat")
                 .about("Ask the configured upstream one question, without a running service")

@@ -37,7 +37,7 @@ pub use conversations::{Conversation, History, Turn};
 use database::Database;
 pub use keys::StoredKey;
 use lease::TurnLocks;
-pub use sqlite::{NoLock, ServiceLock};
+pub use sqlite::{NoLock, ServiceLock, snapshot};
 use statement::{Done, Row, Statement};
 pub use transcripts::{Listed, Transcript};
 pub use usage::DayOfUse;

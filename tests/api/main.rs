@@ -12,6 +12,7 @@ mod anthropic;
 mod account;
 mod answers;
 mod auth;
+mod backup;
 mod canaries;
 mod catalog;
 mod certificate;

@@ -356,7 +356,7 @@ kinds! {
         code: "storage_damaged",
         api: 424, v1: 503, json_rpc: -32000, retryable: false, log: Error,
         upstream: NotAsked,
-        hint: "stop the service and put a backup in the file's place, or move all `mirrorgate.db*` away to begin with an empty store; `sqlite3 mirrorgate.db .recover` may save what is in it",
+        hint: "stop the service and put a backup in the file's place with `mirrorgate restore FILE --force`, or move all `mirrorgate.db*` away to begin with an empty store; `sqlite3 mirrorgate.db .recover` may save what is in it",
     }
     /// The store was changed by a newer program.
     StorageNewer {

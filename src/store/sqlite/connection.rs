@@ -14,7 +14,7 @@ use crate::store::statement::{Done, Row, Statement, Value};
 use crate::store::unavailable;
 
 /// How long another process may hold the file locked.
-const BUSY_TIME: Duration = Duration::from_secs(4);
+pub const BUSY_TIME: Duration = Duration::from_secs(4);
 
 /// How much of the write-ahead log stays on the disk when it is written back.
 const MAX_IDLE_LOG: i64 = 4 << 20;
@@ -109,7 +109,7 @@ pub fn migrate(connection: &mut Connection) -> Result<(), Error> {
 }
 
 /// The steps of the schema that were taken.
-fn taken(connection: &Connection) -> Result<Vec<Taken>, Error> {
+pub fn taken(connection: &Connection) -> Result<Vec<Taken>, Error> {
     let read = || {
         // Asked of the file, since what is remembered of the schema may be older than the lock.
         let table = "SELECT 1 FROM sqlite_schema WHERE name = '_sqlx_migrations'";

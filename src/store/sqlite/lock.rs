@@ -3,9 +3,10 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::connection::{create, for_owner};
+use super::draft::with_end;
 
 /// A file that this process serves from, until this is dropped.
 pub struct ServiceLock {
@@ -40,7 +41,8 @@ impl ServiceLock {
 
 fn attempt(file: &Path) -> Result<Option<ServiceLock>, NoLock> {
     create(file).map_err(NoLock::Unwritable)?;
-    let mut lock = for_owner(OpenOptions::new().read(true)).open(place(file)).map_err(NoLock::Unwritable)?;
+    let mut lock =
+        for_owner(OpenOptions::new().read(true)).open(with_end(file, ".lock")).map_err(NoLock::Unwritable)?;
     match lock.try_lock() {
         Ok(()) => {
             let told = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
@@ -58,11 +60,4 @@ fn attempt(file: &Path) -> Result<Option<ServiceLock>, NoLock> {
             Ok(None)
         }
     }
-}
-
-/// Where the lock of a file is: beside it.
-fn place(file: &Path) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".lock");
-    name.into()
 }

@@ -3,9 +3,11 @@
 //! What is asked of them waits in queues. Whoever asked may leave: what has begun runs to its end.
 
 mod connection;
+mod draft;
 mod lock;
 mod reader;
 mod room;
+pub mod snapshot;
 mod space;
 mod writer;
 

@@ -8,7 +8,7 @@ use crate::store::unavailable;
 
 /// The free space without which a file counts as full: a turn is refused before it is paid for
 /// rather than lost after.
-const MIN_FREE_BYTES: u64 = 512 << 10;
+pub const MIN_FREE_BYTES: u64 = 512 << 10;
 
 /// Sees that there is room for a turn, on the disk and within the file, which can use so many bytes of
 /// its own again. A turn that is under way may then use what is held back.
