@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod provider;
 pub mod outbound;
 pub mod store;
+pub mod backup;
 pub mod demo;
 pub mod telemetry;
 pub mod metrics;

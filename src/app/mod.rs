@@ -16,6 +16,7 @@ use actix_web::web::Data;
 use tokio::sync::oneshot;
 
 use crate::api;
+use crate::backup::{Uploader, Uploads};
 use crate::config::{self, Config};
 use crate::doctor::Doctor;
 use crate::gateway::Shared;
@@ -28,6 +29,7 @@ pub use keys::NewKeys;
 use server::Parts;
 use shutdown::{Shutdown, StopSignals};
 pub use start_error::StartError;
+use upstreams::Kept;
 
 /// The service, bound and running.
 pub struct Application {
@@ -39,11 +41,14 @@ pub struct Application {
     pub store: String,
     /// Whether what is kept outlives the process.
     pub lasts: bool,
+    /// The generation of the backup that the store was restored from at this start.
+    pub restored: Option<u64>,
     /// The keys that were made at this start, to be shown once.
     pub new_keys: NewKeys,
     server: Server,
     demo: Option<ServerHandle>,
     kept: Arc<Store>,
+    uploads: Option<Uploads>,
     shutdown: Shutdown,
     signals: StopSignals,
 }
@@ -69,7 +74,8 @@ impl Application {
         }
         descriptors::provide(config.limits.streams);
         let (listener, address) = bind(&config)?;
-        let (store, available) = upstreams::open_store(&config.store).await?;
+        let Kept { store, available, backup } = upstreams::open_kept(&config.store).await?;
+        let restored = backup.as_ref().and_then(Uploader::restored);
         let store = Arc::new(store);
         let guard = guard(&config);
         let shared = Arc::new(Shared::new(Arc::clone(&store), &config.limits));
@@ -83,7 +89,8 @@ impl Application {
         let (upstreams, demo) = open_upstreams(&config, sessions)?;
         let peers = Peers::new(config.public.clone(), address);
         let url = peers.own_url();
-        let doctor = doctor(&config, &upstreams, &store, address);
+        let standing = backup.as_ref().map(|backup| backup.standing.clone());
+        let doctor = doctor(&config, &upstreams, &store, address).watching(standing);
         let parts = Parts::new(&config, peers, guard.clone(), doctor, Arc::clone(&shared));
         if available {
             store.interrupt_answers().await.map_err(StartError::Store)?;
@@ -94,6 +101,7 @@ impl Application {
             upstreams::session_sync(&config, &store, endpoint).start(available, follower).await;
             background::watch_expiry(endpoint);
         }
+        let uploads = claim(backup).await?;
         // Some systems have no second handle to a socket: then new callers wait until the end.
         let again = listener.try_clone().ok();
         let draining = parts.draining.clone();
@@ -115,6 +123,8 @@ impl Application {
             server,
             demo,
             kept: store,
+            restored,
+            uploads,
             shutdown,
             signals,
         })
@@ -159,6 +169,9 @@ impl Application {
             log::warn!("the latest usage of keys is not kept: {}", error.message);
         }
         self.kept.close().await;
+        if let Some(uploads) = self.uploads {
+            uploads.finish().await;
+        }
         outcome
     }
 }
@@ -193,6 +206,14 @@ fn open_upstreams(
         all.push(Endpoint { session, ..endpoint });
     }
     Ok((all, demo))
+}
+
+/// Takes the backup away from a process that may still run, as late as this one can know that it starts itself.
+async fn claim(backup: Option<Uploader>) -> Result<Option<Uploads>, StartError> {
+    match backup {
+        Some(backup) => backup.start().await.map(Some).map_err(StartError::Backup),
+        None => Ok(None),
+    }
 }
 
 /// The doctor that looks at this service from its own machine.

@@ -12,6 +12,8 @@ pub enum StartError {
     Bind(SocketAddr, std::io::Error),
     /// The store was changed by a newer program, or is damaged.
     Store(Error),
+    /// The bucket with the store's snapshots cannot be used: why.
+    Backup(String),
     /// No key is configured, and a generated one cannot be kept; the clear text of one to paste.
     KeyNotKept {
         /// Why it cannot be kept.
@@ -30,7 +32,7 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             StartError::KeyNotKept { .. } | StartError::OneKeyForBoth(_) => 78,
-            StartError::Bind(..) | StartError::Store(_) | StartError::Other(_) => 1,
+            StartError::Bind(..) | StartError::Store(_) | StartError::Backup(_) | StartError::Other(_) => 1,
         }
     }
 }
@@ -51,6 +53,10 @@ impl fmt::Display for StartError {
                 "error: ADMIN_KEY is the gateway key `{name}` as well, so whoever may call would be the owner\n  hint: give the owner another key: `openssl rand -hex 32`, or any long random text"
             ),
             StartError::Store(error) => write!(f, "error: {}\n  hint: {}", error.message, error.hint()),
+            StartError::Backup(why) => write!(
+                f,
+                "error: the backup at BACKUP_URL cannot be used: {why}\n  hint: nothing in the bucket was changed; look at BACKUP_URL, AWS_ENDPOINT_URL_S3, AWS_REGION, the key and SECRET_KEY. Without BACKUP_URL the service starts with what its disk holds"
+            ),
             StartError::Other(text) => write!(f, "error: {text}"),
         }
     }

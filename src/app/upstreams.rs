@@ -6,6 +6,7 @@ use actix_web::dev::ServerHandle;
 
 use super::StartError;
 use super::background::{SINGLE, SessionSync};
+use crate::backup::{Backup, Uploader};
 use crate::config::{self, Config, Location};
 use crate::demo::{self, Demo};
 use crate::domain::error::Kind;
@@ -56,6 +57,37 @@ pub fn session_sync(config: &Config, store: &Arc<Store>, endpoint: &Endpoint) ->
     // An upstream of that name has its own session under it.
     let is_taken = config.upstreams().any(|upstream| upstream.name == SINGLE);
     if is_taken { sync } else { sync.taking_over_single() }
+}
+
+/// The store of a service, and what is kept of it elsewhere.
+pub struct Kept {
+    /// The store.
+    pub store: Store,
+    /// Whether it can be used now.
+    pub available: bool,
+    /// Its backup, read and not claimed yet.
+    pub backup: Option<Uploader>,
+}
+
+/// As [`open_store`], for the one service that writes to it: from its backup, where there is one and the disk
+/// holds nothing.
+///
+/// # Errors
+/// As [`open_store`], and when the backup cannot be read.
+pub async fn open_kept(settings: &config::Store) -> Result<Kept, StartError> {
+    let backup = match (&settings.backup, &settings.location) {
+        (Some(backup), Location::File(path)) => {
+            let opened = Backup::open(backup, path, settings.secret_key.as_ref()).await;
+            Some(opened.map_err(StartError::Backup)?)
+        }
+        _ => None,
+    };
+    let (store, available) = open_store(settings).await?;
+    let backup = match backup {
+        Some(backup) => Some(backup.watch().await),
+        None => None,
+    };
+    Ok(Kept { store, available, backup })
 }
 
 /// Opens the store where it is configured. Where it is not, and this machine has no folder that

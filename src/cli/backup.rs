@@ -13,6 +13,7 @@ use crate::config::{self, Config, Location};
 use crate::store::snapshot::{self, Draft, Snapshots};
 use crate::store::{NoLock, ServiceLock};
 use crate::telemetry;
+use crate::vault::Vault;
 
 /// Stands for standard output or input.
 const STANDARD: &str = "-";
@@ -28,7 +29,7 @@ pub fn backup_command() -> Command {
 }
 
 pub fn restore_command() -> Command {
-    let file = "A file of `mirrorgate backup`; `-` is standard input";
+    let file = "A file of `mirrorgate backup`, or from the bucket of BACKUP_URL; `-` is standard input";
     let force = "Overwrite the store that is there";
     Command::new("restore")
         .about("Check a backup and put it in the place of the SQLite store, while no service runs")
@@ -50,7 +51,8 @@ pub fn restore(config: Config, matches: &ArgMatches) -> ExitCode {
     run(&config, |store| {
         let advice = "`pg_restore --no-owner --dbname=\"$DATABASE_URL\" copy.dump` fills an empty database";
         let store = store.map_err(|code| no_file(code, advice))?;
-        put_back(file(matches), store, matches.get_flag("force"))
+        let vault = Vault::new(config.store.secret_key.as_ref());
+        put_back(file(matches), store, &vault, matches.get_flag("force"))
     })
 }
 
@@ -113,7 +115,7 @@ fn take(draft: &Draft, store: &Path) -> Result<u64, Failure> {
     taken.map_err(|error| (1, described(&error)))
 }
 
-fn put_back(source: &str, store: &Path, force: bool) -> Result<(), Failure> {
+fn put_back(source: &str, store: &Path, vault: &Vault, force: bool) -> Result<(), Failure> {
     if source == STANDARD && io::stdin().is_terminal() {
         return Err(mistake("a terminal holds no database", "name a file, or pipe a backup in"));
     }
@@ -128,9 +130,10 @@ fn put_back(source: &str, store: &Path, force: bool) -> Result<(), Failure> {
     }
     let draft = draft(store, "restored")?;
     if source == STANDARD {
-        copy(io::stdin().lock(), &draft).map_err(|error| trouble(Path::new("standard input"), &error))?;
+        copy(vault, io::stdin().lock(), &draft)
+            .map_err(|error| trouble(Path::new("standard input"), &error))?;
     } else {
-        let copied = without_log(path).and_then(|()| copy(File::open(path)?, &draft));
+        let copied = without_log(path).and_then(|()| copy(vault, File::open(path)?, &draft));
         copied.map_err(|error| trouble(path, &error))?;
     }
     let done = snapshot::check(&draft).and_then(|()| snapshot::put(draft, store));
@@ -168,9 +171,9 @@ fn without_log(path: &Path) -> io::Result<()> {
     }
 }
 
-fn copy(mut source: impl Read, draft: &Draft) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).open(draft.path())?;
-    io::copy(&mut source, &mut file).map(drop)
+/// Copies a backup, which is sealed if it comes from a bucket.
+fn copy(vault: &Vault, mut source: impl Read, draft: &Draft) -> io::Result<()> {
+    vault.open_file(&mut source, &mut OpenOptions::new().write(true).open(draft.path())?)
 }
 
 /// A draft that no other command of this kind writes into.

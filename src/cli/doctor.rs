@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use serde_json::json;
 use tokio::task::LocalSet;
 
-use super::{Settings, fail, start_log};
+use super::{Settings, fail, precedes_restore, start_log};
 use crate::app::background::SessionSync;
 use crate::app::{Application, upstreams};
 use crate::config::{self, Config};
@@ -135,7 +135,9 @@ async fn examine(config: Option<&Config>, asked: &Asked, findings: &mut Vec<Find
 
 /// The mirrors with the sessions that are kept, and the store.
 async fn mirrors_and_store(config: &Config) -> Result<(Vec<Endpoint>, Arc<Store>, Vec<SessionSync>), String> {
-    let store = Arc::new(Store::new(config.store.location.clone()).map_err(|error| error.message)?);
+    let location =
+        if precedes_restore(config) { config::Location::Memory } else { config.store.location.clone() };
+    let store = Arc::new(Store::new(location).map_err(|error| error.message)?);
     // A store that cannot be used is a finding of its own.
     let opened = upstreams::open_all(config, &store).await.map_err(|error| error.to_string())?;
     let (mirrors, syncs) = opened.into_iter().unzip();
@@ -154,6 +156,7 @@ async fn start(
     // A service that runs on the same store believes that it is the only one there, so this one has
     // a store of its own; the login is shared with the other checks.
     config.store.location = config::Location::Memory;
+    config.store.backup = None;
     let mirrors = patient.mirrors.iter().filter(|mirror| mirror.settings.url.is_some());
     let sessions = mirrors.map(|mirror| Arc::clone(&mirror.session)).collect();
     // The demo's answers cost nothing.

@@ -23,9 +23,10 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
 use crate::api;
 use crate::config::settings::{self, GROUPS, LONG_ANSWERS};
-use crate::config::{self, AnyKind, Config, Kind, Language, Setting};
+use crate::config::{self, AnyKind, Config, Kind, Language, Location, Setting};
 use crate::domain::error::Error;
 use crate::http::documents::{self, Document};
+use crate::store::snapshot;
 use crate::telemetry;
 
 /// Runs one command and gives the process's exit code.
@@ -41,14 +42,14 @@ fn run_command(matches: &ArgMatches) -> ExitCode {
     match matches.subcommand() {
         Some(("openapi", matches)) => openapi(matches),
         Some(("healthcheck", matches)) => with_config(matches, healthcheck),
-        Some(("key", inner)) => with_config(inner, |config| key::key(config, inner)),
-        Some(("session", inner)) => with_config(inner, |config| session::session(config, inner)),
+        Some(("key", inner)) => with_store(inner, |config| key::key(config, inner)),
+        Some(("session", inner)) => with_store(inner, |config| session::session(config, inner)),
         Some(("backup", inner)) => with_config(inner, |config| backup::backup(config, inner)),
         Some(("restore", inner)) => with_config(inner, |config| backup::restore(config, inner)),
         Some(("import-curl", inner)) => import_curl::import_curl(inner),
         Some((tunnel::HOLD, inner)) => tunnel::hold(inner.get_many("command").into_iter().flatten()),
         Some(("doctor", inner)) => doctor::doctor(inner),
-        Some(("chat", inner)) => with_config(inner, |config| chat::chat(config, inner)),
+        Some(("chat", inner)) => with_store(inner, |config| chat::chat(config, inner)),
         Some((_, inner)) => match inner.get_one::<String>("tunnel") {
             Some(name) => configured(inner, true, |config| serve::serve_with_tunnel(config, name)),
             None => with_config(inner, serve::serve),
@@ -218,6 +219,24 @@ fn server_url(text: &str) -> Result<String, String> {
 /// Reads the settings and goes on with them.
 fn with_config(matches: &ArgMatches, go_on: impl FnOnce(Config) -> ExitCode) -> ExitCode {
     configured(matches, false, go_on)
+}
+
+/// As [`with_config`], for a command that writes to the store: what it wrote before the service has restored
+/// it would take the backup's place.
+fn with_store(matches: &ArgMatches, go_on: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    with_config(matches, |config| {
+        if precedes_restore(&config) {
+            let hint = "start the service, which restores it; then run this beside it";
+            return fail(1, format!("error: the store is not restored from BACKUP_URL yet\n  hint: {hint}"));
+        }
+        go_on(config)
+    })
+}
+
+/// Whether the next start of the service will take the store from its backup, if there is one.
+fn precedes_restore(config: &Config) -> bool {
+    let Location::File(path) = &config.store.location else { return false };
+    config.store.backup.is_some() && snapshot::is_blank(path)
 }
 
 /// As [`with_config`], for a service that a `tunnel` may publish.

@@ -139,6 +139,10 @@ fn welcome(config: &Config, application: &Application, tunnel: Option<&Tunnel>) 
         }
     }
     line("store", application.store.clone());
+    if let Some(backup) = &config.store.backup {
+        let from = application.restored.map(|number| format!("; the store comes from generation {number}"));
+        line("backup", backup.describe() + &from.unwrap_or_default());
+    }
     if let Some(tunnel) = tunnel {
         line("tunnel", format!("{} by {}", tunnel.url, tunnel.provider.name()));
     }
@@ -162,7 +166,7 @@ fn welcome(config: &Config, application: &Application, tunnel: Option<&Tunnel>) 
             format!("{key}  <- shown only now; it opens what callers may not do: the login, keys, metrics"),
         );
     }
-    if made.names().next().is_some() {
+    if made.names().next().is_some() && config.store.backup.is_none() {
         let both = "only hashes are kept, in the store; on a disk that is wiped at a restart, set";
         line("", format!("{both} GATEWAY_API_KEYS and ADMIN_KEY instead"));
     }

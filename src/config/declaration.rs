@@ -56,6 +56,8 @@ pub enum Table {
     Readme,
     /// That of `docs/limits.md`.
     Limits,
+    /// That of `docs/backup.md`.
+    Backup,
 }
 
 impl Words {

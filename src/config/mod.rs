@@ -4,6 +4,7 @@
 //! are reported together, each with the setting's name and what to do.
 
 pub mod settings;
+mod backup;
 mod credentials;
 mod declaration;
 mod env_file;
@@ -21,6 +22,7 @@ mod upstream;
 mod upstream_url;
 mod upstreams;
 
+pub use backup::Backup;
 pub use credentials::{parse_api_key, parse_cookie_line};
 pub use declaration::{AnyKind, Group, Language, Setting, Table, Words, plain};
 pub use env_file::{line as env_line, parse as parse_env_file};

@@ -154,6 +154,50 @@ declare! {
             example: "https://example.com/hooks/mirrorgate";
     }
 
+    "A bucket for snapshots", Backup {
+        /// Bucket in which a SQLite store is kept as well, `s3://BUCKET/PREFIX`: a start without a file takes
+        /// the newest snapshot from there. One process alone
+        BACKUP_URL: Text = text("URL"),
+            zh: "另外保存 SQLite 的儲存桶，`s3://BUCKET/PREFIX`：啟動時若沒有檔案，就從那裡取回最新的快照。僅供一個程序使用",
+            example: "s3://my-bucket/mirrorgate";
+
+        /// From one snapshot to the next, where something has changed; a store of more than 30 MB waits a
+        /// second for each of its megabytes
+        BACKUP_INTERVAL_SECONDS: Seconds = seconds(30.0),
+            zh: "有變更時，兩次快照之間的時間；超過 30 MB 時，每 MB 等待一秒";
+
+        /// Address of the S3 service, with buckets as folders of it
+        AWS_ENDPOINT_URL_S3: Text = text("URL"),
+            zh: "S3 服務的位址，儲存桶是其下的資料夾",
+            unset: "`AWS_ENDPOINT_URL`" / "`AWS_ENDPOINT_URL`",
+            example: "https://ACCOUNT.r2.cloudflarestorage.com";
+
+        /// The same for programs that use more of such a service
+        AWS_ENDPOINT_URL: Text = text("URL"),
+            zh: "同上，供還使用該服務其他功能的程式共用",
+            unset: "Amazon's own" / "Amazon 的服務",
+            example: "http://127.0.0.1:9000";
+
+        /// Region of the bucket
+        AWS_REGION: TextOr = text_or("NAME", "us-east-1"),
+            zh: "儲存桶所在的區域";
+
+        /// Key that may read, write, list and delete under the prefix
+        AWS_ACCESS_KEY_ID: Text = text("ID"),
+            zh: "可讀取、寫入、列出與刪除該路徑下物件的金鑰",
+            example: "AKIA...";
+
+        /// The secret of this key
+        AWS_SECRET_ACCESS_KEY: Text = secret("SECRET"),
+            zh: "該金鑰的密鑰",
+            example: "...";
+
+        /// Token that belongs to a key for a limited time
+        AWS_SESSION_TOKEN: Text = secret("TOKEN"),
+            zh: "有時效的金鑰所附的權杖",
+            example: "...";
+    }
+
     "Limits", Limits {
         /// Towards the upstream: name, connection and TLS
         CONNECT_TIMEOUT_SECONDS: Seconds = seconds(5.0),

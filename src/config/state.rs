@@ -7,11 +7,12 @@ use super::{Config, Location, Platform};
 
 impl Config {
     /// What speaks against the place where conversations, keys and the login are kept; nothing where
-    /// the process runs on no platform, or on a disk that is mounted.
+    /// the process runs on no platform, on a disk that is mounted, or with a backup that brings it back.
     pub fn state_concern(&self) -> Option<String> {
         let platform = self.public.platform?;
         match &self.store.location {
             Location::Postgres { .. } => None,
+            Location::File(_) if self.store.backup.is_some() => None,
             Location::Memory => Some(format!(
                 "there is no disk to write to on {}, so a restart forgets everything",
                 platform.name()

@@ -6,21 +6,24 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::Platform;
 use super::reader::Reader;
 use super::settings::{CONVERSATION_TTL_DAYS, DATA_DIR, DATABASE_POOL_SIZE, DATABASE_URL, SECRET_KEY};
+use super::{Backup, Platform};
 
 /// What is kept, and where.
 #[derive(Clone)]
 pub struct Store {
     /// `DATABASE_URL`, else a file in `DATA_DIR`.
     pub location: Location,
-    /// Whether `DATABASE_URL` or `DATA_DIR` names the location: then there is no other.
+    /// Whether `DATABASE_URL` or `DATA_DIR` names the location, or `BACKUP_URL` wants one: then there is no
+    /// other.
     pub is_chosen: bool,
     /// `CONVERSATION_TTL_DAYS`; `None` keeps conversations for ever.
     pub conversation_ttl: Option<Duration>,
     /// `SECRET_KEY`
     pub secret_key: Option<SecretString>,
+    /// `BACKUP_URL`
+    pub backup: Option<Backup>,
 }
 
 /// Where the store is.
@@ -81,10 +84,12 @@ impl Reader<'_> {
             }
         };
         let days = self.read(&CONVERSATION_TTL_DAYS);
+        let backup = self.backup(&location);
         Store {
             location,
-            is_chosen: url.is_some() || self.text(&DATA_DIR).is_some(),
+            is_chosen: url.is_some() || self.text(&DATA_DIR).is_some() || backup.is_some(),
             secret_key: self.secret_key(),
+            backup,
             conversation_ttl: (days > 0).then(|| Duration::from_secs(days * 86_400)),
         }
     }

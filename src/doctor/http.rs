@@ -5,14 +5,13 @@
 use std::time::{Duration, SystemTime};
 
 use awc::ClientRequest;
-use awc::error::{ConnectError, SendRequestError};
 use awc::http::Method;
 use awc::http::header::HttpDate;
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 use url::Url;
 
-use crate::outbound::client::Client;
+use crate::outbound::client::{Client, trouble};
 
 /// The most that is read of an answer.
 const MAX_BYTES: usize = 4 << 20;
@@ -103,25 +102,4 @@ async fn exchange(request: Request<'_>) -> Result<Answer, String> {
     })?;
     let text = String::from_utf8_lossy(&body).into_owned();
     Ok(Answer { status, headers, text, took: start.elapsed() })
-}
-
-/// Why a request got no answer.
-fn trouble(error: &SendRequestError) -> String {
-    match error {
-        SendRequestError::Connect(ConnectError::Resolver(_) | ConnectError::NoRecords) => {
-            "the host name has no address".into()
-        }
-        SendRequestError::Connect(ConnectError::Timeout) | SendRequestError::Timeout => {
-            "the connection takes too long".into()
-        }
-        SendRequestError::Connect(ConnectError::Io(error)) => match error.kind() {
-            std::io::ErrorKind::ConnectionRefused => "nothing listens there".into(),
-            std::io::ErrorKind::InvalidData => "TLS fails: the certificate is not accepted".into(),
-            _ => "no connection".into(),
-        },
-        SendRequestError::Connect(_) => "no connection".into(),
-        SendRequestError::Response(_) => "what answers there is not HTTP".into(),
-        SendRequestError::Url(_) => "the address is no URL".into(),
-        _ => "the connection breaks before an answer".into(),
-    }
 }

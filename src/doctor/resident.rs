@@ -6,6 +6,7 @@ use secrecy::SecretString;
 use tokio::sync::Mutex;
 
 use super::{Finding, Outside, Patient, Service, examine};
+use crate::backup::Standing;
 use crate::config::Config;
 use crate::provider::Endpoint;
 use crate::store::Store;
@@ -16,6 +17,7 @@ pub struct Doctor {
     public: Option<String>,
     local: String,
     open: bool,
+    backup: Option<Standing>,
 }
 
 impl Doctor {
@@ -28,7 +30,13 @@ impl Doctor {
             public: config.public.url.clone(),
             local,
             open: !config.gateway.auth,
+            backup: None,
         }
+    }
+
+    /// The same, which also tells how the backup goes, where there is one.
+    pub fn watching(self, backup: Option<Standing>) -> Self {
+        Doctor { backup, ..self }
     }
 
     /// Examines the service; `address` is its base URL as the caller sees it, and `key` the caller's.
@@ -46,6 +54,20 @@ impl Doctor {
             key_in_address: false,
         });
         patient.outside = Some(Outside::of(self.public.as_deref(), address, self.local.clone()));
-        Some(examine(&patient, false, &|_| {}).await)
+        let mut findings = examine(&patient, false, &|_| {}).await;
+        findings.extend(self.backup.as_ref().map(backed_up));
+        Some(findings)
+    }
+}
+
+fn backed_up(backup: &Standing) -> Finding {
+    const CHECK: &str = "backup";
+    match backup.trouble() {
+        None => Finding::ok(CHECK, "what changes goes to the bucket of BACKUP_URL"),
+        Some(trouble) => Finding::broken(
+            CHECK,
+            trouble,
+            "let one process alone use this BACKUP_URL, and see that its key may write; then restart",
+        ),
     }
 }

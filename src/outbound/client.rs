@@ -1,12 +1,13 @@
 //! The HTTP client towards one server: every limit, timeout and policy of its connections.
 
 use std::convert::Infallible;
+use std::io;
 use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_http::body::SizedStream;
-use awc::error::{HttpError, InvalidUrl, SendRequestError};
+use awc::error::{ConnectError, HttpError, InvalidUrl, SendRequestError};
 use awc::http::{Method, Uri, header};
 use awc::{ClientRequest, ClientResponse, Connector};
 use bytes::Bytes;
@@ -116,6 +117,44 @@ impl Client {
             (outcome, exchange) = attempt(&self.fresh).await;
         }
         outcome.map_err(|error| Unanswered { error, is_unsent: exchange.is_unsent() })
+    }
+
+    /// Sends a body of this length as its pieces are read, with a PUT, and awaits the head of the answer. It
+    /// goes over a connection of its own, which no server has closed already, and is never sent twice.
+    ///
+    /// # Errors
+    /// When no answer begins.
+    pub async fn upload(
+        &self,
+        uri: &Uri,
+        length: u64,
+        pieces: impl Iterator<Item = io::Result<Bytes>> + 'static,
+        dress: impl Fn(ClientRequest) -> ClientRequest,
+    ) -> Result<ClientResponse, SendRequestError> {
+        let request = self.fresh.request(Method::PUT, uri.clone());
+        let request = dress(request.insert_header((header::HOST, self.host.as_str())));
+        request.send_body(SizedStream::new(length, stream::iter(pieces))).await
+    }
+}
+
+/// Why a request got no answer, in words.
+pub fn trouble(error: &SendRequestError) -> String {
+    match error {
+        SendRequestError::Connect(ConnectError::Resolver(_) | ConnectError::NoRecords) => {
+            "the host name has no address".into()
+        }
+        SendRequestError::Connect(ConnectError::Timeout) | SendRequestError::Timeout => {
+            "the connection takes too long".into()
+        }
+        SendRequestError::Connect(ConnectError::Io(error)) => match error.kind() {
+            std::io::ErrorKind::ConnectionRefused => "nothing listens there".into(),
+            std::io::ErrorKind::InvalidData => "TLS fails: the certificate is not accepted".into(),
+            _ => "no connection".into(),
+        },
+        SendRequestError::Connect(_) => "no connection".into(),
+        SendRequestError::Response(_) => "what answers there is not HTTP".into(),
+        SendRequestError::Url(_) => "the address is no URL".into(),
+        _ => "the connection breaks before an answer".into(),
     }
 }
 

@@ -16,7 +16,7 @@ fn serve(folder: &str) -> Process {
 }
 
 /// Runs a command on the store in this folder.
-fn run(folder: &str, arguments: &[&str], variables: &[(&str, &str)], input: &[u8]) -> Output {
+pub fn run(folder: &str, arguments: &[&str], variables: &[(&str, &str)], input: &[u8]) -> Output {
     std::fs::create_dir_all(folder).expect("a folder");
     let mut command = Command::new(env!("CARGO_BIN_EXE_mirrorgate"));
     command.args(arguments).env_clear().env("DATA_DIR", folder).envs(variables.iter().copied());
@@ -32,17 +32,17 @@ fn stderr(output: &Output) -> String {
 }
 
 /// Sees that a command did not do its work, and told this.
-fn refused(output: &Output, code: i32, words: &[&str]) {
+pub fn refused(output: &Output, code: i32, words: &[&str]) {
     let text = stderr(output);
     assert_eq!(output.status.code(), Some(code), "{text}");
     assert!(words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
 }
 
-fn done(output: &Output) {
+pub fn done(output: &Output) {
     assert!(output.status.success(), "{}", stderr(output));
 }
 
-async fn turn(service: &Process, message: &str, conversation: &str) -> String {
+pub async fn turn(service: &Process, message: &str, conversation: &str) -> String {
     let body = json!({"message": message, "conversation_id": conversation}).to_string();
     let answer = post(service.address, "/api/chat", KEY, &body).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
@@ -50,7 +50,7 @@ async fn turn(service: &Process, message: &str, conversation: &str) -> String {
 }
 
 /// How many messages a conversation has; none where there is no such conversation.
-async fn messages(service: &Process, conversation: &str) -> usize {
+pub async fn messages(service: &Process, conversation: &str) -> usize {
     let path = format!("/api/conversations/{conversation}");
     let answer = call(service.address, "GET", &path, &[("x-api-key", KEY)], None).await;
     answer.json()["messages"].as_array().map_or(0, Vec::len)

@@ -1,6 +1,7 @@
 //! The service over HTTP, with a fake upstream whose every byte the test decides.
 
 mod faces;
+mod fake_s3;
 mod helpers;
 mod process;
 mod request_ids;
@@ -13,6 +14,7 @@ mod account;
 mod answers;
 mod auth;
 mod backup;
+mod bucket;
 mod canaries;
 mod catalog;
 mod certificate;

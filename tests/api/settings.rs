@@ -95,6 +95,8 @@ fn the_tables_in_the_documents_are_those_of_the_program() {
         ("README.zh-Hant.md", Table::Readme, Language::Chinese),
         ("docs/limits.md", Table::Limits, Language::English),
         ("docs/limits.zh-Hant.md", Table::Limits, Language::Chinese),
+        ("docs/backup.md", Table::Backup, Language::English),
+        ("docs/backup.zh-Hant.md", Table::Backup, Language::Chinese),
     ] {
         hold(file, |found| document(found, table, language));
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::connection::{BUSY_TIME, failed, file_at, taken};
+use super::connection::{BUSY_TIME, FileId, failed, file_at, taken};
 pub use super::draft::Draft;
 use super::draft::with_end;
 use super::room;
@@ -20,6 +20,7 @@ use crate::store::unavailable;
 /// Takes snapshots of a store's file, whoever writes to it.
 pub struct Snapshots {
     path: PathBuf,
+    file: FileId,
     connection: Connection,
 }
 
@@ -29,13 +30,19 @@ impl Snapshots {
     /// # Errors
     /// When there is none, or it is not this program's.
     pub fn of(store: &Path) -> Result<Self, Error> {
-        if !is_there(store) {
+        let there = file_at(store).ok().filter(|_| is_there(store));
+        let Some(file) = there else {
             return Err(unavailable(format_args!("there is no file {}", store.display())));
-        }
+        };
         let connection = open(store).map_err(failed)?;
         connection.busy_timeout(BUSY_TIME).map_err(failed)?;
         schema(&connection)?;
-        Ok(Snapshots { path: store.to_path_buf(), connection })
+        Ok(Snapshots { path: store.to_path_buf(), file, connection })
+    }
+
+    /// Whether it is still the file at its path.
+    pub fn is_current(&self) -> bool {
+        file_at(&self.path).is_ok_and(|file| file == self.file)
     }
 
     /// A number that is another one after a commit of anybody, whichever process it came from.
@@ -65,6 +72,25 @@ impl Snapshots {
 /// Whether a store has been kept at this path: an empty file is what a lock leaves.
 pub fn is_there(store: &Path) -> bool {
     fs::metadata(store).is_ok_and(|metadata| metadata.len() > 0)
+}
+
+/// Whether nothing is kept at this path: there is no store, or one whose tables are empty.
+pub fn is_blank(store: &Path) -> bool {
+    let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> '_sqlx_migrations'";
+    let has_rows = || {
+        let connection = open(store)?;
+        let mut query = connection.prepare(tables)?;
+        let names = query.query_map((), |row| row.get::<_, String>(0))?;
+        for name in names {
+            let name = name?.replace('"', "\"\"");
+            if connection.prepare(&format!("SELECT 1 FROM \"{name}\""))?.exists(())? {
+                return Ok::<_, rusqlite::Error>(true);
+            }
+        }
+        Ok(false)
+    };
+    // What cannot be read is not nothing.
+    !is_there(store) || matches!(has_rows(), Ok(false))
 }
 
 /// Whether two paths name one file.
