@@ -19,6 +19,7 @@ use crate::http::auth::Guard;
 use crate::http::base_url::Peers;
 use crate::http::documents::{Document, Documents};
 use crate::http::log_fields::LogFields;
+use crate::http::page::{self, Language, messages};
 use crate::http::reply;
 use crate::reachability::Unreachable;
 
@@ -110,21 +111,13 @@ async fn home(
         };
         reply::json(StatusCode::OK, &result, LogFields::default())
     } else {
-        let page = page(language(&request), &base, health, &gateway, guard.needs_key(), &documents);
-        HttpResponse::Ok()
-            .insert_header((header::CONTENT_TYPE, "text/html; charset=utf-8"))
-            .insert_header((header::CACHE_CONTROL, "no-store"))
-            .insert_header((
-                header::CONTENT_SECURITY_POLICY,
-                "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-            ))
-            .body(page)
+        page::html(render(Language::of(&request), &base, health, &gateway, guard.needs_key(), &documents))
     };
     response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("accept, accept-language"));
     response
 }
 
-fn page(
+fn render(
     language: Language,
     base: &str,
     health: Option<Health>,
@@ -140,7 +133,7 @@ fn page(
     let error = health.as_ref().and_then(|health| health.error.as_ref());
     let context = context! {
         lang => language.tag(),
-        t => Serde(language.messages()),
+        t => Serde(texts(language)),
         version => VERSION,
         base_url => base,
         document_url => format!("{base}/openapi.json"),
@@ -184,64 +177,14 @@ fn wants_json(request: &HttpRequest) -> bool {
     accept.contains("application/json") && !accept.contains("text/html")
 }
 
-/// The languages of the page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Language {
-    English,
-    TraditionalChinese,
-}
-
-impl Language {
-    fn tag(self) -> &'static str {
-        match self {
-            Language::English => "en",
-            Language::TraditionalChinese => "zh-Hant",
-        }
+/// The texts of this page.
+fn texts(language: Language) -> &'static Value {
+    static ENGLISH: LazyLock<Value> = LazyLock::new(|| messages(include_str!("home/messages.en.json")));
+    static CHINESE: LazyLock<Value> = LazyLock::new(|| messages(include_str!("home/messages.zh-Hant.json")));
+    match language {
+        Language::English => &ENGLISH,
+        Language::TraditionalChinese => &CHINESE,
     }
-
-    fn messages(self) -> &'static Value {
-        static ENGLISH: LazyLock<Value> = LazyLock::new(|| messages(include_str!("home/messages.en.json")));
-        static CHINESE: LazyLock<Value> =
-            LazyLock::new(|| messages(include_str!("home/messages.zh-Hant.json")));
-        match self {
-            Language::English => &ENGLISH,
-            Language::TraditionalChinese => &CHINESE,
-        }
-    }
-
-    /// The language of a tag, RFC 5646, if it is one of ours.
-    fn of(tag: &str) -> Option<Self> {
-        match tag.trim().split('-').next().unwrap_or_default().to_ascii_lowercase().as_str() {
-            "en" => Some(Language::English),
-            "zh" => Some(Language::TraditionalChinese),
-            _ => None,
-        }
-    }
-}
-
-fn messages(text: &str) -> Value {
-    serde_json::from_str(text).expect("the messages are JSON")
-}
-
-/// The language that the address asks for, else the one that the browser prefers.
-fn language(request: &HttpRequest) -> Language {
-    let query = url::form_urlencoded::parse(request.query_string().as_bytes());
-    let asked = query.filter(|(name, _)| name == "lang").find_map(|(_, tag)| Language::of(&tag));
-    let header = request.headers().get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
-    asked.unwrap_or_else(|| preferred(header.unwrap_or_default()))
-}
-
-/// The best of our languages in an Accept-Language header, RFC 9110, section 12.5.4.
-fn preferred(header: &str) -> Language {
-    let mut best = (0.0, Language::English);
-    for range in header.split(',') {
-        let (tag, quality) = range.split_once(";q=").unwrap_or((range, "1"));
-        let quality: f32 = quality.trim().parse().unwrap_or_default();
-        if let Some(language) = Language::of(tag).filter(|_| quality > best.0) {
-            best = (quality, language);
-        }
-    }
-    best.1
 }
 
 fn asset(media_type: &'static str, text: &'static str) -> HttpResponse {
@@ -276,22 +219,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_preferred_language_of_ours_is_chosen() {
-        for (header, expected) in [
-            ("", Language::English),
-            ("fr, *;q=0.1", Language::English),
-            ("zh-TW,zh;q=0.9,en;q=0.8", Language::TraditionalChinese),
-            ("en;q=0.4, zh-Hant;q=0.9", Language::TraditionalChinese),
-            ("zh;q=0, en", Language::English),
-        ] {
-            assert_eq!(preferred(header), expected, "{header}");
-        }
-    }
-
-    #[test]
     fn both_languages_have_the_same_messages() {
         let keys = |language: Language| {
-            language.messages().as_object().map(|object| object.keys().cloned().collect::<Vec<_>>())
+            texts(language).as_object().map(|object| object.keys().cloned().collect::<Vec<_>>())
         };
         assert_eq!(keys(Language::English), keys(Language::TraditionalChinese));
     }

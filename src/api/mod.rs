@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod conversations;
+pub mod dify;
 pub mod docs;
 pub mod doctor;
 pub mod home;
@@ -40,6 +41,7 @@ pub fn routes(config: &mut ServiceConfig) {
     live::routes(config);
     metrics::routes(config);
     docs::routes(config);
+    dify::routes(config);
 }
 
 /// What is served beside the operations: the files of the page, Swagger UI, and the answer where
@@ -47,6 +49,7 @@ pub fn routes(config: &mut ServiceConfig) {
 pub fn pages(config: &mut web::ServiceConfig) {
     openai::pages(config);
     docs::pages(config);
+    dify::pages(config);
     home::assets(config);
     config.default_service(web::to(not_found));
 }
@@ -88,8 +91,10 @@ fn is_public(path: &str) -> bool {
             | "/openapi/full.json"
             | "/.well-known/ai-plugin.json"
             | "/docs"
+            | "/dify"
             | "/favicon.ico"
     ) || path.starts_with("/docs/")
+        || path.starts_with("/dify/")
         || path.starts_with("/assets/")
 }
 

@@ -1,5 +1,5 @@
 //! What all APIs share on the way in and out, and what knows none of them: request ids, keys, body
-//! limits, late answers, the documents, and the failures in the shape that an API registers.
+//! limits, late answers, documents and pages, and the failures in the shape that an API registers.
 
 pub mod access_log;
 pub mod auth;
@@ -12,6 +12,7 @@ pub mod failure;
 mod guesses;
 pub mod keep_alive;
 pub mod log_fields;
+pub mod page;
 pub mod origin;
 mod python_json;
 pub mod reply;

@@ -41,12 +41,14 @@ async fn without_a_key_only_the_public_paths_answer() {
         "/openapi/full.json",
         "/.well-known/ai-plugin.json",
         "/docs/",
+        "/dify/",
+        "/dify/chatflow.yml",
         "/assets/home.css",
         "/favicon.ico",
     ] {
         assert_eq!(status(&app, path, &[]).await, 200, "{path}");
     }
-    for path in ["/api/models", "/api/health", "/api/chat", "/nothing", "/docsx", "/metrics"] {
+    for path in ["/api/models", "/api/health", "/api/chat", "/nothing", "/docsx", "/difyx", "/metrics"] {
         let answer = app.call("GET", path, &[], None).await;
         assert_eq!((answer.status.as_u16(), answer.code().as_str()), (401, "gateway_key_missing"), "{path}");
         assert_eq!(answer.header("www-authenticate"), Some("Bearer"));

@@ -20,6 +20,7 @@ mod catalog;
 mod certificate;
 mod completions;
 mod conversations;
+mod dify;
 mod doctor;
 mod dialects;
 mod documents;

@@ -1,4 +1,4 @@
-// The home page without this script is complete; this adds copying, shows a key passed as #key=…
+// The pages without this script are complete; this adds copying, shows a key passed as #key=…
 // (and takes the owner's from #admin=…), and lets the doctor examine the service.
 (function () {
   "use strict";
@@ -107,11 +107,13 @@
   }
 
   var doctor = byId("doctor");
-  doctor.hidden = false;
-  byId("doctor-form").addEventListener("submit", function (event) {
-    event.preventDefault();
-    examine(doctor);
-  });
+  if (doctor) {
+    doctor.hidden = false;
+    byId("doctor-form").addEventListener("submit", function (event) {
+      event.preventDefault();
+      examine(doctor);
+    });
+  }
 
   takeKeys();
   window.addEventListener("hashchange", takeKeys);
