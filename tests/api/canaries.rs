@@ -138,7 +138,15 @@ async fn no_secret_and_no_prompt_leaves_the_process() {
     let put = [("x-api-key", ADMIN_KEY), ("content-type", "application/json")];
     answers.push(call(address, "PUT", "/api/session", &put, Some(session.into_bytes())).await);
     let mut documents = Vec::new();
-    for path in ["/", "/openapi.json", "/openapi.yaml", "/openapi/full.json", "/.well-known/ai-plugin.json"] {
+    for path in [
+        "/",
+        "/openapi.json",
+        "/openapi.yaml",
+        "/openapi/full.json",
+        "/.well-known/ai-plugin.json",
+        "/dify/",
+        "/dify/chatflow.yml",
+    ] {
         documents.push((path, call(address, "GET", path, &[], None).await));
     }
     documents.push(("/metrics", call(address, "GET", "/metrics", &[("x-api-key", ADMIN_KEY)], None).await));

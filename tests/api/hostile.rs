@@ -120,7 +120,15 @@ async fn no_header_of_a_caller_moves_the_address_in_the_documents() {
         ("forwarded", "host=evil.example.com;proto=https"),
         ("x-original-host", "evil.example.com"),
     ];
-    for path in ["/openapi.json", "/openapi.yaml", "/openapi/full.json", "/.well-known/ai-plugin.json", "/"] {
+    for path in [
+        "/openapi.json",
+        "/openapi.yaml",
+        "/openapi/full.json",
+        "/.well-known/ai-plugin.json",
+        "/",
+        "/dify/",
+        "/dify/chatflow.yml",
+    ] {
         let answer = app.call("GET", path, &headers, None).await;
         assert_eq!(answer.status, 200, "{path}");
         assert!(!answer.text.contains("evil.example.com"), "{path}: {}", answer.text);
