@@ -96,9 +96,9 @@ const scenarios = {
     return seen;
   },
 
-  /** What the copy button beside the document's URL puts on the clipboard. */
+  /** What the first copy button, on the home page the one beside the document's URL, puts on the clipboard. */
   async copy(job) {
-    const browser = await open(job, "/", job);
+    const browser = await open(job, job.address ?? "/", job);
     const button = browser.page.getByRole("button", { name: /copy|複製/i }).first();
     const before = await button.innerText();
     await button.click();

@@ -106,6 +106,20 @@ def test_the_copy_button_copies_the_documents_url(demo: Service):
     assert browse("copy", demo, name="home-copied")["copied"] == f"{demo.url}/openapi.json"
 
 
+@pytest.mark.parametrize(("lang", "menu"), [("en", "Studio"), ("zh-Hant", "工作室")])
+def test_the_page_of_ready_apps_fits_a_telephone_and_copies_an_address(
+    demo: Service, lang: str, menu: str
+):
+    address = f"/dify/?lang={lang}"
+    seen = browse("home", demo, address=address, name=f"dify-{lang}")
+    assert seen["lang"] == lang and menu in seen["text"]
+    small = browse("home", demo, address=address, width=360, height=740, name=f"dify-360-{lang}")
+    assert small["overflow"] <= 0, "it scrolls sideways"
+    copied = browse("copy", demo, address=address, name=f"dify-copied-{lang}")["copied"]
+    assert copied in seen["text"]
+    assert httpx.get(copied, timeout=10).text.startswith("version: ")
+
+
 def test_the_copy_button_works_on_a_page_without_https(demo: Service):
     # There browsers have no clipboard API, and that is how a first server is often reached.
     seen = browse("copy", demo, host="mirror.example.com", name="home-copied-http")
