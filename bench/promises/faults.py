@@ -97,9 +97,7 @@ def heard(face: str, answer: wire.Answer) -> Heard:
         raise wire.Broken("no object")
     if face == "tool":
         success, text = body["success"], body["answer"]
-        # An answer that goes on without its caller is neither.
-        running = not success and body["error"]["code"] == "still_running"
-        if success is not (answer.status == 200 and not running):
+        if success is not (answer.status == 200):
             raise wire.Broken(f"success is {success} with status {answer.status}: {body['error']}")
     else:
         success = answer.status == 200 and "error" not in body

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use crate::domain::chat::ConversationId;
+use crate::domain::conversations::ConversationRef;
 use crate::domain::error::{Error, Kind};
 use crate::gateway::{Gateway, Listed};
 use crate::http::auth::Caller;
@@ -48,9 +48,12 @@ pub struct ConversationResult {
     /// Whether it was found.
     #[schema(example = true)]
     success: bool,
-    /// Its id.
+    /// Its id, or its name where that was asked for.
     #[schema(example = "conv_0f8fad5bd9cb469fa16570867728950e")]
     conversation_id: String,
+    /// The name under which its caller began it; null where there is none.
+    #[schema(required = true, example = "customer 42")]
+    name: Option<String>,
     /// The instructions for the model.
     #[schema(required = true)]
     system: Option<String>,
@@ -76,7 +79,7 @@ pub struct DeletedResult {
     /// Always true.
     #[schema(example = true)]
     success: bool,
-    /// Its id.
+    /// Its id, or its name where that was given.
     #[schema(example = "conv_0f8fad5bd9cb469fa16570867728950e")]
     conversation_id: String,
     /// Always null.
@@ -144,6 +147,9 @@ pub struct ListedConversation {
     /// Its id.
     #[schema(example = "conv_0f8fad5bd9cb469fa16570867728950e")]
     conversation_id: String,
+    /// The name under which its caller began it; null where there is none.
+    #[schema(required = true, example = "customer 42")]
+    name: Option<String>,
     /// How many questions were asked in it.
     #[schema(example = 3)]
     turns: i64,
@@ -159,8 +165,8 @@ pub struct ListedConversation {
 }
 
 impl From<Listed> for ListedConversation {
-    fn from(Listed { id, turns, bytes, created_at, used_at }: Listed) -> Self {
-        ListedConversation { conversation_id: id, turns, bytes, created_at, used_at }
+    fn from(Listed { id, name, turns, bytes, created_at, used_at }: Listed) -> Self {
+        ListedConversation { conversation_id: id, name, turns, bytes, created_at, used_at }
     }
 }
 
@@ -254,7 +260,7 @@ async fn delete_conversations(
 /// the one before it. A conversation is visible to the key that started it.
 #[utoipa::path(
     tag = "conversations",
-    params(("id" = String, Path, description = "The conversation_id that an answer returned"), Page),
+    params(("id" = String, Path, description = "The conversation_id that an answer returned, or the name that the caller gave the conversation, percent-encoded"), Page),
     responses(
         (status = 200, description = "The conversation", body = ConversationResult),
         (status = "4XX", description = "A failure with what to do about it", body = reply::FailureBody),
@@ -269,16 +275,18 @@ async fn get_conversation(
     id: Path<String>,
 ) -> Result<HttpResponse, Failure> {
     let fail = |error| Failure::new(&request, error);
-    let id = parse(&id).map_err(fail)?;
+    let meant: ConversationRef = id.parse().map_err(fail)?;
     let Page { before, limit } = query(&request).map_err(fail)?;
-    let transcript = gateway.transcript(&caller.owner, id, before, most(limit, 200)).await.map_err(fail)?;
+    let transcript =
+        gateway.transcript(&caller.owner, meant.id(), before, most(limit, 200)).await.map_err(fail)?;
     let message = |role, content, partial| TurnMessage { role, content, partial };
     let messages = transcript.turns.into_iter().flat_map(|(question, answer, partial)| {
         [message("user", question, false), message("assistant", answer, partial)]
     });
     let body = ConversationResult {
         success: true,
-        conversation_id: id.to_string(),
+        conversation_id: meant.to_string(),
+        name: transcript.name,
         system: transcript.system,
         messages: messages.collect(),
         next_before: transcript.next_before,
@@ -294,7 +302,7 @@ async fn get_conversation(
 /// Forgets all its questions and answers here. What the upstream keeps of it stays there.
 #[utoipa::path(
     tag = "conversations",
-    params(("id" = String, Path, description = "The conversation_id that an answer returned")),
+    params(("id" = String, Path, description = "The conversation_id that an answer returned, or the name that the caller gave the conversation, percent-encoded")),
     responses(
         (status = 200, description = "It is deleted", body = DeletedResult),
         (status = "4XX", description = "A failure with what to do about it", body = reply::FailureBody),
@@ -309,15 +317,8 @@ async fn delete_conversation(
     id: Path<String>,
 ) -> Result<HttpResponse, Failure> {
     let fail = |error| Failure::new(&request, error);
-    let id = parse(&id).map_err(fail)?;
-    gateway.forget(&caller.owner, id).await.map_err(fail)?;
-    let body = DeletedResult { success: true, conversation_id: id.to_string(), error: None };
+    let meant: ConversationRef = id.parse().map_err(fail)?;
+    gateway.forget(&caller.owner, meant.id()).await.map_err(fail)?;
+    let body = DeletedResult { success: true, conversation_id: meant.to_string(), error: None };
     Ok(reply::json(StatusCode::OK, &body, LogFields::of("delete_conversation")))
-}
-
-/// The id in a path; one that cannot be any is as missing as one that is not there.
-fn parse(id: &str) -> Result<ConversationId, Error> {
-    id.parse().map_err(|()| {
-        Error::new(Kind::ConversationNotFound, "there is no such conversation, or it was forgotten")
-    })
 }

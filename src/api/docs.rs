@@ -2,11 +2,12 @@
 
 use actix_web::http::StatusCode;
 use actix_web::http::header;
-use actix_web::web::{Data, Path};
+use actix_web::web::{Data, Path, Query};
 use actix_web::{HttpRequest, HttpResponse, Responder, get};
+use serde::Deserialize;
 use serde_json::json;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::{Modify, OpenApi};
+use utoipa::{IntoParams, Modify, OpenApi};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::domain::error::{Error, Kind};
@@ -65,11 +66,32 @@ impl Modify for BearerKey {
     }
 }
 
+/// For whom a document is.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct For {
+    /// The importer: `dify`, or nothing for any.
+    #[param(example = "dify")]
+    r#for: Option<String>,
+}
+
+/// The document that a request for one is for; of a query that is not understood, the common one.
+fn wanted(request: &HttpRequest) -> Document {
+    let importer =
+        Query::<For>::from_query(request.query_string()).ok().and_then(|query| query.into_inner().r#for);
+    match importer {
+        Some(importer) if importer.trim().eq_ignore_ascii_case("dify") => Document::Dify,
+        Some(_) | None => Document::Tools,
+    }
+}
+
 /// The document for importers
 ///
-/// The tool operations in OpenAPI 3.0.3: import its URL in Dify as a custom tool.
+/// The tool operations in OpenAPI 3.0.3: import its URL in Dify as a custom tool. With `?for=dify` it has
+/// those too that other importers refuse: `ask`, which answers in plain text.
 #[utoipa::path(
     tag = "documents",
+    params(For),
     responses(
         (status = 200, description = "An OpenAPI 3.0.3 document", body = Object, content_type = "application/json"),
         (status = "4XX", description = "The request is at fault", body = FailureBody),
@@ -78,7 +100,8 @@ impl Modify for BearerKey {
 )]
 #[get("/openapi.json")]
 async fn openapi_json(request: HttpRequest, documents: Data<Documents>, peers: Data<Peers>) -> HttpResponse {
-    document(pretty(&documents.at(Document::Tools, &peers.base_url(&request))), "application/json")
+    let server = peers.base_url(&request);
+    document(pretty(&documents.at(wanted(&request), &server)), "application/json")
 }
 
 /// The document for importers, as YAML
@@ -86,6 +109,7 @@ async fn openapi_json(request: HttpRequest, documents: Data<Documents>, peers: D
 /// The same document as `/openapi.json`.
 #[utoipa::path(
     tag = "documents",
+    params(For),
     responses(
         (status = 200, description = "An OpenAPI 3.0.3 document", body = Object, content_type = "application/yaml"),
         (status = "4XX", description = "The request is at fault", body = FailureBody),
@@ -95,7 +119,8 @@ async fn openapi_json(request: HttpRequest, documents: Data<Documents>, peers: D
 #[get("/openapi.yaml")]
 async fn openapi_yaml(request: HttpRequest, documents: Data<Documents>, peers: Data<Peers>) -> HttpResponse {
     // The media type of RFC 9512.
-    document(yaml(&documents.at(Document::Tools, &peers.base_url(&request))), "application/yaml")
+    let server = peers.base_url(&request);
+    document(yaml(&documents.at(wanted(&request), &server)), "application/yaml")
 }
 
 /// The full document

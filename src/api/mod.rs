@@ -22,7 +22,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::domain::error::{Error, Kind};
 use crate::http::auth::Access;
-use crate::http::documents::{Documents, LeftOut, Sources};
+use crate::http::documents::{Documents, IsTold, LeftOut, Sources};
 use crate::http::failure::{ErrorRenderers, Failure};
 
 /// Every operation, served and documented.
@@ -55,7 +55,8 @@ pub fn pages(config: &mut web::ServiceConfig) {
 }
 
 /// How failures are written on the paths of those APIs that have a shape of their own.
-pub const ERROR_RENDERERS: ErrorRenderers = ErrorRenderers(&[&openai::Renderer, &mcp::Renderer]);
+pub const ERROR_RENDERERS: ErrorRenderers =
+    ErrorRenderers(&[&openai::Renderer, &mcp::Renderer, &tools::AskRenderer]);
 
 /// To whom each path is open; to all also the metrics, where that is set.
 pub fn access(metrics: bool) -> fn(&str) -> Access {
@@ -105,12 +106,12 @@ const LEFT_OUT_WITH_ANSWERS: LeftOut =
 
 /// The documents of [`routes`]; with `long_answers`, importers learn of answers to come back for.
 pub fn documents(long_answers: bool) -> Documents {
-    let (tools, left_out): (fn(&mut ServiceConfig), _) = if long_answers {
-        (tools::routes, LEFT_OUT_WITH_ANSWERS)
+    let (is_told, left_out): (IsTold, _) = if long_answers {
+        (|id, document| tools::is_told(id, document, true), LEFT_OUT_WITH_ANSWERS)
     } else {
-        (tools::routes_without_long_answers, LEFT_OUT)
+        (|id, document| tools::is_told(id, document, false), LEFT_OUT)
     };
-    Documents::new(Sources { base: docs::base, tools, all: routes, left_out })
+    Documents::new(Sources { base: docs::base, tools: tools::routes, is_told, all: routes, left_out })
 }
 
 /// 405 where another method would be answered, else 404.

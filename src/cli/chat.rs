@@ -30,12 +30,7 @@ pub fn chat(config: Config, matches: &ArgMatches) -> ExitCode {
     start_log(Some(&config.log), "error");
     let conversation = match argument("conversation").map(|id| id.parse()).transpose() {
         Ok(conversation) => conversation,
-        Err(()) => {
-            return fail(
-                2,
-                "error: --conversation is not an id\n  hint: give it as the last answer printed it, or leave it out",
-            );
-        }
+        Err(error) => return fail(2, described(&error)),
     };
     let question = InferenceRequest {
         owner: Owner("terminal".into()),
@@ -101,7 +96,7 @@ async fn answer(gateway: &Gateway, question: InferenceRequest) -> ExitCode {
             reply.answer.names.model.unwrap_or_else(|| "the upstream's model".into())
         );
     }
-    if let Some(id) = reply.conversation_id {
+    if let Some(id) = reply.conversation {
         eprintln!("to go on: --conversation {id}");
     }
     ExitCode::SUCCESS

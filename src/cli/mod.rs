@@ -77,7 +77,7 @@ fn command() -> Command {
         .subcommand(
             Command::new("openapi")
                 .about("Print an OpenAPI document")
-                .arg(text("document", "tools (what Dify imports) or full").value_name("NAME").value_parser(["tools", "full"]).default_value("tools"))
+                .arg(text("document", "tools (what importers import), dify (with what Dify alone imports) or full").value_name("NAME").value_parser(["tools", "dify", "full"]).default_value("tools"))
                 .arg(text("format", "json or yaml").value_name("FORMAT").value_parser(["json", "yaml"]).default_value("json"))
                 .arg(text("server", "The service's public base URL").value_name("URL").value_parser(server_url).default_value("http://127.0.0.1:8080")),
         )
@@ -102,7 +102,7 @@ fn command() -> Command {
                 .arg(Arg::new("message").required(true).value_name("MESSAGE").help("The question; `-` reads it from standard input"))
                 .arg(text("model", "The model").value_name("NAME"))
                 .arg(text("system", "Instructions for the model").value_name("TEXT"))
-                .arg(text("conversation", "Go on with this conversation, by the id printed after its last answer").value_name("ID")),
+                .arg(text("conversation", "Go on with this conversation, by the id printed after its last answer, or by a name of your own, whose first use begins it").value_name("ID")),
         )
         .subcommand(
             Command::new("import-curl")
@@ -323,7 +323,11 @@ fn fail(code: u8, text: impl std::fmt::Display) -> ExitCode {
 
 fn openapi(matches: &ArgMatches) -> ExitCode {
     let value = |name: &str| matches.get_one::<String>(name).map(String::as_str).unwrap_or_default();
-    let document = if value("document") == "full" { Document::Full } else { Document::Tools };
+    let document = match value("document") {
+        "full" => Document::Full,
+        "dify" => Document::Dify,
+        _ => Document::Tools,
+    };
     let long_answers = matches.try_get_one::<String>(LONG_ANSWERS.name).ok().flatten().cloned();
     let long_answers = long_answers.or_else(|| std::env::var(LONG_ANSWERS.name).ok());
     let long_answers = long_answers.and_then(|text| LONG_ANSWERS.kind.parse(text.trim()));

@@ -3,7 +3,6 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::Gateway;
 use super::reader::Reader;
 use super::settings::{
     BODY_IDLE_TIMEOUT_SECONDS, BODY_TIMEOUT_SECONDS, HEADER_TIMEOUT_SECONDS, HEARTBEAT_AFTER_SECONDS,
@@ -11,6 +10,7 @@ use super::settings::{
     MAX_V1_BODY_BYTES, MEMORY_BUDGET_BYTES, RATE_LIMIT_PER_MINUTE, SHUTDOWN_TIMEOUT_SECONDS,
     SLOW_READER_TIMEOUT_SECONDS,
 };
+use super::{Gateway, Public};
 
 /// What is accepted from callers.
 #[derive(Clone)]
@@ -39,7 +39,7 @@ pub struct Limits {
     pub streams: usize,
     /// `MAX_STREAMS_PER_KEY`; `None` where callers have no keys.
     pub streams_per_key: Option<usize>,
-    /// `MAX_LONG_ANSWERS`
+    /// `MAX_LONG_ANSWERS`; 0 without `LONG_ANSWERS`.
     pub long_answers: usize,
     /// `RATE_LIMIT_PER_MINUTE`; `None` is no limit.
     pub rate_per_minute: Option<NonZeroU32>,
@@ -50,11 +50,12 @@ pub struct Limits {
 impl Reader<'_> {
     /// The limits. That of a single key holds only where there may be others: a key that is alone may
     /// fill the room, unless it is set otherwise.
-    pub fn limits(&mut self, gateway: &Gateway) -> Limits {
+    pub fn limits(&mut self, gateway: &Gateway, public: &Public) -> Limits {
         let body_bytes = self.read(&MAX_BODY_BYTES);
         let v1_body_bytes = self.read(&MAX_V1_BODY_BYTES);
         let memory_bytes = usize::try_from(self.read(&MEMORY_BUDGET_BYTES)).unwrap_or(usize::MAX);
         let streams_per_key = self.read(&MAX_STREAMS_PER_KEY);
+        let long_answers = self.read(&MAX_LONG_ANSWERS);
         let is_alone = gateway.keys.len() == 1 && !self.is_set(&MAX_STREAMS_PER_KEY);
         Limits {
             body_bytes,
@@ -70,7 +71,7 @@ impl Reader<'_> {
             heartbeat_every: self.read(&HEARTBEAT_SECONDS),
             streams: self.read(&MAX_STREAMS),
             streams_per_key: (gateway.auth && !is_alone).then_some(streams_per_key),
-            long_answers: self.read(&MAX_LONG_ANSWERS),
+            long_answers: if public.long_answers { long_answers } else { 0 },
             rate_per_minute: NonZeroU32::new(self.read(&RATE_LIMIT_PER_MINUTE)),
             shutdown: self.read(&SHUTDOWN_TIMEOUT_SECONDS),
         }

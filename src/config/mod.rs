@@ -141,12 +141,13 @@ impl Config {
         }
         let mut upstreams = reader.upstreams();
         let others = upstreams.split_off(1);
+        let (store, limits) = (reader.store(platform), reader.limits(&gateway, &public));
         let config = Config {
             public,
             upstream: upstreams.remove(0),
             others,
-            store: reader.store(platform),
-            limits: reader.limits(&gateway),
+            store,
+            limits,
             gateway,
             log: Log { json: reader.read(&LOG_FORMAT), filter: reader.read(&RUST_LOG) },
             listen,

@@ -33,7 +33,7 @@ pub struct Public {
     pub cors_origins: Option<Vec<String>>,
     /// `HOSTS_ALLOWED`
     pub hosts_allowed: Vec<Host>,
-    /// `LONG_ANSWERS`: whether importers learn of answers to come back for.
+    /// `LONG_ANSWERS`: whether answers go on for which their callers come back.
     pub long_answers: bool,
     /// `METRICS_PUBLIC`: whether `/metrics` needs no key.
     pub metrics: bool,

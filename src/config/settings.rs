@@ -215,15 +215,14 @@ declare! {
         REQUEST_TIMEOUT_SECONDS: Seconds = seconds(290.0),
             zh: "對上游：整個回答的時間";
 
-        /// Offer importers the tool `get_answer` and the parameter `wait_seconds`, for answers of more than
-        /// five minutes
+        /// Let answers of `chat` go on for which their callers wait no longer, for those of more than five
+        /// minutes: the tool `get_answer` returns them, and `wait_seconds` says how long to wait
         LONG_ANSWERS: Flag = flag(false),
-            zh: "向匯入端提供工具 `get_answer` 與參數 `wait_seconds`，用於超過五分鐘的回答";
+            zh: "讓 `chat` 的回答在呼叫端不再等待後繼續進行，用於超過五分鐘的回答：以工具 `get_answer` 取回，並可用 `wait_seconds` 指定等待時間";
 
-        /// How long an answer of `/api/chat` may go on after `REQUEST_TIMEOUT_SECONDS`, counted from its
-        /// beginning
+        /// With `LONG_ANSWERS`: how long an answer of `/api/chat` may take, counted from its beginning
         LONG_ANSWER_TIMEOUT_SECONDS: Seconds = seconds(600.0),
-            zh: "`/api/chat` 的回答超過 `REQUEST_TIMEOUT_SECONDS` 後最多可繼續多久，自開始時計算";
+            zh: "啟用 `LONG_ANSWERS` 時，`/api/chat` 的回答最長可進行多久，自開始時計算";
 
         /// Towards callers: when the first blank announces a late JSON answer; 0 switches it off
         HEARTBEAT_AFTER_SECONDS: SecondsOrOff = seconds_or_off(45.0),

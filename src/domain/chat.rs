@@ -214,9 +214,12 @@ macro_rules! random_id {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub struct $name([u8; 16]);
+        pub struct $name(pub(super) [u8; 16]);
 
         impl $name {
+            /// How its text form begins.
+            pub const PREFIX: &str = $prefix;
+
             /// A new one.
             ///
             /// # Errors
@@ -228,7 +231,7 @@ macro_rules! random_id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str($prefix)?;
+                f.write_str(Self::PREFIX)?;
                 self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
             }
         }
@@ -237,7 +240,7 @@ macro_rules! random_id {
             type Err = ();
 
             fn from_str(text: &str) -> Result<Self, ()> {
-                let hex = text.strip_prefix($prefix).unwrap_or(text);
+                let hex = text.strip_prefix(Self::PREFIX).unwrap_or(text);
                 if hex.len() != 32 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
                     return Err(());
                 }

@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod chat;
+pub mod conversations;
 pub mod error;
 pub mod keys;
 pub mod limits;

@@ -13,7 +13,7 @@ use super::admission::Permit;
 use super::memory::Memory;
 use super::usage::Meter;
 use crate::domain::answer::{Answer, Delta};
-use crate::domain::chat::ConversationId;
+use crate::domain::conversations::ConversationRef;
 use crate::domain::error::{Error, Kind};
 use crate::provider::Deltas;
 use crate::request;
@@ -24,8 +24,8 @@ use crate::store::Store;
 pub struct Reply {
     /// The answer.
     pub answer: Answer,
-    /// The conversation that the turn belongs to.
-    pub conversation_id: Option<ConversationId>,
+    /// The conversation that the turn belongs to, as its caller calls it.
+    pub conversation: Option<ConversationRef>,
 }
 
 /// A failed question, with what is known of the answer.
@@ -61,7 +61,7 @@ pub struct InFlight {
     upstream: String,
     memory: Memory,
     /// The conversation that was gone on with; at the end, the one that the answer was kept in.
-    conversation_id: Option<ConversationId>,
+    conversation: Option<ConversationRef>,
     store: Arc<Store>,
     state: State,
 }
@@ -98,7 +98,7 @@ enum Words {
 }
 
 /// The keeping of what came, where there is something to keep.
-type Keeping = Option<LocalBoxFuture<'static, Result<Option<ConversationId>, Error>>>;
+type Keeping = Option<LocalBoxFuture<'static, Result<Option<ConversationRef>, Error>>>;
 
 /// How far an answer is.
 enum State {
@@ -120,7 +120,7 @@ impl InFlight {
             stream,
             words: Words::Complete,
             upstream,
-            conversation_id: memory.conversation_id(),
+            conversation: memory.conversation(),
             memory,
             store,
             state: State::Running,
@@ -149,7 +149,7 @@ impl InFlight {
 
     /// What it came to, once it has ended.
     pub fn into_reply(self) -> Reply {
-        Reply { answer: self.answer.take(), conversation_id: self.conversation_id }
+        Reply { answer: self.answer.take(), conversation: self.conversation }
     }
 
     /// The next piece, or `None` when the answer is complete, and kept where it is to be.
@@ -203,8 +203,9 @@ impl InFlight {
     /// Waits until what came is kept; gives the failure, if it fails.
     fn poll_kept(&mut self, context: &mut Context<'_>) -> Poll<Option<Failed>> {
         let State::Keeping(work, failure) = &mut self.state else { return Poll::Ready(None) };
-        let kept =
-            work.as_mut().map_or(Poll::Ready(Ok(self.conversation_id)), |work| work.as_mut().poll(context));
+        let kept = work
+            .as_mut()
+            .map_or(Poll::Ready(Ok(self.conversation.clone())), |work| work.as_mut().poll(context));
         let (kept, failure) = (ready!(kept), failure.take());
         self.state = State::Over;
         Poll::Ready(self.settle(kept, failure))
@@ -212,7 +213,7 @@ impl InFlight {
 
     /// What it came to, as far as it has come.
     fn reply(&self) -> Reply {
-        Reply { answer: self.answer.borrow().clone(), conversation_id: self.conversation_id }
+        Reply { answer: self.answer.borrow().clone(), conversation: self.conversation.clone() }
     }
 
     /// Takes a piece in, and makes it one as the caller gets it.
@@ -299,20 +300,20 @@ impl InFlight {
     /// What the caller is told when all is kept, or could not be.
     fn settle(
         &mut self,
-        kept: Result<Option<ConversationId>, Error>,
+        kept: Result<Option<ConversationRef>, Error>,
         failure: Option<Error>,
     ) -> Option<Failed> {
         let error = match (kept, failure) {
-            (Ok(id), None) => {
-                self.conversation_id = id;
+            (Ok(kept_in), None) => {
+                self.conversation = kept_in;
                 return None;
             }
-            (Ok(id), Some(error)) => {
-                self.conversation_id = id;
+            (Ok(kept_in), Some(error)) => {
+                self.conversation = kept_in;
                 error
             }
             (Err(error), None) => {
-                self.conversation_id = None;
+                self.conversation = None;
                 error
             }
             (Err(trouble), Some(error)) => {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -16,7 +16,8 @@ use super::memory::{Memory, OpenTurn, Talk, Turn};
 use super::usage::{Estimate, Meter};
 use super::{Gateway, Member};
 use crate::domain::answer::Answer;
-use crate::domain::chat::{Chat, ConversationId, Owner, Prompt};
+use crate::domain::chat::{Chat, Owner, Prompt};
+use crate::domain::conversations::ConversationRef;
 use crate::domain::error::{Error, Kind};
 use crate::provider::{Deltas, Verbatim};
 use crate::request;
@@ -33,7 +34,8 @@ pub struct InferenceRequest {
     pub asked: Asked,
     /// Whether the caller gets the answer as it comes.
     pub stream: bool,
-    /// The longest that the answer may take; by default `REQUEST_TIMEOUT_SECONDS`.
+    /// The longest that the question may take, with what goes before it; by default the answer alone may
+    /// take `REQUEST_TIMEOUT_SECONDS`.
     pub total: Option<Duration>,
 }
 
@@ -75,14 +77,14 @@ impl Gateway {
         answer: Progress,
     ) -> Result<InFlight, Failed> {
         let asked_in = match &request.asked {
-            Asked::Turn(turn) => turn.conversation,
+            Asked::Turn(turn) => turn.conversation.clone(),
             Asked::Transcript(_) => None,
         };
         let limits = self.shared.callers.limits(&request.owner);
         let entered = self.shared.permit(&request.owner, request.operation, limits.as_deref()).await;
-        let permit = entered.map_err(|error| failed_in(asked_in, error))?;
+        let permit = entered.map_err(|error| failed_in(asked_in.clone(), error))?;
         let model = model_for(limits.as_deref(), request.model, self.settings.default_model.as_deref());
-        let model = model.map_err(|error| failed_in(asked_in, error))?;
+        let model = model.map_err(|error| failed_in(asked_in.clone(), error))?;
         let request = InferenceRequest { model, ..request };
         let begun = permit.end().or(pin!(self.begin(permit, request, answer))).await;
         begun.unwrap_or_else(|error| Err(failed_in(asked_in, error)))
@@ -95,15 +97,16 @@ impl Gateway {
         answer: Progress,
     ) -> Result<InFlight, Failed> {
         let InferenceRequest { owner, operation: _, model, asked, stream, total } = request;
+        let deadline = total.map(|total| Instant::now() + total);
         let named = model.as_deref();
         let (member, begun) = match asked {
             Asked::Turn(turn) => {
-                let asked_in = turn.conversation;
+                let asked_in = turn.conversation.clone();
                 let limits = self.shared.callers.limits(&owner);
                 let room = self.shared.quota.expect_room(&self.shared.store, &owner, limits.as_deref()).await;
-                room.map_err(|error| failed_in(asked_in, error))?;
+                room.map_err(|error| failed_in(asked_in.clone(), error))?;
                 let open = turn.open(&self.shared.store, &owner, &self.settings).await?;
-                let begun = self.ask_turn(open, named, total).await;
+                let begun = self.ask_turn(open, named, deadline).await;
                 begun.map_err(|error| failed_in(asked_in, error))?
             }
             Asked::Transcript(transcript) => self.ask_transcript(transcript, &owner, named, stream).await?,
@@ -126,13 +129,14 @@ impl Gateway {
         &self,
         open: OpenTurn,
         named: Option<&str>,
-        total: Option<Duration>,
+        deadline: Option<Instant>,
     ) -> Result<(&Member, Begun), Error> {
         let candidates = self.candidates(named, open.upstream()).await;
         let asked = self.ask_in_turn(candidates, async |member| {
             let model = self.model_of(member, named).await?;
             let (mut chat, thread) = open.chat(member, &self.shared.store).await?;
             chat.max_tokens = self.max_tokens(member, &chat, model.as_deref()).await;
+            let total = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let prompt = Prompt { model, chat, thread, total };
             let deltas = member.upstream.ask(&prompt).await?;
             Ok((prompt, deltas))
@@ -211,8 +215,8 @@ impl Gateway {
 }
 
 /// The failure of a question in a conversation that its caller has.
-fn failed_in(conversation_id: Option<ConversationId>, error: Error) -> Failed {
-    Failed { error, partial: Box::new(Reply { conversation_id, ..Reply::default() }) }
+fn failed_in(conversation: Option<ConversationRef>, error: Error) -> Failed {
+    Failed { error, partial: Box::new(Reply { conversation, ..Reply::default() }) }
 }
 
 /// An answer that an upstream has begun.

@@ -1,4 +1,5 @@
-//! Answers that take longer than their caller waits: they go on, and the caller comes back.
+//! Answers that take longer than their caller waits: they go on, and the caller comes back, where that is
+//! offered (`LONG_ANSWERS`). Else they end then, with the part that came.
 //!
 //! What is known of such an answer is kept in the store every few seconds, so any replica can tell
 //! of it. As long as a process is at work on it, that process vouches for it; when nobody does, it
@@ -17,7 +18,8 @@ use tokio::time::{sleep, timeout};
 use super::in_flight::Progress;
 use super::{Asked, Failed, Gateway, InferenceRequest, Reply, Turn};
 use crate::domain::answer::{Answer, Names};
-use crate::domain::chat::{AnswerId, ConversationId, Owner, Usage};
+use crate::domain::chat::{AnswerId, Owner, Usage};
+use crate::domain::conversations::ConversationRef;
 use crate::domain::error::{Error, Kind};
 use crate::request;
 use crate::store::Known;
@@ -29,7 +31,25 @@ const VOUCHED: Duration = Duration::from_secs(10);
 /// How often a finished answer is tried to be kept while the store is down.
 const KEEPING_TRIES: u32 = 30;
 
+/// How much longer is waited where nobody comes back: the answer itself ends in time, and what came of it
+/// is kept.
+const KEEPING_TIME: Duration = Duration::from_secs(2);
+
 type Work = Pin<Box<dyn Future<Output = Result<Reply, Failed>>>>;
+
+/// A question whose caller waits for the whole answer.
+pub struct Question {
+    /// The operation, for the metrics.
+    pub operation: &'static str,
+    /// The model, if the caller names one.
+    pub model: Option<String>,
+    /// What is asked.
+    pub turn: Turn,
+    /// How long the caller waits, at most `REQUEST_TIMEOUT_SECONDS`.
+    pub wait: Option<Duration>,
+    /// Whether it can come back for an answer that takes longer.
+    pub comes_back: bool,
+}
 
 /// An answer as it is kept.
 #[derive(Serialize, Deserialize, Default)]
@@ -46,43 +66,43 @@ struct Record {
 }
 
 impl Gateway {
-    /// Asks and waits for the whole answer, for as long as `wait`, at most
-    /// `REQUEST_TIMEOUT_SECONDS`. Then it goes on without its caller.
+    /// Asks and waits for the whole answer. One that takes longer than its caller waits goes on without
+    /// it where it can come back, and else ends.
     ///
     /// # Errors
     /// Why there is none, with the part of it that came; [`Kind::StillRunning`] with the id to come
     /// back with in `response_id`.
-    pub async fn ask(
-        self: Arc<Self>,
-        owner: Owner,
-        model: Option<String>,
-        turn: Turn,
-        wait: Option<Duration>,
-    ) -> Result<Reply, Failed> {
+    pub async fn ask(self: Arc<Self>, owner: Owner, question: Question) -> Result<Reply, Failed> {
+        let Question { operation, model, turn, wait, comes_back } = question;
+        let comes_back = comes_back && self.shared.most_long > 0;
         let timeouts = self.settings.timeouts;
         let wait = wait.map_or(timeouts.total, |wait| wait.min(timeouts.total));
-        let asked_in = turn.conversation;
+        let asked_in = turn.conversation.clone();
         let progress = Progress::default();
         let request = InferenceRequest {
             owner: owner.clone(),
-            operation: "chat",
+            operation,
             model,
             asked: Asked::Turn(turn),
             stream: false,
-            total: Some(timeouts.long),
+            total: Some(if comes_back { timeouts.long } else { wait }),
         };
         let (gateway, seen) = (Arc::clone(&self), Rc::clone(&progress));
         let mut work: Work = Box::pin(async move { gateway.infer_into(request, seen).await?.whole().await });
-        match timeout(wait, &mut work).await {
+        match timeout(if comes_back { wait } else { wait + KEEPING_TIME }, &mut work).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                let mut partial = Reply { answer: progress.borrow().clone(), conversation_id: asked_in };
-                let error = match self.detach(owner, work, &progress, asked_in).await {
-                    Ok(id) => {
-                        partial.answer.names.response = Some(id.to_string());
-                        still_running()
+                let mut partial = Reply { answer: progress.borrow().clone(), conversation: asked_in.clone() };
+                let error = if !comes_back {
+                    Error::new(Kind::UpstreamDeadline, "the answer took longer than allowed")
+                } else {
+                    match self.detach(owner, work, &progress, asked_in).await {
+                        Ok(id) => {
+                            partial.answer.names.response = Some(id.to_string());
+                            still_running()
+                        }
+                        Err(error) => error,
                     }
-                    Err(error) => error,
                 };
                 Err(Failed { error, partial: Box::new(partial) })
             }
@@ -124,7 +144,7 @@ impl Gateway {
         owner: Owner,
         work: Work,
         progress: &Progress,
-        asked_in: Option<ConversationId>,
+        asked_in: Option<ConversationRef>,
     ) -> Result<AnswerId, Error> {
         let permit = Arc::clone(&self.shared.long).try_acquire_owned().map_err(|_| {
             Error::new(
@@ -138,7 +158,7 @@ impl Gateway {
         let id = AnswerId::random()?;
         let (store, progress) = (Arc::clone(&self.shared.store), Rc::clone(progress));
         let job = Job { store, owner, id, progress, asked_in, _permit: permit };
-        let known = Record::partial(&job.progress, asked_in);
+        let known = Record::partial(&job.progress, job.asked_in.clone());
         job.store.begin_answer(&job.owner, job.id, known, VOUCHED).await?;
         log::info!("an answer goes on without its caller");
         tokio::task::spawn_local(request::carried(job.run(work)));
@@ -156,7 +176,7 @@ struct Job {
     owner: Owner,
     id: AnswerId,
     progress: Progress,
-    asked_in: Option<ConversationId>,
+    asked_in: Option<ConversationRef>,
     /// Another may go on when this one has ended.
     _permit: OwnedSemaphorePermit,
 }
@@ -168,7 +188,7 @@ impl Job {
             match timeout(RENEWAL, &mut work).await {
                 Ok(outcome) => break outcome,
                 Err(_) => {
-                    let record = Record::partial(&self.progress, self.asked_in);
+                    let record = Record::partial(&self.progress, self.asked_in.clone());
                     if let Err(error) = self.keep(record, Some(VOUCHED)).await {
                         log::warn!(error = error.kind.code(); "an answer that goes on is not kept now: {}", error.message);
                     }
@@ -193,7 +213,7 @@ impl Job {
 }
 
 impl Record {
-    fn partial(progress: &Progress, conversation: Option<ConversationId>) -> Known {
+    fn partial(progress: &Progress, conversation: Option<ConversationRef>) -> Known {
         Record::of(progress.borrow().clone(), conversation, None)
     }
 
@@ -202,14 +222,14 @@ impl Record {
             Ok(reply) => (reply, None),
             Err(Failed { error, partial }) => (*partial, Some(error)),
         };
-        Record::of(reply.answer, reply.conversation_id, error)
+        Record::of(reply.answer, reply.conversation, error)
     }
 
-    fn of(answer: Answer, conversation: Option<ConversationId>, error: Option<Error>) -> Known {
+    fn of(answer: Answer, conversation: Option<ConversationRef>, error: Option<Error>) -> Known {
         let usage = answer.usage.map(|usage| (usage.prompt_tokens, usage.completion_tokens, usage.estimated));
         let record = Record {
             answer: answer.text,
-            conversation_id: conversation.map(|id| id.to_string()),
+            conversation_id: conversation.as_ref().map(ToString::to_string),
             model: answer.names.model,
             upstream: answer.upstream,
             finish_reason: answer.finish_reason,
@@ -218,7 +238,7 @@ impl Record {
                 .map(|error| (error.kind.code().into(), error.caller_message(), error.hint().to_string())),
         };
         let record = serde_json::to_string(&record).expect("a record is made of texts and numbers");
-        Known { record, conversation }
+        Known { record, conversation: conversation.map(|conversation| conversation.id()) }
     }
 
     fn reply(self, id: AnswerId) -> Reply {
@@ -235,6 +255,6 @@ impl Record {
             usage,
             ..Answer::default()
         };
-        Reply { answer, conversation_id: self.conversation_id.and_then(|id| id.parse().ok()) }
+        Reply { answer, conversation: self.conversation_id.and_then(|text| text.parse().ok()) }
     }
 }

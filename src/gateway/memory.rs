@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 use super::Member;
 use crate::config;
 use crate::domain::answer::Answer;
-use crate::domain::chat::{Chat, ConversationId, Message, Owner, Part, Role, Thread};
+use crate::domain::chat::{Chat, Message, Owner, Part, Role, Thread};
+use crate::domain::conversations::ConversationRef;
 use crate::domain::error::Error;
 use crate::domain::keys::hex;
 use crate::request;
@@ -21,7 +22,7 @@ use crate::store::{self, Exchange, History, Store};
 #[derive(Debug, Clone, Default)]
 pub struct Turn {
     /// The conversation to go on with; `None` starts one.
-    pub conversation: Option<ConversationId>,
+    pub conversation: Option<ConversationRef>,
     /// Instructions for the model.
     pub system: Option<String>,
     /// What is asked.
@@ -42,7 +43,7 @@ impl Turn {
     ) -> Result<OpenTurn, Error> {
         // A turn is two messages.
         let history = History { turns: settings.history_max_messages / 2, bytes: settings.history_max_bytes };
-        let turn = store.open(owner, self.conversation, history).await?;
+        let turn = store.open(owner, self.conversation.clone(), history).await?;
         Ok(OpenTurn { turn, asked: self })
     }
 }
@@ -187,9 +188,9 @@ pub(super) struct Continuation {
 
 impl Memory {
     /// The conversation that was gone on with.
-    pub fn conversation_id(&self) -> Option<ConversationId> {
+    pub fn conversation(&self) -> Option<ConversationRef> {
         match self {
-            Memory::Conversation(conversation) => conversation.open.asked.conversation,
+            Memory::Conversation(conversation) => conversation.open.asked.conversation.clone(),
             Memory::None | Memory::Continuation(_) => None,
         }
     }
@@ -205,7 +206,7 @@ impl Memory {
         answer: &Answer,
         upstream: String,
         partial: bool,
-    ) -> Result<Option<ConversationId>, Error> {
+    ) -> Result<Option<ConversationRef>, Error> {
         match self {
             Memory::None => Ok(None),
             Memory::Conversation(conversation) => {
@@ -218,8 +219,8 @@ impl Memory {
                     answer: answer.text.clone(),
                     partial,
                 };
-                let id = turn.id;
-                store.commit(turn, exchange).await.map(|()| Some(id))
+                let kept_in = asked.conversation.unwrap_or(turn.id.into());
+                store.commit(turn, exchange).await.map(|()| Some(kept_in))
             }
             Memory::Continuation(continuation) => {
                 let Continuation { mut messages, thread, owner } = *continuation;

@@ -49,6 +49,7 @@ pub use health::{Health, Status};
 pub use in_flight::{Failed, InFlight, Reply};
 pub use inference::{Asked, InferenceRequest, Transcript};
 pub use keys::check_name;
+pub use jobs::Question;
 pub use memory::Turn;
 pub use models::Models;
 pub use needs::{Needs, OBJECTS_KEPT};

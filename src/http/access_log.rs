@@ -233,7 +233,7 @@ impl Line {
         let prepared = self.renderer.render(&error, self.context.id(), LogFields::default());
         match size {
             BodySize::Stream if is_stream => Ok(self.renderer.last_event(&prepared.body)),
-            BodySize::Stream if self.only_blanks => Ok(prepared.body),
+            BodySize::Stream if self.only_blanks => prepared.late_body().map_err(Into::into),
             BodySize::Stream | BodySize::Sized(_) | BodySize::None => Err(error.into()),
         }
     }

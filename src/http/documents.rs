@@ -1,7 +1,8 @@
-//! The documents that are made of the handlers' annotations: one for importers, one for everything.
+//! The documents that are made of the handlers' annotations: for importers, and one for everything.
 //!
 //! Importers understand less than OpenAPI 3.1 says, so their document holds the tool operations
-//! alone, in the words of OpenAPI 3.0.3, with every reference written out.
+//! alone, in the words of OpenAPI 3.0.3, with every reference written out. Some of them refuse a whole
+//! document for one operation that does not answer in JSON (Coze does), so Dify has one of its own.
 
 use std::sync::OnceLock;
 
@@ -14,8 +15,10 @@ use utoipa_actix_web::service_config::ServiceConfig;
 /// Which document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Document {
-    /// The tool operations, for importers.
+    /// The tool operations that every importer understands.
     Tools,
+    /// All tool operations.
+    Dify,
     /// Every endpoint.
     Full,
 }
@@ -23,19 +26,24 @@ pub enum Document {
 /// Paths, and the properties that are left out of all schemas and examples there.
 pub type LeftOut = &'static [(&'static str, &'static [&'static str])];
 
+/// Whether a document for importers tells of the operation with an id.
+pub type IsTold = fn(&str, Document) -> bool;
+
 /// What the documents are made of.
 pub struct Sources {
     /// The part that belongs to no operation.
     pub base: fn() -> OpenApi,
     /// Adds the operations for importers.
     pub tools: fn(&mut ServiceConfig),
+    /// Which of those stand in a document.
+    pub is_told: IsTold,
     /// Adds every operation.
     pub all: fn(&mut ServiceConfig),
     /// What the importers' document does not tell.
     pub left_out: LeftOut,
 }
 
-/// Both documents, without a server. They are collected when the first one is asked for: most
+/// The documents, without a server. They are collected when the first one is asked for: most
 /// processes start, and run long, before anyone imports.
 pub struct Documents {
     sources: Sources,
@@ -44,27 +52,31 @@ pub struct Documents {
 
 struct Collected {
     tools: Value,
+    dify: Value,
     full: Value,
 }
 
 impl Documents {
-    /// The documents of these sources.
+    /// Those of these sources.
     pub fn new(sources: Sources) -> Self {
         Documents { sources, collected: OnceLock::new() }
     }
 
     fn collected(&self) -> &Collected {
         self.collected.get_or_init(|| {
-            let Sources { base, tools, all, left_out } = self.sources;
-            let mut tools = for_importers(collect(base, tools));
+            let Sources { base, tools, is_told, all, left_out } = self.sources;
+            let mut dify = for_importers(collect(base, tools));
             for (path, names) in left_out {
-                if let Some(item) = tools["paths"].get_mut(path) {
+                if let Some(item) = dify["paths"].get_mut(path) {
                     leave_out(item, names);
                 }
             }
+            let mut tools = dify.clone();
+            tell_only(&mut tools, |id| is_told(id, Document::Tools));
+            tell_only(&mut dify, |id| is_told(id, Document::Dify));
             let mut full = collect(base, all);
             spell_null_out(&mut full);
-            Collected { tools, full }
+            Collected { tools, dify, full }
         })
     }
 
@@ -72,6 +84,7 @@ impl Documents {
     pub fn at(&self, document: Document, server: &str) -> Value {
         let mut value = match document {
             Document::Tools => self.collected().tools.clone(),
+            Document::Dify => self.collected().dify.clone(),
             Document::Full => self.collected().full.clone(),
         };
         if let Some(object) = value.as_object_mut() {
@@ -185,6 +198,15 @@ fn for_importers(mut document: Value) -> Value {
         tags.retain(|tag| tag["name"] == "tools");
     }
     document
+}
+
+/// Leaves those operations alone whose ids are told.
+fn tell_only(document: &mut Value, is_told: impl Fn(&str) -> bool) {
+    let Some(paths) = document["paths"].as_object_mut() else { return };
+    for operations in paths.values_mut().filter_map(Value::as_object_mut) {
+        operations.retain(|_, operation| operation["operationId"].as_str().is_some_and(&is_told));
+    }
+    paths.retain(|_, item| item.as_object().is_some_and(|operations| !operations.is_empty()));
 }
 
 /// Takes properties of these names out of all schemas and examples.

@@ -2,7 +2,7 @@
 //!
 //! Dify gives a call up after 60 seconds of silence. JSON may be preceded by blanks (RFC 8259,
 //! section 2), so a late answer is announced by one every few seconds. From then on the status is
-//! 200 whatever comes, and a failure shows in the body alone. An event stream begins with its head
+//! 200 whatever comes, and a failure shows in the body alone, or breaks plain text off. An event stream begins with its head
 //! and comments instead, and has a comment in every silence.
 
 use std::convert::Infallible;
@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use super::failure::{ErrorRenderer, ErrorRenderers};
 use super::log_fields::{LogFields, RequestId, SharedLogFields};
-use super::reply::Prepared;
+use super::reply::{Form, Prepared};
 use crate::domain::error::Error;
 use crate::outbound::timer::Timer;
 
@@ -35,17 +35,21 @@ pub struct Heartbeat {
     pub every: Option<Duration>,
 }
 
-/// The JSON response of some work: at once when it is done in time, else after blanks.
-pub async fn respond(heartbeat: Heartbeat, mut work: LocalBoxFuture<'static, Prepared>) -> HttpResponse {
+/// The response of some work in this form: at once when it is done in time, else after blanks.
+pub async fn respond(
+    heartbeat: Heartbeat,
+    form: Form,
+    mut work: LocalBoxFuture<'static, Prepared>,
+) -> HttpResponse {
     let Some((after, every)) = heartbeat.after.zip(heartbeat.every) else { return work.await.response() };
     match timeout(after, &mut work).await {
         Ok(prepared) => prepared.response(),
         Err(_) => {
             let log_fields = SharedLogFields::default();
             let mut response = HttpResponse::Ok()
-                .insert_header((header::CONTENT_TYPE, "application/json"))
+                .insert_header((header::CONTENT_TYPE, form.media_type()))
                 .insert_header((header::CACHE_CONTROL, "no-store"))
-                .streaming(blanks_before(work, every, log_fields.clone()));
+                .streaming(blanks_before(work, form, every, log_fields.clone()));
             response.extensions_mut().insert(log_fields);
             response
         }
@@ -55,17 +59,18 @@ pub async fn respond(heartbeat: Heartbeat, mut work: LocalBoxFuture<'static, Pre
 /// A blank now, more of them while the work goes on, and its result at last.
 fn blanks_before(
     work: LocalBoxFuture<'static, Prepared>,
+    form: Form,
     every: Duration,
     log_fields: SharedLogFields,
-) -> impl Stream<Item = Result<Bytes, Infallible>> {
+) -> impl Stream<Item = Result<Bytes, Box<Error>>> {
     stream::unfold(Some((work, log_fields, Duration::ZERO)), move |state| async move {
         let (mut work, log_fields, wait) = state?;
         match timeout(wait, &mut work).await {
             Ok(prepared) => {
-                log_fields.set(prepared.log_fields);
-                Some((Ok(prepared.body), None))
+                log_fields.set(prepared.log_fields.clone());
+                Some((prepared.late_body(), None))
             }
-            Err(_) => Some((Ok(Bytes::from_static(b" ")), Some((work, log_fields, every)))),
+            Err(_) => Some((Ok(Bytes::from_static(form.blank())), Some((work, log_fields, every)))),
         }
     })
 }

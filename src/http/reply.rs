@@ -17,7 +17,6 @@ use crate::domain::error::Error;
 /// The header that names the upstream that answered.
 const UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// Why an operation failed and what to do.
@@ -67,14 +66,54 @@ pub struct FailureBody {
     pub error: ErrorBody,
 }
 
-/// An answer in JSON, ready to be sent.
+/// What an answer is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// JSON.
+    Json,
+    /// Plain text.
+    Text,
+}
+
+impl Form {
+    /// Its media type.
+    pub fn media_type(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Form::Json => "application/json",
+            Form::Text => "text/plain; charset=utf-8",
+        })
+    }
+
+    /// What may be sent before an answer and means nothing: of text, what the fewest readers take for a
+    /// part of it. Four spaces would make its first line code in Markdown.
+    pub fn blank(self) -> &'static [u8] {
+        match self {
+            Form::Json => b" ",
+            Form::Text => b"\n",
+        }
+    }
+}
+
+/// What an answer becomes whose status cannot be told any more, because a good one was sent before.
+pub enum Late {
+    /// The same.
+    Same,
+    /// The connection breaks off, since nothing else would tell the failure from a good answer.
+    Broken(Box<Error>),
+}
+
+/// An answer, ready to be sent.
 pub struct Prepared {
     /// The status, unless the head was sent before.
     pub status: StatusCode,
     /// The headers beside those of every such answer.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The JSON.
+    /// What the body is written in.
+    pub form: Form,
+    /// The body.
     pub body: Bytes,
+    /// What it becomes after a status that was sent before.
+    pub late: Late,
     /// What the access log is told.
     pub log_fields: LogFields,
 }
@@ -87,11 +126,34 @@ impl Prepared {
 
     /// A good answer in these very words.
     pub fn json(body: impl Into<Bytes>, log_fields: LogFields) -> Self {
-        Prepared { status: StatusCode::OK, headers: Vec::new(), body: body.into(), log_fields }
+        Prepared::good(Form::Json, body, log_fields)
+    }
+
+    /// A good answer of these words alone.
+    pub fn text(body: impl Into<Bytes>, log_fields: LogFields) -> Self {
+        Prepared::good(Form::Text, body, log_fields)
+    }
+
+    fn good(form: Form, body: impl Into<Bytes>, log_fields: LogFields) -> Self {
+        let (status, headers, late) = (StatusCode::OK, Vec::new(), Late::Same);
+        Prepared { status, headers, form, body: body.into(), late, log_fields }
     }
 
     /// A failure, with an envelope that says what is known beside it.
     pub fn failure(error: &Error, body: &impl Serialize, log_fields: LogFields) -> Self {
+        Prepared::result(body, log_fields.failed(error)).failing(error)
+    }
+
+    /// A failure in one line of text.
+    pub fn text_failure(error: &Error, log_fields: LogFields) -> Self {
+        let line = format!("{}; {}", error.caller_message(), error.hint());
+        let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let prepared = Prepared::text(line, log_fields.failed(error)).failing(error);
+        Prepared { late: Late::Broken(Box::new(error.clone())), ..prepared }
+    }
+
+    /// With the status and the headers of a failure.
+    fn failing(self, error: &Error) -> Self {
         let mut headers = Vec::new();
         if let Some(after) = error.retry_after {
             headers.push((header::RETRY_AFTER, retry_after_seconds(after).into()));
@@ -101,8 +163,18 @@ impl Prepared {
             // RFC 9110, section 11.6.1: a 401 names the scheme.
             headers.push((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
         }
-        let prepared = Prepared::result(body, log_fields.failed(error));
-        Prepared { status, headers, ..prepared }
+        Prepared { status, headers, ..self }
+    }
+
+    /// The body after a status that was sent before.
+    ///
+    /// # Errors
+    /// When the connection is to break off.
+    pub fn late_body(self) -> Result<Bytes, Box<Error>> {
+        match self.late {
+            Late::Same => Ok(self.body),
+            Late::Broken(error) => Err(error),
+        }
     }
 
     /// Says which upstream answered.
@@ -114,7 +186,7 @@ impl Prepared {
     /// The response.
     pub fn response(self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status)
-            .insert_header((header::CONTENT_TYPE, JSON))
+            .insert_header((header::CONTENT_TYPE, self.form.media_type()))
             .insert_header((header::CACHE_CONTROL, NO_STORE))
             .body(self.body);
         for (name, value) in self.headers {

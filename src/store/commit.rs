@@ -22,18 +22,28 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 // its lease; a conversation that was deleted meanwhile stays deleted; and a turn that was given up
 // stays so.
 
-/// Where a new conversation begins. SQLite keeps its first turn by [`TURN`] in the same transaction.
+/// Where a new conversation begins; of one with a name a row without turns may be there. SQLite keeps the
+/// first turn by [`TURN`] in the same transaction.
 const BEGIN: &Text = &Text {
     sqlite: text![
-        "INSERT INTO conversations (owner, id, system, upstream_conversation, upstream_response, upstream, bytes, turns, created_at, used_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, 1, " now ", " now ") ON CONFLICT (owner, id) DO NOTHING"
+        "INSERT INTO conversations (owner, id, system, upstream_conversation, upstream_response, upstream, bytes, name, turns, created_at, used_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $10, 1, " now ", " now ") ON CONFLICT (owner, id) DO UPDATE SET \
+         system = excluded.system, upstream_conversation = excluded.upstream_conversation, upstream_response = excluded.upstream_response, \
+         upstream = excluded.upstream, bytes = excluded.bytes, name = excluded.name, turns = 1, \
+         created_at = excluded.created_at, used_at = excluded.used_at \
+         WHERE conversations.turns = 0 AND (conversations.revoked IS NULL OR conversations.revoked <> $9)"
     ]
     .sqlite,
     postgres: text![
-        "WITH head AS (INSERT INTO conversations (owner, id, system, upstream_conversation, upstream_response, upstream, bytes, turns, created_at, used_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, 1, " now ", " now ") ON CONFLICT (owner, id) DO NOTHING RETURNING turns) \
+        "WITH head AS (INSERT INTO conversations (owner, id, system, upstream_conversation, upstream_response, upstream, bytes, name, turns, created_at, used_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $10, 1, " now ", " now ") ON CONFLICT (owner, id) DO UPDATE SET \
+         system = excluded.system, upstream_conversation = excluded.upstream_conversation, upstream_response = excluded.upstream_response, \
+         upstream = excluded.upstream, bytes = excluded.bytes, name = excluded.name, turns = 1, \
+         created_at = excluded.created_at, used_at = excluded.used_at, \
+         lease_until = CASE WHEN conversations.lease = $9 THEN 0 ELSE conversations.lease_until END \
+         WHERE conversations.turns = 0 AND (conversations.revoked IS NULL OR conversations.revoked <> $9) RETURNING turns) \
          INSERT INTO turns (owner, id, number, question, answer, partial, turn_id, created_at) \
-         SELECT $1, $2, turns, $10, $11, $12, $9, " now " FROM head"
+         SELECT $1, $2, turns, $11, $12, $13, $9, " now " FROM head"
     ]
     .postgres,
 };
@@ -51,7 +61,7 @@ const GO_ON: &Text = &Text {
          bytes = bytes + $7, turns = turns + 1, used_at = " now ", lease_until = CASE WHEN lease = $9 THEN 0 ELSE lease_until END \
          WHERE owner = $1 AND id = $2 AND turns = $8 AND (revoked IS NULL OR revoked <> $9) RETURNING turns) \
          INSERT INTO turns (owner, id, number, question, answer, partial, turn_id, created_at) \
-         SELECT $1, $2, turns, $10, $11, $12, $9, " now " FROM head"
+         SELECT $1, $2, turns, $11, $12, $13, $9, " now " FROM head"
     ]
     .postgres,
 };
@@ -66,7 +76,7 @@ const TURN: &Text = text![
 /// nobody sees.
 const REVOKE_FIRST: &Text = text![
     "INSERT INTO conversations (owner, id, turns, revoked, created_at, used_at) \
-     VALUES ($1, $2, 0, $3, " now ", " now ") ON CONFLICT (owner, id) DO NOTHING"
+     VALUES ($1, $2, 0, $3, " now ", " now ") ON CONFLICT (owner, id) DO UPDATE SET revoked = excluded.revoked"
 ];
 const REVOKE: &Text = text!["UPDATE conversations SET revoked = $3 WHERE owner = $1 AND id = $2"];
 
@@ -137,7 +147,8 @@ impl Store {
         let mut head = key(&turn.owner, turn.id);
         head.extend([exchange.system.into(), conversation.into(), response.into(), upstream.into()]);
         let bytes = exchange.question.len() + exchange.answer.len();
-        head.extend([(bytes as i64).into(), turn.before.into(), turn.turn.as_str().into()]);
+        let name = turn.name.as_ref().map(|name| name.text());
+        head.extend([(bytes as i64).into(), turn.before.into(), turn.turn.as_str().into(), name.into()]);
         let pair: [Value; 3] =
             [exchange.question.into(), exchange.answer.into(), i64::from(exchange.partial).into()];
         if self.database.shared().is_some() {

@@ -13,6 +13,7 @@ use super::lease::{LEASE, Lease};
 use super::statement::{Row, Statement, Text, Value, text};
 use super::{Store, not_found};
 use crate::domain::chat::{ConversationId, Message, Owner, Role, Thread, TurnId};
+use crate::domain::conversations::{ConversationName, ConversationRef};
 use crate::domain::error::Error;
 
 /// The most conversations that are deleted in one transaction, for which turns wait.
@@ -57,6 +58,15 @@ const OPEN: &Text = &Text {
     ]
     .postgres,
 };
+
+/// Takes the lease of a conversation that begins under a name, so that another process which begins it
+/// too waits for its first turn. Until that is kept, a row without turns stands for it, which nobody sees.
+const CLAIM: &Text = text![
+    "INSERT INTO conversations (owner, id, turns, lease, lease_until, created_at, used_at) \
+     VALUES ($1, $2, 0, $3, " now " + $4, " now ", " now ") ON CONFLICT (owner, id) DO UPDATE SET \
+     lease = excluded.lease, lease_until = excluded.lease_until, used_at = excluded.used_at \
+     WHERE conversations.turns = 0 AND conversations.lease_until <= " now
+];
 
 /// The latest turns within bounds alone, as [`OPEN`] gives them.
 const LATEST: &Text = text![
@@ -110,6 +120,8 @@ impl History {
 pub struct Turn {
     /// The conversation's id.
     pub id: ConversationId,
+    /// Its name, where it begins under one.
+    pub(super) name: Option<ConversationName>,
     pub(super) owner: Owner,
     /// The turn's own id.
     pub(super) turn: String,
@@ -134,7 +146,7 @@ impl Turn {
 }
 
 impl Store {
-    /// Opens a turn: of the conversation with this id, or of a new one. `history` bounds what is read of it.
+    /// Opens a turn: of the conversation that is meant, or of a new one. `history` bounds what is read of it.
     ///
     /// # Errors
     /// [`Kind::ConversationNotFound`](crate::domain::error::Kind::ConversationNotFound) when the owner
@@ -144,34 +156,42 @@ impl Store {
     pub async fn open(
         &self,
         owner: &Owner,
-        id: Option<ConversationId>,
+        meant: Option<ConversationRef>,
         history: History,
     ) -> Result<Turn, Error> {
         let (owner, turn) = (owner.clone(), TurnId::random()?.to_string());
-        let Some(id) = id else {
+        let Some(meant) = meant else {
             self.expect_room().await?;
             let (id, conversation) = (ConversationId::random()?, Conversation::default());
-            return Ok(Turn { id, owner, turn, conversation, history, before: 0, lease: None, _lock: None });
+            let (name, lease, _lock) = (None, None, None);
+            return Ok(Turn { id, name, owner, turn, conversation, history, before: 0, lease, _lock });
         };
+        let id = meant.id();
         let shared = self.database.shared();
         if shared.is_none() {
             // Where there is a lease to take, that tells it.
             self.expect_room().await?;
         }
         let lock = self.locks.lock((owner.clone(), id)).await;
-        let (before, conversation) = self.load(&owner, id, &turn, history).await?;
+        let (before, conversation) = self.load(&owner, &meant, &turn, history).await?;
         let lease = shared.map(|handle| Lease::hold(&self.database, handle, (owner.clone(), id), &turn));
-        Ok(Turn { id, owner, turn, conversation, history, before, lease, _lock: Some(lock) })
+        let name = match meant {
+            ConversationRef::Named(name) if before == 0 => Some(name),
+            ConversationRef::Named(_) | ConversationRef::Known(_) => None,
+        };
+        Ok(Turn { id, name, owner, turn, conversation, history, before, lease, _lock: Some(lock) })
     }
 
-    /// Reads a conversation, of which the latest turns, and takes its lease as soon as it can be had.
+    /// Reads a conversation, of which the latest turns, and takes its lease as soon as it can be had. One
+    /// that is named and not there begins.
     async fn load(
         &self,
         owner: &Owner,
-        id: ConversationId,
+        meant: &ConversationRef,
         turn: &str,
         history: History,
     ) -> Result<(i64, Conversation), Error> {
+        let id = meant.id();
         let mut pause = LOOK_AGAIN;
         loop {
             let mut values = key(owner, id);
@@ -197,10 +217,30 @@ impl Store {
                     return Ok((before, Conversation { system, messages, thread }));
                 }
                 Some(_) => sleep(pause).await,
-                None => return Err(not_found()),
+                None => match meant {
+                    ConversationRef::Known(_) => return Err(not_found()),
+                    ConversationRef::Named(_) if self.claim(owner, id, turn).await? => {
+                        return Ok((
+                            0,
+                            Conversation { messages: Some(Vec::new()), ..Conversation::default() },
+                        ));
+                    }
+                    ConversationRef::Named(_) => sleep(pause).await,
+                },
             }
             pause = (pause * 2).min(LOOK_AGAIN_AT_MOST);
         }
+    }
+
+    /// Takes a conversation that is to begin for this turn; says whether it could be had. Within a process
+    /// its lock is enough.
+    async fn claim(&self, owner: &Owner, id: ConversationId, turn: &str) -> Result<bool, Error> {
+        if self.database.shared().is_none() {
+            return Ok(true);
+        }
+        let mut values = key(owner, id);
+        values.extend([turn.into(), LEASE.into()]);
+        self.changes(Statement::new(CLAIM, values)).await
     }
 
     /// The latest questions and answers before a turn, the oldest first, as far as they were asked for when

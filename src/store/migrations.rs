@@ -39,6 +39,7 @@ pub const MIGRATIONS: &[Migration] = &migrations![
     (8, "0008_sizes_of_what_is_there"),
     (9, "0009_calls"),
     (10, "0010_owner_and_callers"),
+    (11, "0011_names_of_conversations"),
 ];
 
 impl Migration {

@@ -43,6 +43,7 @@ pub use transcripts::{Listed, Transcript};
 pub use usage::DayOfUse;
 
 use crate::config::Location;
+use crate::domain::conversations::not_found;
 use crate::domain::error::{Error, Kind};
 use crate::metrics::Counter;
 
@@ -134,9 +135,4 @@ impl Store {
 fn unavailable(why: impl std::fmt::Display) -> Error {
     Error::new(Kind::StorageUnavailable, format!("the store cannot be used: {why}"))
         .retry_after(Some(Duration::from_secs(5)))
-}
-
-/// The error for a conversation that the owner does not have, whoever else may.
-fn not_found() -> Error {
-    Error::new(Kind::ConversationNotFound, "there is no such conversation, or it was forgotten")
 }

@@ -2,6 +2,7 @@
 
 mod keys;
 mod earlier;
+mod names;
 mod told;
 
 use futures_util::future::join_all;
@@ -74,13 +75,16 @@ async fn a_conversation_is_kept_and_found_by_its_owner_alone() {
         let (ann, bob) = (owner(), owner());
         let turn = store.open(&ann, None, history(10)).await.expect("a turn");
         let id = turn.id;
-        assert!(store.open(&ann, Some(id), history(10)).await.is_err(), "nothing is kept before the commit");
+        assert!(
+            store.open(&ann, Some(id.into()), history(10)).await.is_err(),
+            "nothing is kept before the commit"
+        );
         store.commit(turn, exchange("one")).await.expect("kept");
         for question in ["two", "three"] {
-            let turn = store.open(&ann, Some(id), history(10)).await.expect("a turn");
+            let turn = store.open(&ann, Some(id.into()), history(10)).await.expect("a turn");
             store.commit(turn, exchange(question)).await.expect("kept");
         }
-        let turn = store.open(&ann, Some(id), history(4)).await.expect("a turn");
+        let turn = store.open(&ann, Some(id.into()), history(4)).await.expect("a turn");
         let conversation = turn.conversation().clone();
         assert_eq!(conversation.messages, None, "an upstream has it");
         let messages = store.history(&turn).await.expect("a history");
@@ -89,7 +93,7 @@ async fn a_conversation_is_kept_and_found_by_its_owner_alone() {
         assert_eq!(conversation.thread.map(|thread| thread.last_response).as_deref(), Some("three"));
         drop(turn);
         for kind in [
-            store.open(&bob, Some(id), history(10)).await.err().map(|error| error.kind),
+            store.open(&bob, Some(id.into()), history(10)).await.err().map(|error| error.kind),
             store.transcript(&bob, id, None, 1000).await.err().map(|error| error.kind),
             store.delete(&bob, id).await.err().map(|error| error.kind),
         ] {
@@ -109,7 +113,7 @@ async fn a_conversation_that_is_deleted_during_a_turn_stays_deleted() {
         let turn = store.open(&owner, None, history(2)).await.expect("a turn");
         let id = turn.id;
         store.commit(turn, exchange("one")).await.expect("kept");
-        let turn = store.open(&owner, Some(id), history(2)).await.expect("a turn");
+        let turn = store.open(&owner, Some(id.into()), history(2)).await.expect("a turn");
         store.delete(&owner, id).await.expect("deleted");
         let error = store.commit(turn, exchange("two")).await.expect_err("gone");
         assert_eq!(error.kind, Kind::ConversationNotFound);
@@ -123,8 +127,8 @@ async fn a_turn_that_cannot_be_kept_does_not_spoil_one_that_is_committed_with_it
     for store in stores() {
         let owner = owner();
         let (fine, gone) = (begun(&store, &owner).await, begun(&store, &owner).await);
-        let fine_turn = store.open(&owner, Some(fine), history(2)).await.expect("a turn");
-        let gone_turn = store.open(&owner, Some(gone), history(2)).await.expect("a turn");
+        let fine_turn = store.open(&owner, Some(fine.into()), history(2)).await.expect("a turn");
+        let gone_turn = store.open(&owner, Some(gone.into()), history(2)).await.expect("a turn");
         store.delete(&owner, gone).await.expect("deleted");
         let new_turn = store.open(&owner, None, history(2)).await.expect("a turn");
         let new = new_turn.id;
@@ -146,8 +150,8 @@ async fn a_turn_that_another_process_went_past_is_refused() {
         (Store::new(location.clone()).expect("a store"), Store::new(location).expect("a store"));
     let owner = owner();
     let id = begun(&ours, &owner).await;
-    let late = ours.open(&owner, Some(id), history(2)).await.expect("a turn");
-    let turn = theirs.open(&owner, Some(id), history(2)).await.expect("a turn");
+    let late = ours.open(&owner, Some(id.into()), history(2)).await.expect("a turn");
+    let turn = theirs.open(&owner, Some(id.into()), history(2)).await.expect("a turn");
     theirs.commit(turn, exchange("theirs")).await.expect("kept");
     let error = ours.commit(late, exchange("ours")).await.expect_err("too late");
     assert_eq!(error.kind, Kind::ConversationBusy);
@@ -166,7 +170,7 @@ async fn parallel_turns_wait_for_each_other_and_none_is_lost() {
         let turns = (1..20).map(|number| {
             let (store, owner) = (Arc::clone(&store), owner.clone());
             async move {
-                let turn = store.open(&owner, Some(id), history(2)).await.expect("a turn");
+                let turn = store.open(&owner, Some(id.into()), history(2)).await.expect("a turn");
                 tokio::task::yield_now().await;
                 store.commit(turn, exchange(&number.to_string())).await.expect("kept");
             }
@@ -306,7 +310,7 @@ async fn what_is_read_of_a_conversation_is_bounded_and_paged() {
         let ann = owner();
         let mut id = None;
         for number in 1..=5 {
-            let turn = store.open(&ann, id, history(10)).await.expect("a turn");
+            let turn = store.open(&ann, id.map(Into::into), history(10)).await.expect("a turn");
             id = Some(turn.id);
             let exchange =
                 Exchange { thread: None, question: number.to_string(), ..exchange("x".repeat(100).as_str()) };
@@ -317,7 +321,7 @@ async fn what_is_read_of_a_conversation_is_bounded_and_paged() {
         for (turns, bytes, expected) in
             [(10, 10_000, 5), (2, 10_000, 2), (10, 315, 3), (10, 314, 2), (10, 50, 0)]
         {
-            let turn = store.open(&ann, Some(id), History { turns, bytes }).await.expect("a turn");
+            let turn = store.open(&ann, Some(id.into()), History { turns, bytes }).await.expect("a turn");
             let messages = store.history(&turn).await.expect("a history");
             assert_eq!(
                 (messages.len(), turn.turns_before()),

@@ -13,7 +13,7 @@ const PAGE_BYTES: i64 = 4 << 20;
 const DELETED_AT_ONCE: i64 = 20;
 
 const PAGE: &Text = text![
-    "SELECT CAST(0 AS BIGINT), turns, system, NULL, created_at, used_at FROM conversations \
+    "SELECT CAST(0 AS BIGINT), turns, system, name, created_at, used_at FROM conversations \
      WHERE owner = $1 AND id = $2 AND turns > 0 \
      UNION ALL SELECT 1, number, question, answer, partial, 0 FROM turns WHERE owner = $1 AND id = $2 AND number < $3 \
      AND number >= (SELECT MIN(number) FROM (SELECT number, SUM(size) OVER (ORDER BY number DESC) - size AS newer \
@@ -22,7 +22,7 @@ const PAGE: &Text = text![
 ];
 
 const LIST: &Text = text![
-    "SELECT id, turns, bytes, created_at, used_at FROM conversations WHERE owner = $1 AND turns > 0 \
+    "SELECT id, turns, bytes, created_at, used_at, name FROM conversations WHERE owner = $1 AND turns > 0 \
      AND (used_at < $2 OR used_at = $2 AND id < $3) ORDER BY used_at DESC, id DESC LIMIT $4"
 ];
 
@@ -36,6 +36,8 @@ const BYTES: &Text = text![
 /// A part of a conversation, to be read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transcript {
+    /// The name under which the conversation was begun, if it was.
+    pub name: Option<String>,
     /// The instructions for the model.
     pub system: Option<String>,
     /// Questions and answers, the oldest first, each with whether the answer broke off.
@@ -53,6 +55,8 @@ pub struct Transcript {
 pub struct Listed {
     /// Its id.
     pub id: String,
+    /// The name under which it was begun, if it was.
+    pub name: Option<String>,
     /// How many turns it has.
     pub turns: i64,
     /// The bytes of its questions and answers.
@@ -94,6 +98,7 @@ impl Store {
         let first = rows.first().map(|row| row.integer(1)).transpose()?;
         let turn = |mut row: Row| Ok((row.text(2)?, row.text(3)?, row.integer(4)? != 0));
         Ok(Transcript {
+            name: head.optional_text(3)?,
             system: head.optional_text(2)?,
             turns: rows.into_iter().map(turn).collect::<Result<_, Error>>()?,
             next_before: first.filter(|first| *first > 1),
@@ -121,6 +126,7 @@ impl Store {
                 bytes: row.integer(2)?,
                 created_at: row.integer(3)?,
                 used_at: row.integer(4)?,
+                name: row.optional_text(5)?,
             })
         };
         self.read(Statement::new(LIST, values)).await?.into_iter().map(listed).collect()

@@ -64,7 +64,8 @@ async fn an_answer_goes_on_when_its_caller_waits_no_longer() {
 #[actix_web::test]
 async fn the_deadline_of_a_request_ends_the_wait_and_not_the_answer() {
     let fake = slow(Duration::from_millis(1500), false).await;
-    let app = spawn_before(&fake.url, "openai", &[("REQUEST_TIMEOUT_SECONDS", "0.2")]).await;
+    let settings = [("REQUEST_TIMEOUT_SECONDS", "0.2"), ("LONG_ANSWERS", "true")];
+    let app = spawn_before(&fake.url, "openai", &settings).await;
     let told = app.chat(json!({"message": "hi"})).await.json();
     assert_eq!(told["error"]["code"], "still_running");
     assert_eq!(finished(&app, told["response_id"].as_str().expect("an id")).await["answer"], "one two");
@@ -73,7 +74,7 @@ async fn the_deadline_of_a_request_ends_the_wait_and_not_the_answer() {
 #[actix_web::test]
 async fn an_answer_that_fails_later_tells_why_and_what_came() {
     let fake = slow(Duration::from_millis(300), true).await;
-    let app = spawn_before(&fake.url, "openai", &[]).await;
+    let app = spawn_before(&fake.url, "openai", &[("LONG_ANSWERS", "true")]).await;
     let told = app.chat(json!({"message": "hi", "wait_seconds": 0})).await.json();
     let answer = finished(&app, told["response_id"].as_str().expect("an id")).await;
     assert_eq!(
@@ -87,7 +88,7 @@ async fn an_answer_that_fails_later_tells_why_and_what_came() {
 async fn an_answer_that_a_restart_cut_short_is_told_as_interrupted() {
     let fake = slow(Duration::from_secs(30), false).await;
     let folder = temporary_folder();
-    let settings = [("DATA_DIR", folder.as_str())];
+    let settings = [("DATA_DIR", folder.as_str()), ("LONG_ANSWERS", "true")];
     let app = spawn_before(&fake.url, "openai", &settings).await;
     let told = app.chat(json!({"message": "hi", "wait_seconds": "0.2"})).await.json();
     let path = format!("/api/answers/{}", told["response_id"].as_str().expect("an id"));
@@ -97,6 +98,33 @@ async fn an_answer_that_a_restart_cut_short_is_told_as_interrupted() {
     let answer = app.get(&path).await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (424, "answer_interrupted"));
     assert_eq!(answer.json()["answer"], "one");
+}
+
+#[actix_web::test]
+async fn without_long_answers_nobody_is_told_to_come_back() {
+    let fake = slow(Duration::from_secs(5), false).await;
+    let beats = [("HEARTBEAT_AFTER_SECONDS", "0.1"), ("HEARTBEAT_SECONDS", "0.1")];
+    for (beats, status) in [(&[][..], 424), (&beats, 200)] {
+        let settings = [&[("REQUEST_TIMEOUT_SECONDS", "0.5")][..], beats].concat();
+        let app = spawn_before(&fake.url, "openai", &settings).await;
+        for body in
+            [json!({"message": "hi", "conversation": "n"}), json!({"message": "hi", "wait_seconds": "0.3"})]
+        {
+            let told = app.chat(body).await;
+            let envelope = told.json();
+            assert_eq!(
+                (told.status.as_u16(), told.code().as_str()),
+                (status, "upstream_deadline"),
+                "{envelope}"
+            );
+            assert_eq!((&envelope["success"], &envelope["answer"]), (&json!(false), &json!("one")));
+            assert!(!told.text.contains("get_answer") && !told.text.contains("/api/answers"), "{envelope}");
+        }
+        // The question is given up, and what had come of it is kept.
+        tokio::time::timeout(Duration::from_secs(3), fake.left()).await.expect("the upstream is left");
+        let kept = app.get("/api/conversations/n").await.json();
+        assert_eq!(kept["messages"][1], json!({"role": "assistant", "content": "one", "partial": true}));
+    }
 }
 
 #[actix_web::test]

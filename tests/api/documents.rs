@@ -11,6 +11,7 @@ async fn the_committed_documents_are_what_the_program_prints() {
     let server = "https://your-app.example.com";
     let tools = documents.at(Document::Tools, server);
     for (file, printed) in [
+        ("dify.json", pretty(&documents.at(Document::Dify, server))),
         ("tools.json", pretty(&tools)),
         ("tools.yaml", yaml(&tools)),
         ("full.json", pretty(&documents.at(Document::Full, server))),

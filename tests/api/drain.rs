@@ -35,6 +35,7 @@ fn start(url: &str, folder: &str, seconds: &str) -> Process {
         ("DEFAULT_MODEL", "m"),
         ("GATEWAY_API_KEYS", &format!("tests:{KEY}")),
         ("DATA_DIR", folder),
+        ("LONG_ANSWERS", "true"),
         ("SHUTDOWN_TIMEOUT_SECONDS", seconds),
     ])
 }

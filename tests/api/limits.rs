@@ -90,7 +90,7 @@ async fn a_key_may_send_so_many_requests_a_minute() {
 #[actix_web::test]
 async fn so_many_answers_go_on_without_their_callers() {
     let fake = hanging().await;
-    let app = spawn_before(&fake.url, "openai", &[("MAX_LONG_ANSWERS", "1")]).await;
+    let app = spawn_before(&fake.url, "openai", &[("LONG_ANSWERS", "true"), ("MAX_LONG_ANSWERS", "1")]).await;
     let ask = json!({"message": "hi", "wait_seconds": "0.2"});
     assert_eq!(app.chat(ask.clone()).await.code(), "still_running");
     let second = app.chat(ask).await;

@@ -137,6 +137,7 @@ async fn misfit_requests_are_told_apart_by_status() {
     let fake = Fake::start(json_answer(COMPLETION)).await;
     let app = spawn_before(&fake.url, "openai", &[("MAX_BODY_BYTES", "2000")]).await;
     let long = json!({"message": "x".repeat(3000)}).to_string();
+    let named = json!({"message": "x", "conversation_id": "x".repeat(201)}).to_string();
     for (body, status, code) in [
         ("", 400, "invalid_json"),
         ("{", 400, "invalid_json"),
@@ -148,7 +149,8 @@ async fn misfit_requests_are_told_apart_by_status() {
         ("[\"hello\", null, null, null, null, null]", 422, "invalid_request"),
         ("{\"message\": \"x\"} trailing", 400, "invalid_json"),
         ("{\"message\": \"x\", \"temperature\": \"hot\"}", 422, "invalid_request"),
-        ("{\"message\": \"x\", \"conversation_id\": \"nonsense\"}", 404, "conversation_not_found"),
+        ("{\"message\": \"x\", \"conversation_id\": \"conv_nonsense\"}", 404, "conversation_not_found"),
+        (named.as_str(), 422, "invalid_request"),
         (long.as_str(), 413, "body_too_large"),
     ] {
         let answer = app.post("/api/chat", KEY, body).await;

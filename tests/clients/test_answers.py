@@ -18,6 +18,7 @@ Make = Callable[..., Service]
 MODEL = "mirror-small"
 TEXT = "An answer in two halves: 前半 and 後半, with an end."
 TWO_KEYS = "mine:{},theirs:{}"
+LONG = {"LONG_ANSWERS": "true"}
 
 
 def two_halves(gate: Gate) -> Reply:
@@ -69,7 +70,7 @@ def place(request: pytest.FixtureRequest) -> dict[str, str]:
 def test_an_answer_that_takes_long_is_fetched_later(
     service: Make, provider: Upstream, wait: object
 ):
-    gateway = service(**provider_settings(provider, DEFAULT_MODEL=MODEL))
+    gateway = service(**provider_settings(provider, DEFAULT_MODEL=MODEL, **LONG))
     gate = provider.gate()
     provider.replies.append(two_halves(gate))
     with gateway.client() as client:
@@ -102,7 +103,7 @@ def test_an_answer_that_takes_long_is_fetched_later(
 def test_dify_fetches_the_answer_with_a_tool(service: Make, provider: Upstream):
     # The file of the store is for one service at a time.
     assert "get_answer" not in service(DATABASE_URL="memory:").tools(), "not every agent needs one tool more"
-    settings = provider_settings(provider, DEFAULT_MODEL=MODEL, LONG_ANSWERS="true")
+    settings = provider_settings(provider, DEFAULT_MODEL=MODEL, **LONG)
     gateway = service(**settings)
     tools = gateway.tools()
     assert [(p.name, p.type, p.required) for p in tools["get_answer"].parameters] == [
@@ -129,7 +130,7 @@ def test_dify_fetches_the_answer_with_a_tool(service: Make, provider: Upstream):
 
 
 def test_an_answer_in_time_is_just_an_answer(service: Make, provider: Upstream):
-    gateway = service(**provider_settings(provider, DEFAULT_MODEL=MODEL))
+    gateway = service(**provider_settings(provider, DEFAULT_MODEL=MODEL, **LONG))
     with gateway.client() as client:
         for wait in ("30", "", None):
             body = client.post("/api/chat", json={"message": "?", "wait_seconds": wait}).json()
@@ -139,7 +140,7 @@ def test_an_answer_in_time_is_just_an_answer(service: Make, provider: Upstream):
 def test_an_answer_goes_on_when_its_caller_was_told_to_come_back_before_a_word(
     service: Make, provider: Upstream
 ):
-    gateway = service(**provider_settings(provider, DEFAULT_MODEL=MODEL))
+    gateway = service(**provider_settings(provider, DEFAULT_MODEL=MODEL, **LONG))
     gate = provider.gate()
     provider.replies.append(Reply.events(text_chunks(MODEL, TEXT)).after(gate))
     with gateway.client() as client:
@@ -150,7 +151,7 @@ def test_an_answer_goes_on_when_its_caller_was_told_to_come_back_before_a_word(
 
 
 def test_a_web_chat_takes_its_time_too(service: Make, mirror: Upstream):
-    gateway = service(**upstream_settings(mirror, "web-chat"))
+    gateway = service(**upstream_settings(mirror, "web-chat"), **LONG)
     mirror.halfway = mirror.gate()
     with gateway.client() as client:
         first = begin(client)
@@ -160,7 +161,7 @@ def test_a_web_chat_takes_its_time_too(service: Make, mirror: Upstream):
 
 
 def test_an_answer_that_fails_later_is_told_with_its_error(service: Make, provider: Upstream):
-    gateway = service(**provider_settings(provider, DEFAULT_MODEL=MODEL))
+    gateway = service(**provider_settings(provider, DEFAULT_MODEL=MODEL, **LONG))
     gate = provider.gate()
     events = [event(part) for part in text_chunks(MODEL, TEXT)[:4]]
     broken = Reply.stream(*events, gate, b"data: {").cut_after(len(b"".join(events)) + 3)
@@ -176,7 +177,7 @@ def test_an_answer_that_fails_later_is_told_with_its_error(service: Make, provid
 
 def test_nobody_else_can_fetch_an_answer(service: Make, provider: Upstream):
     mine, theirs = new_key(), new_key()
-    gateway = service(key=mine, start=False, **provider_settings(provider, DEFAULT_MODEL=MODEL))
+    gateway = service(key=mine, start=False, **provider_settings(provider, DEFAULT_MODEL=MODEL, **LONG))
     gateway.env["GATEWAY_API_KEYS"] = TWO_KEYS.format(mine, theirs)
     gateway.start()
     gate = provider.gate()
@@ -205,7 +206,7 @@ def test_nobody_else_can_fetch_an_answer(service: Make, provider: Upstream):
 def test_an_answer_that_a_crash_interrupts_says_so(
     service: Make, provider: Upstream, place: dict[str, str]
 ):
-    gateway = service(**provider_settings(provider, DEFAULT_MODEL=MODEL), **place)
+    gateway = service(**provider_settings(provider, DEFAULT_MODEL=MODEL, **LONG), **place)
     gate = provider.gate()
     provider.replies.append(two_halves(gate))
     with gateway.client() as client:
@@ -223,7 +224,7 @@ def test_an_answer_that_a_crash_interrupts_says_so(
 
 
 def test_an_answer_outlives_an_orderly_end(service: Make, provider: Upstream):
-    gateway = service(**provider_settings(provider, DEFAULT_MODEL=MODEL))
+    gateway = service(**provider_settings(provider, DEFAULT_MODEL=MODEL, **LONG))
     gate = provider.gate()
     provider.replies.append(two_halves(gate))
     with gateway.client() as client:
@@ -239,7 +240,7 @@ def test_an_answer_outlives_an_orderly_end(service: Make, provider: Upstream):
 
 def test_another_replica_tells_the_answer(service: Make, provider: Upstream, cluster: Cluster):
     key, place = new_key(), {"DATABASE_URL": cluster.new_database()}
-    settings = provider_settings(provider, DEFAULT_MODEL=MODEL, **place)
+    settings = provider_settings(provider, DEFAULT_MODEL=MODEL, **LONG, **place)
     one, other = service(key=key, **settings), service(key=key, **settings)
     gate = provider.gate()
     provider.replies.append(two_halves(gate))

@@ -292,7 +292,7 @@ def test_another_keys_conversation_reads_as_a_missing_one(service: Callable[...,
         kept = caller.invoke(chat, message="one").json["conversation_id"]
     with Caller(bearer(theirs)) as caller:
         foreign = caller.send(chat, {"message": "two", "conversation_id": kept})
-        missing = caller.send(chat, {"message": "two", "conversation_id": "no-such-conversation"})
+        missing = caller.send(chat, {"message": "two", "conversation_id": "conv_" + "0" * 32})
     assert foreign.status_code == missing.status_code == 404
     for field in ("code", "hint"):
         assert failure(foreign)[field] == failure(missing)[field]

@@ -15,7 +15,7 @@ from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from upstream import Reply, Upstream
 
-TOOLS = ["chat", "list_models", "health"]
+TOOLS = ["chat", "ask", "list_models", "health"]
 
 
 def with_sdk(
@@ -45,6 +45,9 @@ def test_the_sdk_lists_and_calls_the_tools(demo: Service, mode: str) -> None:
         again = {"message": "More", "conversation_id": first.structured_content["conversation_id"]}
         second = await client.call_tool("chat", again)
         assert second.structured_content["conversation_id"] == again["conversation_id"]
+        alone = await client.call_tool("ask", {"message": "Hello", "conversation": "a name"})
+        assert not alone.is_error and alone.structured_content is None
+        assert "Hello" in alone.content[0].text
         models = await client.call_tool("list_models", {})
         assert models.structured_content["default_model"] == "demo"
         health = await client.call_tool("health")

@@ -27,7 +27,7 @@ use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, Heartbeat};
 use crate::http::log_fields::{LogFields, RequestId};
 use crate::http::origin::Admitted;
-use crate::http::reply::Prepared;
+use crate::http::reply::{Form, Prepared};
 pub use failure::Renderer;
 use failure::{INVALID_PARAMS, METHOD_NOT_FOUND, RpcFailure};
 use message::{Id, JsonRpc, Message};
@@ -78,12 +78,13 @@ struct Call {
     arguments: Option<Box<RawValue>>,
 }
 
-/// What a tool returned: as text for the model, as an object for programs.
+/// What a tool returned: as text for the model, and where it is one, as an object for programs.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct CallResult<'a> {
     content: [Value; 1],
-    structured_content: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    structured_content: Option<&'a RawValue>,
     is_error: bool,
 }
 
@@ -126,12 +127,12 @@ async fn mcp(
     let outcome = match method.as_str() {
         "initialize" => Ok(initialized(params)),
         "ping" => Ok(json!({})),
-        "tools/list" => Ok(json!({ "tools": schema::tools(&documents.at(Document::Tools, "")) })),
+        "tools/list" => Ok(json!({ "tools": schema::tools(&documents.at(Document::Dify, "")) })),
         "tools/call" => {
             match body::parse(params.as_bytes()).and_then(|call| work(call, &gateway, &caller, &request)) {
                 Ok(work) => {
                     let work = async move { called(id, work.await) };
-                    return Ok(keep_alive::respond(**heartbeat, Box::pin(work)).await);
+                    return Ok(keep_alive::respond(**heartbeat, Form::Json, Box::pin(work)).await);
                 }
                 Err(error) => Err((INVALID_PARAMS, error)),
             }
@@ -195,10 +196,14 @@ fn work(
 
 /// The answer to a call: what the operation would have answered, failures too.
 fn called(id: Id, outcome: Prepared) -> Prepared {
-    let text = std::str::from_utf8(&outcome.body).expect("JSON is written in UTF-8");
+    let text = std::str::from_utf8(&outcome.body).expect("an operation writes UTF-8");
+    let structured_content = match outcome.form {
+        Form::Json => Some(serde_json::from_str(text).expect("it is JSON")),
+        Form::Text => None,
+    };
     let result = CallResult {
         content: [json!({ "type": "text", "text": text })],
-        structured_content: serde_json::from_str(text).expect("an operation answers in JSON"),
+        structured_content,
         is_error: outcome.log_fields.error.is_some(),
     };
     Prepared { headers: outcome.headers, ..Response::prepared(id, result, outcome.log_fields) }

@@ -1,8 +1,8 @@
-//! The tools as MCP describes them, from the document for importers.
+//! The tools as MCP describes them, from the document with all of them.
 
 use serde_json::{Map, Value, json};
 
-/// The tools of the importers' document.
+/// The tools of the document.
 pub fn tools(document: &Value) -> Vec<Value> {
     let items = document["paths"].as_object().into_iter().flat_map(Map::values);
     items.filter_map(Value::as_object).flat_map(Map::values).map(tool).collect()
@@ -10,13 +10,17 @@ pub fn tools(document: &Value) -> Vec<Value> {
 
 /// An operation as a tool.
 fn tool(operation: &Value) -> Value {
-    json!({
+    let mut tool = json!({
         "name": operation["operationId"],
         "title": operation["summary"],
         "description": operation["description"],
         "inputSchema": input(operation),
-        "outputSchema": json_schema(&operation["responses"]["200"]["content"]["application/json"]["schema"]),
-    })
+    });
+    // One that answers in plain text has none.
+    if let Some(schema) = operation["responses"]["200"]["content"].get("application/json") {
+        tool["outputSchema"] = json_schema(&schema["schema"]);
+    }
+    tool
 }
 
 /// What an operation takes: its body, or its parameters.

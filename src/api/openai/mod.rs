@@ -29,7 +29,7 @@ use crate::http::auth::Caller;
 use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, EventStream, Heartbeat};
 use crate::http::log_fields::{LogFields, RequestId};
-use crate::http::reply::{self, Prepared};
+use crate::http::reply::{self, Form, Prepared};
 use body::V1Body;
 use events::Events;
 use failure::OpenAiFailure;
@@ -85,7 +85,7 @@ async fn chat_completions(
         let begin = Box::pin(streamed(gateway, asked, include_usage, request_id));
         keep_alive::stream(&request, heartbeat.every, begin).await
     } else {
-        keep_alive::respond(**heartbeat, Box::pin(whole(gateway, asked, request_id))).await
+        keep_alive::respond(**heartbeat, Form::Json, Box::pin(whole(gateway, asked, request_id))).await
     })
 }
 

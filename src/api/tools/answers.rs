@@ -15,6 +15,7 @@ use crate::http::reply::Prepared;
 pub(super) const TOOL: Tool = Tool {
     name: "get_answer",
     needs_long_answers: true,
+    answers_in_json: true,
     route: |config| {
         config.service(get_answer);
     },

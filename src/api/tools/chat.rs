@@ -8,25 +8,26 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Tool;
+use super::{Tool, loose};
 use crate::domain::chat::Usage;
 use crate::domain::error::{Error, Kind};
-use crate::gateway::{Failed, Gateway, Reply, Turn};
+use crate::gateway::{Failed, Gateway, Question, Reply, Turn};
 use crate::http::auth::Caller;
 use crate::http::body::JsonBody;
 use crate::http::keep_alive::{self, Heartbeat};
 use crate::http::log_fields::LogFields;
-use crate::http::reply::{ErrorBody, Prepared};
+use crate::http::reply::{ErrorBody, Form, Prepared};
 
 pub(super) const TOOL: Tool = Tool {
     name: "chat",
     needs_long_answers: false,
+    answers_in_json: true,
     route: |config| {
         config.service(chat);
     },
     call: |call| {
         let asked = call.arguments();
-        Box::pin(ask(call.gateway, call.caller, asked, call.request))
+        Box::pin(answered(call.gateway, call.caller, asked, call.request))
     },
 };
 
@@ -48,10 +49,14 @@ pub struct ChatRequest {
     #[serde(default, deserialize_with = "loose::text")]
     #[schema(value_type = Option<String>, default = "", example = "Answer briefly.")]
     system: Option<String>,
-    /// To continue an earlier conversation: the conversation_id that its last answer returned. Leave it empty to start a new one.
+    /// To continue a conversation: the conversation_id that its last answer returned, or a name of your own of at most 200 characters, whose first use begins it. Leave it empty to start a new one.
     #[serde(default, deserialize_with = "loose::text")]
     #[schema(value_type = Option<String>, default = "", example = "")]
     conversation_id: Option<String>,
+    /// The same under the name that it has in ask.
+    #[serde(default, deserialize_with = "loose::text")]
+    #[schema(ignore)]
+    conversation: Option<String>,
     /// Randomness of the answer as a decimal number from 0 (focused) to 2 (varied), such as 0.7. Leave it empty for the model's own choice.
     #[serde(default, deserialize_with = "loose::number")]
     #[schema(value_type = Option<String>, default = "", example = "0.7")]
@@ -102,41 +107,10 @@ impl ChatRequest {
             }
             value => value.map(|value| value as u32),
         };
-        let conversation = self.conversation_id.as_deref().map(str::parse).transpose().map_err(|()| {
-            Error::new(Kind::ConversationNotFound, "there is no such conversation, or it was forgotten")
-        })?;
+        let conversation = self.conversation_id.or(self.conversation);
+        let conversation = conversation.as_deref().map(str::parse).transpose()?;
         let (system, message, temperature) = (self.system, self.message, self.temperature);
         Ok((self.model, Turn { conversation, system, message, temperature, max_tokens }))
-    }
-}
-
-/// Values as Dify and its models send them: `""` and null are absent, numbers may be text.
-mod loose {
-    use serde::{Deserialize, Deserializer, de};
-
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected a number, as text or number")]
-    enum Loose {
-        Number(f64),
-        Text(String),
-        Absent(()),
-    }
-
-    pub fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-        let text = Option::<String>::deserialize(deserializer)?;
-        Ok(text.map(|text| text.trim().to_string()).filter(|text| !text.is_empty()))
-    }
-
-    pub fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-        match Loose::deserialize(deserializer)? {
-            Loose::Absent(()) => Ok(None),
-            Loose::Number(number) => Ok(Some(number)),
-            Loose::Text(text) if text.trim().is_empty() => Ok(None),
-            Loose::Text(text) => {
-                let number = text.trim().parse().ok().filter(|number: &f64| number.is_finite());
-                number.map(Some).ok_or_else(|| de::Error::custom("expected a number, as text or number"))
-            }
-        }
     }
 }
 
@@ -180,7 +154,7 @@ pub struct ChatResult {
         example = "An OpenAPI document describes an HTTP API so that programs can use it."
     )]
     answer: String,
-    /// Send it with the next question to continue this conversation.
+    /// Send it with the next question to continue this conversation: its id, or the name that was sent.
     #[schema(required = false, example = "conv_0f8fad5bd9cb469fa16570867728950e")]
     conversation_id: Option<String>,
     /// The upstream's id of the answer.
@@ -210,7 +184,7 @@ impl ChatResult {
         ChatResult {
             success: error.is_none(),
             answer: answer.text,
-            conversation_id: reply.conversation_id.map(|id| id.to_string()),
+            conversation_id: reply.conversation.map(|conversation| conversation.to_string()),
             response_id: answer.names.response,
             model: answer.names.model,
             upstream: answer.upstream,
@@ -244,12 +218,12 @@ async fn chat(
     heartbeat: Data<Heartbeat>,
     body: JsonBody<ChatRequest>,
 ) -> HttpResponse {
-    let work = ask(gateway, caller.into_inner(), Ok(body.0), request);
-    keep_alive::respond(**heartbeat, Box::pin(work)).await
+    let work = answered(gateway, caller.into_inner(), Ok(body.0), request);
+    keep_alive::respond(**heartbeat, Form::Json, Box::pin(work)).await
 }
 
 /// What chat answers, also to a request that was not understood.
-async fn ask(
+async fn answered(
     gateway: Data<Gateway>,
     caller: Caller,
     asked: Result<ChatRequest, Error>,
@@ -257,7 +231,10 @@ async fn ask(
 ) -> Prepared {
     let asked = asked.and_then(|asked| Ok((asked.wait()?, asked.turn()?)));
     let outcome = match asked {
-        Ok((wait, (model, turn))) => gateway.into_inner().ask(caller.owner, model, turn, wait).await,
+        Ok((wait, (model, turn))) => {
+            let question = Question { operation: TOOL.name, model, turn, wait, comes_back: true };
+            gateway.into_inner().ask(caller.owner, question).await
+        }
         Err(error) => Err(Failed::from(error)),
     };
     prepared(outcome, LogFields::of("chat"), &request)
@@ -296,6 +273,7 @@ mod tests {
             (json!(0.7), Some(0.7)),
             (json!(" 1 "), Some(1.0)),
             (json!(""), None),
+            (json!("None"), None),
             (json!(null), None),
         ] {
             let asked = question(json!({"message": "x", "temperature": value})).expect("valid");
@@ -309,10 +287,15 @@ mod tests {
                 expected
             );
         }
-        let asked = question(
-            json!({"message": "x", "model": "", "system": null, "conversation_id": "", "unknown": [1]}),
-        );
-        assert!(asked.is_ok_and(|asked| asked.conversation.is_none()));
+        for absent in ["", " ", "None", "none", "null", "N/A", "n/a", " new ", "undefined"] {
+            let asked = question(json!({
+                "message": "x", "model": absent, "system": absent, "conversation_id": absent,
+                "conversation": absent, "temperature": absent, "max_tokens": absent, "unknown": [1],
+            }));
+            let Turn { conversation, system, temperature, max_tokens, .. } = asked.expect("valid");
+            assert!(conversation.is_none() && system.is_none(), "{absent:?}");
+            assert!(temperature.is_none() && max_tokens.is_none(), "{absent:?}");
+        }
     }
 
     #[test]

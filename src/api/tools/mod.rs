@@ -1,6 +1,6 @@
 //! The tools: operations that Dify imports and calls over HTTP, and that MCP calls by their names.
 //!
-//! [`TOOLS`] is the only list of them: the routes, the importers' document and MCP follow it. The
+//! [`TOOLS`] is the only list of them: the routes, the importers' documents and MCP follow it. The
 //! annotation of each handler is the only source of the documents; its texts are what a model reads
 //! when it chooses a tool.
 //!
@@ -8,7 +8,9 @@
 //! every boolean into true; numbers are understood as text or number, `""` and null as absent.
 
 mod answers;
+mod ask;
 mod chat;
+mod loose;
 
 use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse, get};
@@ -19,17 +21,19 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
+pub use ask::Renderer as AskRenderer;
 pub use chat::ChatRequest;
 
 use crate::domain::error::Error;
 use crate::gateway::{Gateway, Health, Models};
 use crate::http::auth::Caller;
 use crate::http::body;
+use crate::http::documents::Document;
 use crate::http::log_fields::LogFields;
 use crate::http::reply::{ErrorBody, Prepared};
 
 /// Every tool. Those whose path is a pattern come last, since each request looks through them.
-pub const TOOLS: &[Tool] = &[chat::TOOL, LIST_MODELS, HEALTH, answers::TOOL];
+pub const TOOLS: &[Tool] = &[chat::TOOL, ask::TOOL, LIST_MODELS, HEALTH, answers::TOOL];
 
 /// A tool.
 pub struct Tool {
@@ -37,6 +41,8 @@ pub struct Tool {
     pub name: &'static str,
     /// Whether it is of no use, and not told of, without answers to come back for.
     needs_long_answers: bool,
+    /// Whether it answers in JSON, without which some importers refuse a whole document.
+    answers_in_json: bool,
     /// Adds its operation over HTTP.
     route: fn(&mut ServiceConfig),
     /// Answers a call whose arguments come as one object.
@@ -68,14 +74,17 @@ pub fn routes(config: &mut ServiceConfig) {
     TOOLS.iter().for_each(|tool| (tool.route)(config));
 }
 
-/// As [`routes`], without the tools that need long answers.
-pub fn routes_without_long_answers(config: &mut ServiceConfig) {
-    TOOLS.iter().filter(|tool| !tool.needs_long_answers).for_each(|tool| (tool.route)(config));
+/// Whether a document for importers tells of the operation with this id.
+pub fn is_told(id: &str, document: Document, long_answers: bool) -> bool {
+    TOOLS.iter().find(|tool| tool.name == id).is_some_and(|tool| {
+        (long_answers || !tool.needs_long_answers) && (tool.answers_in_json || document == Document::Dify)
+    })
 }
 
 const LIST_MODELS: Tool = Tool {
     name: "list_models",
     needs_long_answers: false,
+    answers_in_json: true,
     route: |config| {
         config.service(list_models);
     },
@@ -85,6 +94,7 @@ const LIST_MODELS: Tool = Tool {
 const HEALTH: Tool = Tool {
     name: "health",
     needs_long_answers: false,
+    answers_in_json: true,
     route: |config| {
         config.service(health);
     },
@@ -221,11 +231,10 @@ async fn probe(gateway: Data<Gateway>, request: HttpRequest) -> Prepared {
 mod tests {
     use super::*;
     use crate::api;
-    use crate::http::documents::Document;
 
     #[test]
     fn tools_are_named_as_their_operations() {
-        let document = api::documents(true).at(Document::Tools, "");
+        let document = api::documents(true).at(Document::Dify, "");
         let items = document["paths"].as_object().expect("paths").values();
         let operations = items.flat_map(|item| item.as_object().expect("operations").values());
         let ids: Vec<_> = operations.map(|operation| operation["operationId"].clone()).collect();

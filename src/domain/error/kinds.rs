@@ -146,7 +146,7 @@ kinds! {
         code: "conversation_not_found",
         api: 404, v1: 404, json_rpc: -32000, retryable: false, log: Warn,
         upstream: NotAsked,
-        hint: "leave `conversation_id` out to start a new conversation; an id is valid only with the key that started it",
+        hint: "leave `conversation_id` out to start a new conversation, or send a name of your own, which begins one; an id is valid only with the key that started it",
     }
     /// The answer takes longer than its caller waits, and goes on.
     StillRunning {

@@ -129,7 +129,7 @@ async fn check(location: Location, steps: usize) {
         let transcript = store.transcript(&ann, id, None, 1000).await.expect("a transcript");
         assert_eq!((transcript.created_at, transcript.used_at), (5, 6));
         assert_eq!(transcript.turns, [("Q".to_string(), "A".to_string(), true)]);
-        let turn = store.open(&ann, Some(id), history(10)).await.expect("a turn");
+        let turn = store.open(&ann, Some(id.into()), history(10)).await.expect("a turn");
         assert_eq!(turn.conversation().system.as_deref(), Some("S"));
         store.commit(turn, exchange("next")).await.expect("kept");
         assert_eq!(store.transcript(&ann, id, None, 1000).await.expect("a transcript").turns.len(), 2);

@@ -101,7 +101,7 @@ async fn a_turn_is_kept_once_or_surely_not_whatever_becomes_of_the_connection() 
     {
         for is_new in [true, false] {
             let owner = owner();
-            let known = if is_new { None } else { Some(begun(&store, &owner).await) };
+            let known = if is_new { None } else { Some(begun(&store, &owner).await.into()) };
             let turn = store.open(&owner, known, history(2)).await.expect("a turn");
             let id = turn.id;
             proxy.next(fate);
@@ -118,7 +118,7 @@ async fn a_turn_is_kept_once_or_surely_not_whatever_becomes_of_the_connection() 
             assert_eq!((kept, turns.len()), (1, 1 + usize::from(!is_new)), "{fate:?}");
             // The next question goes on at once.
             let begin = std::time::Instant::now();
-            drop(beside.open(&owner, Some(id), history(2)).await.expect("the next turn"));
+            drop(beside.open(&owner, Some(id.into()), history(2)).await.expect("the next turn"));
             assert!(begin.elapsed() < Duration::from_millis(500), "{fate:?}: {:?}", begin.elapsed());
         }
     }
@@ -130,7 +130,7 @@ async fn a_turn_that_was_given_up_is_not_kept_later() {
     for store in stores() {
         for is_new in [true, false] {
             let owner = owner();
-            let known = if is_new { None } else { Some(begun(&store, &owner).await) };
+            let known = if is_new { None } else { Some(begun(&store, &owner).await.into()) };
             let turn = store.open(&owner, known, history(2)).await.expect("a turn");
             let id = turn.id;
             let error =
@@ -151,7 +151,7 @@ async fn a_turn_whose_commit_came_through_unheard_is_found() {
     for store in stores() {
         let owner = owner();
         let id = begun(&store, &owner).await;
-        let turn = store.open(&owner, Some(id), history(2)).await.expect("a turn");
+        let turn = store.open(&owner, Some(id.into()), history(2)).await.expect("a turn");
         store.database.write(store.keeping(&turn, exchange("unheard")).into()).await.expect("kept");
         store.decide(&turn, unavailable("its answer did not come")).await.expect("it is there");
         assert_eq!(store.transcript(&owner, id, None, 1000).await.expect("a transcript").turns.len(), 2);
@@ -165,17 +165,17 @@ async fn a_turn_is_surely_not_kept_while_another_program_holds_the_file() {
     let store = Store::new(location.clone()).expect("a store");
     let owner = owner();
     let id = begun(&store, &owner).await;
-    let turn = store.open(&owner, Some(id), history(2)).await.expect("a turn");
+    let turn = store.open(&owner, Some(id.into()), history(2)).await.expect("a turn");
     let other = rusqlite::Connection::open(path).expect("the file");
     other.execute_batch("BEGIN IMMEDIATE").expect("its lock");
     let error = store.commit(turn, exchange("two")).await.expect_err("locked");
     assert_eq!(error.kind, Kind::StorageUnavailable);
     // Told before anybody is asked, too.
-    let refused = store.open(&owner, Some(id), history(2)).await.err().map(|error| error.kind);
+    let refused = store.open(&owner, Some(id.into()), history(2)).await.err().map(|error| error.kind);
     assert_eq!(refused, Some(Kind::StorageUnavailable));
     other.execute_batch("ROLLBACK").expect("its lock");
     sleep(Duration::from_millis(100)).await;
     assert_eq!(store.transcript(&owner, id, None, 1000).await.expect("a transcript").turns.len(), 1);
-    let turn = store.open(&owner, Some(id), history(2)).await.expect("a turn");
+    let turn = store.open(&owner, Some(id.into()), history(2)).await.expect("a turn");
     store.commit(turn, exchange("two")).await.expect("kept");
 }
