@@ -100,9 +100,9 @@ fn is_public(path: &str) -> bool {
 }
 
 /// What importers need not know, by path.
-const LEFT_OUT: LeftOut = &[("/api/chat", &["upstream", "wait_seconds"])];
+const LEFT_OUT: LeftOut = &[("/api/chat", &["upstream", "shape", "wait_seconds"])];
 const LEFT_OUT_WITH_ANSWERS: LeftOut =
-    &[("/api/chat", &["upstream"]), ("/api/answers/{response_id}", &["upstream"])];
+    &[("/api/chat", &["upstream", "shape"]), ("/api/answers/{response_id}", &["upstream"])];
 
 /// The documents of [`routes`]; with `long_answers`, importers learn of answers to come back for.
 pub fn documents(long_answers: bool) -> Documents {

@@ -78,7 +78,11 @@ impl Parts {
             metrics: Data::from(Arc::clone(shared.metrics())),
             budget: Data::new(Budget::new(limits.memory_bytes)),
             limits: Data::new(limits.clone()),
-            heartbeat: Data::new(Heartbeat { after: limits.heartbeat_after, every: limits.heartbeat_every }),
+            heartbeat: Data::new(Heartbeat {
+                after: limits.heartbeat_after,
+                v1_after: limits.v1_heartbeat_after,
+                every: limits.heartbeat_every,
+            }),
             activity: Data::from(Arc::clone(shared.activity())),
             shared,
         }

@@ -8,7 +8,7 @@ use super::settings::{
     BODY_IDLE_TIMEOUT_SECONDS, BODY_TIMEOUT_SECONDS, HEADER_TIMEOUT_SECONDS, HEARTBEAT_AFTER_SECONDS,
     HEARTBEAT_SECONDS, KEY_STORAGE_BYTES, MAX_BODY_BYTES, MAX_LONG_ANSWERS, MAX_STREAMS, MAX_STREAMS_PER_KEY,
     MAX_V1_BODY_BYTES, MEMORY_BUDGET_BYTES, RATE_LIMIT_PER_MINUTE, SHUTDOWN_TIMEOUT_SECONDS,
-    SLOW_READER_TIMEOUT_SECONDS,
+    SLOW_READER_TIMEOUT_SECONDS, V1_HEARTBEAT_AFTER_SECONDS,
 };
 use super::{Gateway, Public};
 
@@ -33,6 +33,8 @@ pub struct Limits {
     pub slow_reader: Duration,
     /// `HEARTBEAT_AFTER_SECONDS`; `None` sends no blanks.
     pub heartbeat_after: Option<Duration>,
+    /// `V1_HEARTBEAT_AFTER_SECONDS`; `None` sends no blanks on `/v1`.
+    pub v1_heartbeat_after: Option<Duration>,
     /// `HEARTBEAT_SECONDS`; `None` sends neither blanks nor comments.
     pub heartbeat_every: Option<Duration>,
     /// `MAX_STREAMS`
@@ -68,6 +70,7 @@ impl Reader<'_> {
             body_time: self.read(&BODY_TIMEOUT_SECONDS),
             slow_reader: self.read(&SLOW_READER_TIMEOUT_SECONDS),
             heartbeat_after: self.read(&HEARTBEAT_AFTER_SECONDS),
+            v1_heartbeat_after: self.read(&V1_HEARTBEAT_AFTER_SECONDS),
             heartbeat_every: self.read(&HEARTBEAT_SECONDS),
             streams: self.read(&MAX_STREAMS),
             streams_per_key: (gateway.auth && !is_alone).then_some(streams_per_key),

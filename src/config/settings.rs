@@ -224,9 +224,13 @@ declare! {
         LONG_ANSWER_TIMEOUT_SECONDS: Seconds = seconds(600.0),
             zh: "啟用 `LONG_ANSWERS` 時，`/api/chat` 的回答最長可進行多久，自開始時計算";
 
-        /// Towards callers: when the first blank announces a late JSON answer; 0 switches it off
+        /// Towards callers of `/api/*` and MCP: when the first blank announces a late answer; 0 switches it off
         HEARTBEAT_AFTER_SECONDS: SecondsOrOff = seconds_or_off(45.0),
-            zh: "對呼叫端：JSON 回答較慢時，多久後送出第一個空白；0 表示停用";
+            zh: "對 `/api/*` 與 MCP 的呼叫端：回答較慢時，多久後送出第一個空白；0 表示停用";
+
+        /// Towards callers of `/v1`: the same for a late JSON answer; Dify's model provider waits 300 seconds
+        V1_HEARTBEAT_AFTER_SECONDS: SecondsOrOff = seconds_or_off(90.0),
+            zh: "對 `/v1` 的呼叫端：JSON 回答較慢時，多久後送出第一個空白；0 表示停用。Dify 的模型供應商會等 300 秒";
 
         /// Towards callers: from one such blank to the next, and from one comment to the next in a silent
         /// stream; 0 switches both off

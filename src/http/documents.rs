@@ -23,7 +23,7 @@ pub enum Document {
     Full,
 }
 
-/// Paths, and the properties that are left out of all schemas and examples there.
+/// Paths, and the properties and parameters that are left out of all schemas there.
 pub type LeftOut = &'static [(&'static str, &'static [&'static str])];
 
 /// Whether a document for importers tells of the operation with an id.
@@ -209,13 +209,21 @@ fn tell_only(document: &mut Value, is_told: impl Fn(&str) -> bool) {
     paths.retain(|_, item| item.as_object().is_some_and(|operations| !operations.is_empty()));
 }
 
-/// Takes properties of these names out of all schemas and examples.
+/// Takes properties and parameters of these names out.
 fn leave_out(value: &mut Value, names: &[&str]) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(|item| leave_out(item, names)),
         Value::Object(object) => {
             if let Some(Value::Object(properties)) = object.get_mut("properties") {
                 properties.retain(|name, _| !names.contains(&name.as_str()));
+            }
+            if let Some(Value::Array(parameters)) = object.get_mut("parameters") {
+                let is_named =
+                    |parameter: &Value| parameter["name"].as_str().is_some_and(|name| names.contains(&name));
+                parameters.retain(|parameter| !is_named(parameter));
+                if parameters.is_empty() {
+                    object.shift_remove("parameters");
+                }
             }
             object.values_mut().for_each(|inner| leave_out(inner, names));
         }

@@ -74,6 +74,11 @@ impl Failure {
         Failure { error, request_id, renderer: ErrorRenderers::of(request), allow: None }
     }
 
+    /// What went wrong.
+    pub fn into_error(self) -> Error {
+        self.error
+    }
+
     /// The failure of a request whose method the path does not have, RFC 9110, section 15.5.6.
     pub fn method(request: &HttpRequest, allow: String) -> Self {
         let error = Error::new(

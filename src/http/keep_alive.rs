@@ -31,8 +31,17 @@ const COMMENT: &[u8] = b": ping\n\n";
 pub struct Heartbeat {
     /// From the call to the first blank; `None` sends no blanks.
     pub after: Option<Duration>,
+    /// The same on `/v1`, whose clients wait longer.
+    pub v1_after: Option<Duration>,
     /// From one to the next; `None` sends neither blanks nor comments.
     pub every: Option<Duration>,
+}
+
+impl Heartbeat {
+    /// That of `/v1`.
+    pub fn on_v1(self) -> Self {
+        Heartbeat { after: self.v1_after, ..self }
+    }
 }
 
 /// The response of some work in this form: at once when it is done in time, else after blanks.

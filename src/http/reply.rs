@@ -98,6 +98,8 @@ impl Form {
 pub enum Late {
     /// The same.
     Same,
+    /// Another, which tells the failure without its status.
+    Body(Bytes),
     /// The connection breaks off, since nothing else would tell the failure from a good answer.
     Broken(Box<Error>),
 }
@@ -146,9 +148,7 @@ impl Prepared {
 
     /// A failure in one line of text.
     pub fn text_failure(error: &Error, log_fields: LogFields) -> Self {
-        let line = format!("{}; {}", error.caller_message(), error.hint());
-        let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
-        let prepared = Prepared::text(line, log_fields.failed(error)).failing(error);
+        let prepared = Prepared::text(one_line(error), log_fields.failed(error)).failing(error);
         Prepared { late: Late::Broken(Box::new(error.clone())), ..prepared }
     }
 
@@ -173,6 +173,7 @@ impl Prepared {
     pub fn late_body(self) -> Result<Bytes, Box<Error>> {
         match self.late {
             Late::Same => Ok(self.body),
+            Late::Body(body) => Ok(body),
             Late::Broken(error) => Err(error),
         }
     }
@@ -195,6 +196,12 @@ impl Prepared {
         response.extensions_mut().insert(SharedLogFields::from(self.log_fields));
         response
     }
+}
+
+/// A failure in one line: what happened, then what to do.
+pub fn one_line(error: &Error) -> String {
+    let line = format!("{}; {}", error.caller_message(), error.hint());
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// `Retry-After` in whole seconds, rounded up: RFC 9110, section 10.2.3.

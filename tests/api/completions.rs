@@ -232,7 +232,7 @@ async fn silence_is_filled_with_comments_and_blanks() {
         [vec![Step::Pause(pause)], send(head), send(one), vec![Step::Pause(pause)], send(two)].concat()
     })
     .await;
-    let beats = [("HEARTBEAT_AFTER_SECONDS", "0.2"), ("HEARTBEAT_SECONDS", "0.2")];
+    let beats = [("V1_HEARTBEAT_AFTER_SECONDS", "0.2"), ("HEARTBEAT_SECONDS", "0.2")];
     let app = spawn_before(&fake.url, "openai", &beats).await;
     let streamed = app.complete(question(true)).await;
     assert!(streamed.text.starts_with(": ping\n\n"), "{}", streamed.text);
@@ -241,7 +241,7 @@ async fn silence_is_filled_with_comments_and_blanks() {
     let whole = app.complete(question(false)).await;
     assert!(whole.text.starts_with("   ") && whole.json()["choices"][0]["message"]["content"] == "hi");
     let quiet =
-        spawn_before(&fake.url, "openai", &[("HEARTBEAT_AFTER_SECONDS", "0"), ("HEARTBEAT_SECONDS", "0")])
+        spawn_before(&fake.url, "openai", &[("V1_HEARTBEAT_AFTER_SECONDS", "0"), ("HEARTBEAT_SECONDS", "0")])
             .await;
     assert!(quiet.complete(question(true)).await.text.starts_with("data: "));
     assert!(quiet.complete(question(false)).await.text.starts_with('{'));
@@ -254,12 +254,18 @@ async fn a_late_failure_is_the_last_event() {
             .concat()
     })
     .await;
-    let beats = [("HEARTBEAT_AFTER_SECONDS", "0.1"), ("HEARTBEAT_SECONDS", "0.1")];
+    let beats = [("V1_HEARTBEAT_AFTER_SECONDS", "0.1"), ("HEARTBEAT_SECONDS", "0.1")];
     let app = spawn_before(&fake.url, "openai", &beats).await;
     let answer = app.complete(question(true)).await;
     assert_eq!(answer.status.as_u16(), 200);
     assert!(data(&answer.text)[0].contains("upstream_error") && !answer.text.contains("[DONE]"));
-    assert_eq!(app.complete(question(false)).await.code(), "upstream_error");
+    // A client that looks at `object` alone must not take it for a completion; an early one has a status.
+    let late = app.complete(question(false)).await;
+    assert!(late.text.starts_with(' ') && late.status.as_u16() == 200, "{}", late.text);
+    assert_eq!((late.code().as_str(), &late.json()["object"]), ("upstream_error", &json!("error")));
+    let app = spawn_before(&fake.url, "openai", &[("HEARTBEAT_AFTER_SECONDS", "0.1")]).await;
+    let early = app.complete(question(false)).await;
+    assert_eq!((early.status.as_u16(), early.json().get("object")), (500, None), "{}", early.text);
 }
 
 #[actix_web::test]

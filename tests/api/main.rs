@@ -54,3 +54,4 @@ mod talks;
 mod tools;
 mod tunnel;
 mod upstreams;
+mod wrapper;

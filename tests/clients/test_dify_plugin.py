@@ -193,7 +193,7 @@ def test_a_silence_is_bridged_by_comments_that_disturb_nobody(
 def test_a_late_answer_that_is_not_streamed_arrives_too(
     dify: Dify, service: Make, provider: Upstream
 ):
-    beats = {"HEARTBEAT_AFTER_SECONDS": "1", "HEARTBEAT_SECONDS": "1"}
+    beats = {"V1_HEARTBEAT_AFTER_SECONDS": "1", "HEARTBEAT_SECONDS": "1"}
     gateway = service(**provider_settings(provider, **beats))
     provider.replies.append(Reply.json(completion(MODEL, "after a long while")).after(3.0))
     told = dify.invoke(gateway, stream=False)

@@ -25,7 +25,9 @@ Make = Callable[..., Service]
 REAL = "SILENCE_SECONDS" in os.environ
 SILENCE = float(os.environ.get("SILENCE_SECONDS", "4"))
 PATIENCE = 60.0 if REAL else 2.0
-BEATS = {} if REAL else {"HEARTBEAT_AFTER_SECONDS": "1", "HEARTBEAT_SECONDS": "1"}
+# Callers of /v1 are taken to wait longer than these do.
+V1_AFTER = {"V1_HEARTBEAT_AFTER_SECONDS": "45" if REAL else "1"}
+BEATS = V1_AFTER if REAL else {**V1_AFTER, "HEARTBEAT_AFTER_SECONDS": "1", "HEARTBEAT_SECONDS": "1"}
 MODEL = "mirror-small"
 TEXT = "after a long silence"
 STREAM = Reply.events(text_chunks(MODEL, TEXT))

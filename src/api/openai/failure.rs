@@ -12,7 +12,7 @@ use super::{headers, paths};
 use crate::domain::error::{Error, Report, Session};
 use crate::http::failure::ErrorRenderer;
 use crate::http::log_fields::LogFields;
-use crate::http::reply::{Prepared, retry_after_seconds, status_code};
+use crate::http::reply::{Late, Prepared, retry_after_seconds, status_code};
 
 /// Tells OpenAI's own libraries whether to try again, whatever the status.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -20,6 +20,11 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// A failure, as OpenAI writes it.
 #[derive(Serialize, ToSchema)]
 pub struct OpenAiFailure {
+    /// `error`, where the status was sent before the failure was known: else some clients take any 200 for
+    /// a completion.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "error")]
+    object: Option<&'static str>,
     error: OpenAiError,
 }
 
@@ -56,7 +61,7 @@ struct OpenAiError {
 pub fn prepared(error: &Error, request_id: &str, log_fields: LogFields) -> Prepared {
     let status = status_code(status_of(error));
     let report = error.report.as_deref();
-    let body = OpenAiFailure { error: body(error, status, report, request_id) };
+    let mut failure = OpenAiFailure { object: None, error: body(error, status, report, request_id) };
     let retry = if error.kind.retryable() { "true" } else { "false" };
     let mut headers = vec![(SHOULD_RETRY, HeaderValue::from_static(retry))];
     let told = report.map_or(&[][..], |report| &report.headers);
@@ -68,8 +73,11 @@ pub fn prepared(error: &Error, request_id: &str, log_fields: LogFields) -> Prepa
     }
     // The upstream's own come last, and win.
     headers.extend(headers::told(told));
-    let body = serde_json::to_vec(&body).expect("a failure is made of texts");
-    Prepared { status, headers, ..Prepared::json(body, log_fields.failed(error)) }
+    let written = |failure: &OpenAiFailure| serde_json::to_vec(failure).expect("a failure is made of texts");
+    let body = written(&failure);
+    failure.object = Some("error");
+    let late = Late::Body(written(&failure).into());
+    Prepared { status, headers, late, ..Prepared::json(body, log_fields.failed(error)) }
 }
 
 fn body(error: &Error, status: StatusCode, report: Option<&Report>, request_id: &str) -> OpenAiError {

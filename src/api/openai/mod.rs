@@ -85,7 +85,7 @@ async fn chat_completions(
         let begin = Box::pin(streamed(gateway, asked, include_usage, request_id));
         keep_alive::stream(&request, heartbeat.every, begin).await
     } else {
-        keep_alive::respond(**heartbeat, Form::Json, Box::pin(whole(gateway, asked, request_id))).await
+        keep_alive::respond(heartbeat.on_v1(), Form::Json, Box::pin(whole(gateway, asked, request_id))).await
     })
 }
 

@@ -8,12 +8,13 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Tool, loose};
+use super::{Tool, loose, wrapper};
 use crate::domain::chat::Usage;
 use crate::domain::error::{Error, Kind};
 use crate::gateway::{Failed, Gateway, Question, Reply, Turn};
 use crate::http::auth::Caller;
 use crate::http::body::JsonBody;
+use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, Heartbeat};
 use crate::http::log_fields::LogFields;
 use crate::http::reply::{ErrorBody, Form, Prepared};
@@ -27,7 +28,8 @@ pub(super) const TOOL: Tool = Tool {
     },
     call: |call| {
         let asked = call.arguments();
-        Box::pin(answered(call.gateway, call.caller, asked, call.request))
+        let outcome = answered(call.gateway, call.caller, asked);
+        Box::pin(async move { prepared(outcome.await, LogFields::of(TOOL.name), &call.request) })
     },
 };
 
@@ -202,6 +204,7 @@ impl ChatResult {
 /// of an earlier answer to continue that conversation.
 #[utoipa::path(
     tag = "tools",
+    params(("shape" = Option<String>, Query, description = "`wrapper` answers as FastAPI wrappers around a mirror do: `success`, `data` with `response`, `conversation_id` and `response_id`, and `error`, a text or null; failures too are 200", example = "wrapper")),
     request_body(content = ChatRequest, description = "The question and how to answer it"),
     responses(
         (status = 200, description = "The answer, or a failure that showed late", body = ChatResult, example = json!({"success": true, "answer": "An OpenAPI document describes an HTTP API so that programs can use it.", "conversation_id": "conv_0f8fad5bd9cb469fa16570867728950e", "response_id": "chatcmpl-123", "model": "gpt-4o", "finish_reason": "stop", "usage": {"prompt_tokens": 12, "completion_tokens": 34, "total_tokens": 46, "estimated": false}, "error": null})),
@@ -216,28 +219,40 @@ async fn chat(
     caller: ReqData<Caller>,
     gateway: Data<Gateway>,
     heartbeat: Data<Heartbeat>,
-    body: JsonBody<ChatRequest>,
-) -> HttpResponse {
-    let work = answered(gateway, caller.into_inner(), Ok(body.0), request);
-    keep_alive::respond(**heartbeat, Form::Json, Box::pin(work)).await
+    body: Result<JsonBody<ChatRequest>, Failure>,
+) -> Result<HttpResponse, Failure> {
+    let as_wrapper = wrapper::is_asked(&request).map_err(|error| Failure::new(&request, error))?;
+    let asked = match body {
+        Ok(body) => Ok(body.0),
+        Err(failure) if as_wrapper => Err(failure.into_error()),
+        Err(failure) => return Err(failure),
+    };
+    let outcome = answered(gateway, caller.into_inner(), asked);
+    let work = async move {
+        let (outcome, log_fields) = (outcome.await, LogFields::of(TOOL.name));
+        if as_wrapper {
+            wrapper::prepared(outcome, log_fields)
+        } else {
+            prepared(outcome, log_fields, &request)
+        }
+    };
+    Ok(keep_alive::respond(**heartbeat, Form::Json, Box::pin(work)).await)
 }
 
-/// What chat answers, also to a request that was not understood.
+/// What comes of a question, also of one that was not understood.
 async fn answered(
     gateway: Data<Gateway>,
     caller: Caller,
     asked: Result<ChatRequest, Error>,
-    request: HttpRequest,
-) -> Prepared {
+) -> Result<Reply, Failed> {
     let asked = asked.and_then(|asked| Ok((asked.wait()?, asked.turn()?)));
-    let outcome = match asked {
+    match asked {
         Ok((wait, (model, turn))) => {
             let question = Question { operation: TOOL.name, model, turn, wait, comes_back: true };
             gateway.into_inner().ask(caller.owner, question).await
         }
         Err(error) => Err(Failed::from(error)),
-    };
-    prepared(outcome, LogFields::of("chat"), &request)
+    }
 }
 
 /// An answer, or why there is none, as the callers of chat and get_answer read it.

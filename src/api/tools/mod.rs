@@ -11,6 +11,7 @@ mod answers;
 mod ask;
 mod chat;
 mod loose;
+mod wrapper;
 
 use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse, get};
