@@ -36,6 +36,8 @@ pub struct Metadata {
     pub finish: Option<String>,
     /// What it says that the answer cost.
     pub usage: Option<Usage>,
+    /// That the answer was ended here at a text of the caller's, though the upstream had more to say.
+    pub cut: bool,
 }
 
 impl Delta {
@@ -126,6 +128,8 @@ pub struct Answer {
     pub upstream: Option<String>,
     /// The HTTP status with which the upstream began it.
     pub upstream_status: Option<u16>,
+    /// Whether it was ended here at a text of the caller's.
+    pub cut: bool,
 }
 
 impl Answer {
@@ -150,7 +154,7 @@ impl Answer {
         }
     }
 
-    fn learn(&mut self, Metadata { names, finish, usage }: &Metadata) {
+    fn learn(&mut self, Metadata { names, finish, usage, cut }: &Metadata) {
         let later = |known: &mut Option<String>, told: &Option<String>| {
             if told.is_some() {
                 known.clone_from(told);
@@ -161,6 +165,7 @@ impl Answer {
         later(&mut self.names.conversation, &names.conversation);
         later(&mut self.finish_reason, finish);
         self.usage = usage.or(self.usage);
+        self.cut |= cut;
     }
 }
 

@@ -148,6 +148,10 @@ pub struct Chat {
     pub stop: Vec<String>,
     /// How many answers are wanted, where that is said.
     pub choices: Option<usize>,
+    /// The form that the answer must have, by the name of its type, where that is not text.
+    pub response_format: Option<String>,
+    /// Whether it is to be told how likely the words were.
+    pub logprobs: bool,
 }
 
 /// One question to an upstream, with all it needs to answer it.

@@ -282,7 +282,7 @@ impl InFlight {
             );
         }
         let answer = self.answer.borrow();
-        if self.verbatim || !answer.text.is_empty() || !answer.tool_calls.is_empty() {
+        if self.verbatim || answer.cut || !answer.text.is_empty() || !answer.tool_calls.is_empty() {
             return None;
         }
         let empty = |what: &str| Error::new(Kind::UpstreamEmpty, what);

@@ -224,7 +224,9 @@ impl Memory {
             }
             Memory::Continuation(continuation) => {
                 let Continuation { mut messages, thread, owner } = *continuation;
-                let next = goes_on(answer, upstream, thread.as_ref()).filter(|_| !partial);
+                // The upstream may have said more than the caller will send back.
+                let is_all = !partial && !answer.cut;
+                let next = goes_on(answer, upstream, thread.as_ref()).filter(|_| is_all);
                 if let Some(next) = next {
                     messages.push(Message::new(Role::Assistant, answer.text.as_str()));
                     if let Err(error) = store.keep_continuation(&owner, &digest(&messages), next).await {

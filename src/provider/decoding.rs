@@ -32,8 +32,11 @@ pub struct Deltas {
     pub status: u16,
     /// The headers that tell its caller of the account behind the gateway.
     pub headers: Vec<(String, String)>,
-    stream: LocalBoxStream<'static, Result<Delta, Error>>,
+    stream: Pieces,
 }
+
+/// The pieces of an answer.
+pub(super) type Pieces = LocalBoxStream<'static, Result<Delta, Error>>;
 
 impl Deltas {
     /// An answer of which all is there.
@@ -41,6 +44,11 @@ impl Deltas {
         let headers = report::account_headers(body.response().headers());
         let stream = futures_util::stream::iter([Ok(delta)]);
         Deltas { status: body.status(), headers, stream: Box::pin(stream) }
+    }
+
+    /// The same answer with its pieces led through something else.
+    pub(super) fn wrapped(self, wrap: impl FnOnce(Pieces) -> Pieces) -> Self {
+        Deltas { stream: wrap(self.stream), ..self }
     }
 
     /// The next piece, or `None` at the answer's end.

@@ -3,7 +3,8 @@
 //! A protocol turns a prompt into a request and an answer's bytes into pieces; all else is shared:
 //! `transport` makes the exchange, `body` reads the answer under its limits and out of its `coding`, `decoding` leads it
 //! through a protocol's decoder, `framing` cuts bytes into lines, `template` knows a piece by the one
-//! before, `failure` names what went wrong, `report` keeps what callers may read of it, `session` keeps the login. Nothing outside of this room
+//! before, `failure` names what went wrong, `report` keeps what callers may read of it, `session` keeps the login,
+//! `stop` ends an answer where its caller wants. Nothing outside of this room
 //! asks which protocol an upstream speaks: its capabilities say what that means.
 
 mod anthropic;
@@ -26,6 +27,7 @@ mod reason;
 pub mod relay;
 pub mod report;
 pub mod session;
+mod stop;
 mod template;
 mod transport;
 mod web_chat;
@@ -36,11 +38,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
+use serde_json::Map;
 use url::Url;
 
 use crate::config;
 use crate::domain::chat::{Chat, Model, Part, Prompt, ToolChoice};
-use crate::domain::error::{Error, Kind};
+use crate::domain::error::{Error, Kind, Report};
 pub use decoding::Deltas;
 pub use endpoint::Endpoint;
 use session::{KeyHeader, Session};
@@ -60,6 +63,10 @@ pub struct Capabilities {
     pub images: bool,
     /// Whether its model can call tools.
     pub tools: bool,
+    /// Whether it ends an answer at texts of the caller's; else that is done here.
+    pub stops: bool,
+    /// Whether it gives answers in a form such as JSON by a schema, and tells how likely its words were.
+    pub forms: bool,
     /// Whether it keeps conversations itself, so that a prompt needs the new messages only.
     pub keeps_conversations: bool,
     /// Whether each question must say how long its answer may be.
@@ -67,20 +74,38 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    /// Why a parameter is refused.
+    fn cannot(&self, parameter: &str, what: &str, hint: &str) -> Result<(), Error> {
+        let fields = Map::from_iter([("param".to_string(), parameter.into())]);
+        Err(Error::new(Kind::UnsupportedParameter, format!("{} {what}", self.noun))
+            .reported(Report { fields, ..Report::default() })
+            .hinted(hint))
+    }
+
     /// Refuses what changes the answer's form and cannot be done; what is a hint alone is left out.
     fn check(&self, chat: &Chat) -> Result<(), Error> {
-        let cannot = |what: &str, hint: &str| {
-            Err(Error::new(Kind::InvalidRequest, format!("{} {what}", self.noun)).hinted(hint))
-        };
         if chat.choices.is_some_and(|choices| choices > 1) {
-            return cannot("gives one answer at a time", "leave `n` out");
+            return self.cannot("n", "gives one answer at a time", "leave `n` out");
         }
         let must_call = matches!(chat.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
         if must_call && !self.tools {
-            return cannot(
-                "calls no tools",
-                "leave `tool_choice` out, or use an upstream with the openai protocol",
+            let hint = "leave `tool_choice` out, or use an upstream with the openai protocol";
+            return self.cannot("tool_choice", "calls no tools", hint);
+        }
+        if chat.response_format.is_some() && !self.forms {
+            let hint = "say in the messages which form the answer is to have, and leave `response_format` out, or use an upstream with the openai protocol";
+            return self.cannot("response_format", "answers in plain text alone", hint);
+        }
+        if chat.logprobs && !self.forms {
+            return self.cannot(
+                "logprobs",
+                "does not tell how likely its words were",
+                "leave `logprobs` out",
             );
+        }
+        if chat.stop.len() > stop::MOST && !self.stops {
+            let hint = format!("give at most {} texts in `stop`", stop::MOST);
+            return self.cannot("stop", "has its answers ended at few texts", &hint);
         }
         let foreign = chat.messages.iter().flat_map(|message| &message.parts).find_map(|part| match part {
             Part::Text(_) => None,
@@ -202,7 +227,8 @@ impl Upstream {
     /// What keeps the answer from beginning; later failures come in the stream.
     pub async fn ask(&self, prompt: &Prompt) -> Result<Deltas, Error> {
         self.capabilities().check(&prompt.chat)?;
-        self.provider.ask(prompt).await
+        let deltas = self.provider.ask(prompt).await?;
+        Ok(if self.capabilities().stops { deltas } else { stop::at(deltas, &prompt.chat.stop) })
     }
 
     /// The way for requests of the OpenAI protocol in their callers' own words, where it is spoken.
@@ -259,9 +285,18 @@ mod tests {
         };
         assert_eq!(asked(|chat| chat.temperature = Some(1.0)), Ok(()));
         assert_eq!(asked(|chat| chat.choices = Some(1)), Ok(()));
-        let refused: [fn(&mut Chat); 4] = [
+        assert_eq!(asked(|chat| chat.stop = vec!["x".into(); 4]), Ok(()));
+        let unsupported: [fn(&mut Chat); 5] = [
             |chat| chat.choices = Some(2),
             |chat| chat.tool_choice = ToolChoice::Required,
+            |chat| chat.response_format = Some("json_object".into()),
+            |chat| chat.logprobs = true,
+            |chat| chat.stop = vec!["x".into(); 5],
+        ];
+        for change in unsupported {
+            assert_eq!(asked(change), Err(Kind::UnsupportedParameter));
+        }
+        let refused: [fn(&mut Chat); 2] = [
             |chat| chat.messages[0].parts.push(Part::Image("data:".into())),
             |chat| chat.messages[0].parts.push(Part::Other("input_audio".into())),
         ];

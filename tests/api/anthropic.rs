@@ -251,7 +251,6 @@ async fn what_the_upstream_cannot_take_is_refused_before_it_is_asked() {
     let image =
         json!({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png,x"}}]});
     for body in [
-        json!({"n": 2, "messages": [user]}),
         json!({"messages": [user, called, {"role": "tool", "tool_call_id": "c", "content": "x"}]}),
         json!({"messages": [user, {"role": "tool", "content": "x"}]}),
         json!({"messages": [sound]}),
@@ -264,6 +263,16 @@ async fn what_the_upstream_cannot_take_is_refused_before_it_is_asked() {
             (400, "invalid_request"),
             "{body}: {}",
             answer.text
+        );
+    }
+    for parameter in [json!({"n": 2}), json!({"response_format": {"type": "json_object"}})] {
+        let mut body = json!({"messages": [user]});
+        body.as_object_mut().expect("an object").extend(parameter.as_object().expect("one").clone());
+        let answer = app.post("/v1/chat/completions", KEY, &body.to_string()).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.code().as_str()),
+            (400, "unsupported_parameter"),
+            "{body}"
         );
     }
     assert!(questions(&fake).is_empty());

@@ -50,6 +50,7 @@ mod readme;
 mod reports;
 mod session;
 mod settings;
+mod stops;
 mod talks;
 mod tools;
 mod tunnel;

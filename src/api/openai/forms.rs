@@ -85,6 +85,18 @@ pub fn tool_choice<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ToolCho
     })
 }
 
+/// The name of the form that an answer must have, unless it is text.
+pub fn response_format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    struct Form {
+        r#type: String,
+    }
+    let Some(asked) = raw(deserializer)? else { return Ok(None) };
+    let form = serde_json::from_str(asked.get());
+    let form = form.map_or_else(|_| "another form".into(), |Form { r#type }| r#type);
+    Ok(Some(form).filter(|form| form != "text"))
+}
+
 /// A number, which may be written as a text. What is none counts as absent: it is a hint alone.
 pub fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
     let Some(asked) = raw(deserializer)? else { return Ok(None) };

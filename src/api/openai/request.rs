@@ -85,6 +85,9 @@ struct Meant {
     tool_choice: ToolChoice,
     #[serde(default, deserialize_with = "forms::one_or_more")]
     stop: Vec<String>,
+    #[serde(default, deserialize_with = "forms::response_format")]
+    response_format: Option<String>,
+    logprobs: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -238,6 +241,8 @@ pub fn chat(bytes: &[u8]) -> Result<Chat, Error> {
         max_tokens,
         stop: asked.stop,
         choices: asked.n,
+        response_format: asked.response_format,
+        logprobs: asked.logprobs.is_some_and(|asked| asked.get() == "true"),
     })
 }
 
@@ -376,6 +381,14 @@ mod tests {
             [(json!("0.5"), Some(0.5)), (json!(1), Some(1.0)), (json!([0]), None), (json!(true), None)]
         {
             assert_eq!(with("temperature", value).expect("good").temperature, number);
+        }
+        for (value, form) in [
+            (json!(null), None),
+            (json!({"type": "text"}), None),
+            (json!({"type": "json_schema", "json_schema": {}}), Some("json_schema")),
+            (json!("json"), Some("another form")),
+        ] {
+            assert_eq!(with("response_format", value).expect("good").response_format.as_deref(), form);
         }
         assert_eq!(with("stop", json!(["a", "b"])).expect("good").stop, ["a", "b"]);
         assert!(with("stop", json!(null)).expect("good").stop.is_empty());

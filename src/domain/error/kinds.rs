@@ -43,6 +43,13 @@ kinds! {
         upstream: NotAsked,
         hint: "compare the request with the document at `/openapi.json`",
     }
+    /// A parameter asks for what the upstream cannot do and what cannot be left out in silence.
+    UnsupportedParameter {
+        code: "unsupported_parameter",
+        api: 422, v1: 400, json_rpc: -32600, retryable: false, log: Warn,
+        upstream: NotAsked,
+        hint: "leave the parameter out, or use an upstream with the openai protocol",
+    }
     /// No gateway key was presented.
     KeyMissing {
         code: "gateway_key_missing",

@@ -29,6 +29,8 @@ pub(super) const PROTOCOL: Protocol = Protocol {
         browser_login: false,
         images: true,
         tools: true,
+        stops: true,
+        forms: false,
         keeps_conversations: false,
         needs_max_tokens: true,
     },

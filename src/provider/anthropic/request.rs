@@ -289,6 +289,7 @@ mod tests {
             max_tokens: Some(7),
             stop: vec!["x".into()],
             choices: Some(1),
+            ..Chat::default()
         };
         let request = written(chat.clone()).expect("good");
         assert_eq!(

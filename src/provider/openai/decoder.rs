@@ -337,7 +337,7 @@ impl Completion {
         }
         let name = |name: Option<&RawValue>| name.and_then(text).map(Cow::into_owned);
         let names = self.names(|| (name(seen.id), name(seen.model)));
-        let mut metadata = Metadata { names, usage: spent.flatten(), finish: None };
+        let mut metadata = Metadata { names, usage: spent.flatten(), ..Metadata::default() };
         let mut delta = Delta::default();
         for SeenChoice { index, finish_reason, delta: said, .. } in choices {
             let index = index.unwrap_or_default();

@@ -40,6 +40,8 @@ pub(super) const PROTOCOL: Protocol = Protocol {
         browser_login: false,
         images: true,
         tools: true,
+        stops: true,
+        forms: true,
         keeps_conversations: false,
         needs_max_tokens: false,
     },

@@ -29,6 +29,8 @@ pub(super) const PROTOCOL: Protocol = Protocol {
         browser_login: true,
         images: false,
         tools: false,
+        stops: false,
+        forms: false,
         keeps_conversations: true,
         needs_max_tokens: false,
     },

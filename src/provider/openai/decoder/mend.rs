@@ -48,7 +48,7 @@ impl Completion {
         };
         let text = |name: &str| chunk.get(name).and_then(Value::as_str).map(String::from);
         let names = self.names(|| (text("id"), text("model")));
-        let delta = Delta::from(Metadata { names, usage: spent, finish: None });
+        let delta = Delta::from(Metadata { names, usage: spent, ..Metadata::default() });
         let before = choices.len();
         let mut mending = Mend { chunk: &chunk, delta, calls: Vec::new(), mended };
         for (place, choice) in choices.iter_mut().enumerate() {

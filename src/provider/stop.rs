@@ -1,0 +1,180 @@
+//! Answers that end at a text of the caller's (`stop`), before upstreams that know no such texts: the
+//! words are cut there, and the question is given up, which closes its connection.
+//!
+//! Held back is only what may be the beginning of such a text. Where an answer is cut does not depend on
+//! how its words came in pieces.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_util::Stream;
+use memchr::memmem;
+
+use super::decoding::Deltas;
+use crate::domain::answer::Delta;
+use crate::domain::error::Error;
+
+/// The most texts at which an answer may end, as OpenAI has it.
+pub const MOST: usize = 4;
+
+/// The answer up to the first of these texts.
+pub fn at(deltas: Deltas, stops: &[String]) -> Deltas {
+    let stops: Vec<String> = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
+    if stops.is_empty() {
+        return deltas;
+    }
+    let cutter = Cutter { stops, held: String::new() };
+    deltas.wrapped(|deltas| Box::pin(Stopping { deltas: Some(deltas), cutter, queue: VecDeque::new() }))
+}
+
+struct Stopping<S> {
+    /// `None` after its end, which for the upstream comes with this.
+    deltas: Option<S>,
+    cutter: Cutter,
+    queue: VecDeque<Result<Delta, Error>>,
+}
+
+impl<S: Stream<Item = Result<Delta, Error>> + Unpin> Stream for Stopping<S> {
+    type Item = Result<Delta, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(next) = this.queue.pop_front() {
+                return Poll::Ready(Some(next));
+            }
+            let Some(deltas) = &mut this.deltas else { return Poll::Ready(None) };
+            match ready!(Pin::new(deltas).poll_next(context)) {
+                Some(Ok(delta)) => this.take(delta),
+                ended => {
+                    this.deltas = None;
+                    let rest = std::mem::take(&mut this.cutter.held);
+                    if !rest.is_empty() {
+                        this.queue.push_back(Ok(Delta { text: rest, ..Delta::default() }));
+                    }
+                    this.queue.extend(ended);
+                }
+            }
+        }
+    }
+}
+
+impl<S> Stopping<S> {
+    fn take(&mut self, mut delta: Delta) {
+        if delta.settled {
+            // It stands for all words before it.
+            self.cutter.held.clear();
+        }
+        let said = std::mem::take(&mut delta.text);
+        let (text, is_cut) = self.cutter.take(&said);
+        delta.text = text;
+        if is_cut {
+            self.deltas = None;
+            let metadata = delta.metadata.get_or_insert_default();
+            metadata.finish = Some("stop".into());
+            metadata.cut = true;
+        } else if delta.settled {
+            delta.text = said;
+            self.cutter.held.clear();
+        }
+        if delta != Delta::default() {
+            self.queue.push_back(Ok(delta));
+        }
+    }
+}
+
+/// Looks for the texts in words that come in pieces.
+struct Cutter {
+    /// None of them is empty.
+    stops: Vec<String>,
+    /// What may be the beginning of one.
+    held: String,
+}
+
+impl Cutter {
+    /// What may go on of the words so far, and whether they end there.
+    fn take(&mut self, words: &str) -> (String, bool) {
+        self.held.push_str(words);
+        let places = self.stops.iter().filter_map(|stop| {
+            let start = memmem::find(self.held.as_bytes(), stop.as_bytes())?;
+            Some((start + stop.len(), start))
+        });
+        // The one that is complete first, as if the words came letter by letter.
+        if let Some((_, start)) = places.min() {
+            self.held.truncate(start);
+            return (std::mem::take(&mut self.held), true);
+        }
+        let begins = |from: &usize| self.stops.iter().any(|stop| stop.starts_with(&self.held[*from..]));
+        let longest = self.stops.iter().map(String::len).max().unwrap_or_default();
+        let from = self.held.len().saturating_sub(longest);
+        let mut places = (from..self.held.len()).filter(|place| self.held.is_char_boundary(*place));
+        let keep = places.find(begins).unwrap_or(self.held.len());
+        let rest = self.held.split_off(keep);
+        (std::mem::replace(&mut self.held, rest), false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::decoding::pieces;
+    use proptest::prelude::*;
+
+    fn cut(pieces: &[&str], stops: &[&str]) -> (String, bool) {
+        let stops = stops.iter().map(ToString::to_string).collect();
+        let mut cutter = Cutter { stops, held: String::new() };
+        let mut said = String::new();
+        for piece in pieces {
+            let (text, is_cut) = cutter.take(piece);
+            said += &text;
+            if is_cut {
+                return (said, true);
+            }
+        }
+        said += &cutter.held;
+        (said, false)
+    }
+
+    #[test]
+    fn words_end_at_the_text_that_is_complete_first() {
+        for (pieces, stops, said, is_cut) in [
+            (&["Thought\nObserv", "ation: x"][..], &["Observation"][..], "Thought\n", true),
+            (&["a", "b", "c"], &["bc"], "a", true),
+            (&["ab", "ab", "x"], &["abx"], "ab", true),
+            (&["abab"], &["abx"], "abab", false),
+            (&["xabcd"], &["abcd", "c"], "xab", true),
+            (&["你", "好\u{1f642}"], &["好\u{1f643}", "\u{1f642}"], "你好", true),
+            (&["stop"], &["stop"], "", true),
+            (&["x"], &["xyz"], "x", false),
+        ] {
+            assert_eq!(cut(pieces, stops), (said.to_string(), is_cut), "{pieces:?} {stops:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_may_be_a_beginning_is_held_back() {
+        let mut cutter = Cutter { stops: vec!["\nObservation".into()], held: String::new() };
+        assert_eq!(cutter.take("Hello\nOb"), ("Hello".into(), false));
+        assert_eq!(cutter.take("ject"), ("\nObject".into(), false));
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_do_not_matter(
+            text in "[abé]{0,30}",
+            stops in prop::collection::vec("[abé]{1,4}", 1..4),
+            cuts in prop::collection::vec(0usize..30, 0..8),
+        ) {
+            let stops: Vec<&str> = stops.iter().map(String::as_str).collect();
+            let cuts = cuts.into_iter().filter(|cut| text.is_char_boundary(*cut)).collect();
+            let pieces: Vec<&str> = pieces(text.as_bytes(), cuts)
+                .into_iter()
+                .map(|piece| std::str::from_utf8(piece).expect("cut between letters"))
+                .collect();
+            prop_assert_eq!(cut(&pieces, &stops), cut(&[&text], &stops));
+            let (said, is_cut) = cut(&[&text], &stops);
+            prop_assert!(text.starts_with(&said) && is_cut == stops.iter().any(|stop| text.contains(stop)));
+        }
+    }
+}
