@@ -27,6 +27,20 @@ pub use uploads::{Standing, Uploader, Uploads};
 /// How often a claim is tried where others claim at the same time.
 const ATTEMPTS: usize = 5;
 
+/// The number of the newest snapshot in a bucket, if there is one.
+///
+/// # Errors
+/// Why the bucket cannot be read, in words.
+pub async fn newest(settings: &config::Backup) -> Result<Option<u64>, String> {
+    let all = list(&Objects::new(settings)?, &settings.prefix).await?;
+    Ok(generations::newest(&all).map(|newest| newest.number))
+}
+
+async fn list(objects: &Objects, prefix: &str) -> Result<Vec<Generation>, String> {
+    let found = objects.list(prefix).await?;
+    Ok(found.iter().filter_map(|(key, size)| Generation::of(key, *size, prefix)).collect())
+}
+
 /// The backup of a store, which is restored from it where there was none.
 pub struct Backup {
     objects: Objects,
@@ -63,7 +77,7 @@ impl Backup {
             restored: None,
             is_ahead: !snapshot::is_blank(store),
         };
-        backup.list().await?;
+        backup.all = list(&backup.objects, &backup.prefix).await?;
         match generations::newest(&backup.all) {
             Some(Generation { number, .. }) if backup.is_ahead => {
                 log::info!(generation = number; "the store is on this disk, so it is not taken from the bucket");
@@ -76,13 +90,6 @@ impl Backup {
             None => {}
         }
         Ok(backup)
-    }
-
-    async fn list(&mut self) -> Result<(), String> {
-        let objects = self.objects.list(&self.prefix).await?;
-        let generations = objects.iter().filter_map(|(key, size)| Generation::of(key, *size, &self.prefix));
-        self.all = generations.collect();
-        Ok(())
     }
 
     /// Puts a snapshot in the store's place.
@@ -117,7 +124,7 @@ impl Backup {
                 self.prune().await;
                 return Ok(());
             }
-            self.list().await?;
+            self.all = list(&self.objects, &self.prefix).await?;
             if !self.is_ahead && generations::newest(&self.all) != newest {
                 return Err("another process has uploaded a snapshot just now: start again".into());
             }

@@ -74,10 +74,11 @@ impl Backup {
         }
         uploader
     }
+}
 
-    fn pause(&self, size: u64) -> Duration {
-        self.interval.max(Duration::from_secs(size / BYTES_A_SECOND))
-    }
+/// The shortest time from one upload to the next, after one of this size.
+fn pause(interval: Duration, size: u64) -> Duration {
+    interval.max(Duration::from_secs(size / BYTES_A_SECOND))
 }
 
 /// Why something was not uploaded.
@@ -148,7 +149,7 @@ impl Uploader {
             }
             // What comes right after a change goes along with it.
             let Some(settled) = changed.map(|since| since + interval / 3) else { continue };
-            let due = last.map_or(settled, |last| settled.max(last + self.backup.pause(self.size)));
+            let due = last.map_or(settled, |last| settled.max(last + pause(interval, self.size)));
             if Instant::now() < due {
                 continue;
             }
@@ -237,5 +238,18 @@ impl Uploader {
             Ok((draft, hash.finalize().into()))
         };
         spawn_blocking(take).await.map_err(|_| String::from("taking a snapshot has failed"))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_store_is_uploaded_less_often() {
+        let interval = Duration::from_secs(30);
+        for (size, seconds) in [(0, 30), (30_000_000, 30), (31_000_000, 31), (2_000_000_000, 2000)] {
+            assert_eq!(pause(interval, size), Duration::from_secs(seconds), "{size}");
+        }
     }
 }

@@ -109,9 +109,13 @@ async fn examine(config: Option<&Config>, asked: &Asked, findings: &mut Vec<Find
                 let sessions = mirrors.iter().map(|mirror| Arc::clone(&mirror.session));
                 keeping = sessions.map(|session| (session.snapshot(), session)).zip(syncs).collect();
                 patient.mirrors = mirrors;
-                patient.store = Some((store, config.state_concern()));
+                // A store that the service is still to restore is not there to be looked at.
+                patient.store = (!precedes_restore(config)).then(|| (store, config.state_concern()));
             }
             Err(text) => findings.push(Finding::broken("start", text, "see the message")),
+        }
+        if let Some(backup) = &config.store.backup {
+            findings.push(doctor::backup::check(backup).await);
         }
         if asked.url.is_none() {
             running = start(config, asked, &mut patient, findings).await;

@@ -53,6 +53,8 @@ mod tests {
     #[test]
     fn a_platform_without_a_lasting_disk_is_told_of() {
         const POSTGRES: (&str, &str) = ("DATABASE_URL", "postgres://u:p@db/x");
+        const BUCKET: [(&str, &str); 3] =
+            [("BACKUP_URL", "s3://bucket"), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "secret")];
         assert_eq!(concern(&[("DATA_DIR", "/")]), None, "no platform");
         for (variable, value, name) in [
             ("RENDER", "true", "Render"),
@@ -69,6 +71,7 @@ mod tests {
             let memory = concern(&[(variable, value)]).expect(name);
             assert!(memory.contains("no disk"), "{memory}");
             assert_eq!(concern(&[(variable, value), POSTGRES]), None);
+            assert_eq!(concern(&[&[(variable, value), ("DATA_DIR", "/")], &BUCKET[..]].concat()), None);
         }
         if cfg!(target_os = "linux") {
             assert_eq!(concern(&[("FLY_APP_NAME", "x"), ("DATA_DIR", "/proc")]), None, "mounted");

@@ -5,6 +5,7 @@
 //! outside. Each check has a few seconds; none spends tokens unless that is asked for. It starts
 //! nothing and changes nothing: who calls it says what there is to look at.
 
+pub mod backup;
 pub mod document;
 mod finding;
 mod http;

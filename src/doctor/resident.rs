@@ -5,7 +5,7 @@ use std::sync::Arc;
 use secrecy::SecretString;
 use tokio::sync::Mutex;
 
-use super::{Finding, Outside, Patient, Service, examine};
+use super::{Finding, Outside, Patient, Service, backup, examine};
 use crate::backup::Standing;
 use crate::config::Config;
 use crate::provider::Endpoint;
@@ -55,19 +55,7 @@ impl Doctor {
         });
         patient.outside = Some(Outside::of(self.public.as_deref(), address, self.local.clone()));
         let mut findings = examine(&patient, false, &|_| {}).await;
-        findings.extend(self.backup.as_ref().map(backed_up));
+        findings.extend(self.backup.as_ref().map(backup::uploads));
         Some(findings)
-    }
-}
-
-fn backed_up(backup: &Standing) -> Finding {
-    const CHECK: &str = "backup";
-    match backup.trouble() {
-        None => Finding::ok(CHECK, "what changes goes to the bucket of BACKUP_URL"),
-        Some(trouble) => Finding::broken(
-            CHECK,
-            trouble,
-            "let one process alone use this BACKUP_URL, and see that its key may write; then restart",
-        ),
     }
 }

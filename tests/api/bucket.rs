@@ -263,5 +263,11 @@ fn a_command_makes_no_store_that_would_take_the_backups_place() {
     }
     let found = run(&folder, &["doctor"], &settings(&folder, &bucket), b"");
     assert!(!std::path::Path::new(&format!("{folder}/mirrorgate.db")).exists());
-    assert_eq!(bucket.count("PUT"), 0, "{}", String::from_utf8_lossy(&found.stdout));
+    let told = String::from_utf8_lossy(&found.stdout);
+    assert!(told.contains("s3://bucket/folder/ can be read, and holds no snapshot yet"), "{told}");
+    assert_eq!(bucket.count("PUT"), 0, "{told}");
+    bucket.fails(Fault::Refuses("403 Forbidden", "AccessDenied"));
+    let found = run(&folder, &["doctor"], &settings(&folder, &bucket), b"");
+    let told = String::from_utf8_lossy(&found.stdout);
+    assert!(told.contains("s3://bucket/folder/ cannot be read: the bucket answers HTTP 403 (AccessDenied)"));
 }

@@ -159,3 +159,69 @@ fn damaged(what: &str) -> Error {
 fn unwritten(path: &Path, error: &io::Error) -> Error {
     unavailable(format_args!("{} cannot be written: {error}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::connection::{Place, create, migrate};
+
+    const KEY: &str = "INSERT INTO gateway_keys (name, digest, created_at) VALUES ('a', 'd', 0)";
+
+    /// A store in a folder of its own, and a connection that writes to it.
+    fn store() -> (PathBuf, Connection) {
+        let name = format!("mirrorgate-snapshot-{:x}", crate::random::number());
+        let path = std::env::temp_dir().join(name).join("mirrorgate.db");
+        create(&path).expect("created");
+        let mut connection = super::super::connection::open(&Place::File(path.clone())).expect("open");
+        migrate(&mut connection).expect("a schema");
+        (path, connection)
+    }
+
+    fn remove(store: &Path) {
+        fs::remove_dir_all(super::super::folder(store)).expect("removed");
+    }
+
+    #[test]
+    fn a_store_is_blank_until_something_is_kept_in_it() {
+        let (path, writing) = store();
+        assert!(is_blank(&path) && is_blank(Path::new("/nowhere/at/all")));
+        writing.execute_batch(KEY).expect("written");
+        assert!(!is_blank(&path));
+        let damaged = with_end(&path, ".damaged");
+        fs::write(&damaged, "no database").expect("written");
+        assert!(!is_blank(&damaged), "what cannot be read is not nothing");
+        remove(&path);
+    }
+
+    #[test]
+    fn a_commit_of_another_connection_is_another_version_and_is_in_the_next_snapshot() {
+        let (path, writing) = store();
+        let snapshots = Snapshots::of(&path).expect("a store");
+        let version = snapshots.version().expect("a version");
+        assert_eq!(snapshots.version().expect("a version"), version);
+        writing.execute_batch(KEY).expect("written");
+        assert_ne!(snapshots.version().expect("a version"), version);
+        let draft = Draft::beside(&path, ".draft").expect("a draft");
+        let size = snapshots.take(&draft).expect("a snapshot");
+        assert_eq!(fs::metadata(draft.path()).expect("a file").len(), size);
+        check(&draft).expect("whole");
+        assert!(!is_blank(draft.path()));
+        drop(draft);
+        assert!(!with_end(&path, ".draft").exists());
+        remove(&path);
+    }
+
+    #[test]
+    fn what_is_put_in_a_stores_place_is_seen_and_keeps_nothing_of_the_one_before() {
+        let (path, writing) = store();
+        let draft = Draft::beside(&path, ".draft").expect("a draft");
+        let snapshots = Snapshots::of(&path).expect("a store");
+        snapshots.take(&draft).expect("a snapshot");
+        writing.execute_batch(KEY).expect("written");
+        assert!(snapshots.is_current() && !is_blank(&path));
+        put(draft, &path).expect("put");
+        assert!(!snapshots.is_current() && !with_end(&path, "-wal").exists());
+        assert!(is_blank(&path), "the log of the one before is not its own");
+        remove(&path);
+    }
+}
