@@ -84,6 +84,7 @@ impl Backup {
             }
             Some(newest) => {
                 let number = newest.number;
+                log::info!(generation = number, bytes = newest.size; "the store is restored from the bucket");
                 backup.restore(newest).await.map_err(|why| format!("generation {number}: {why}"))?;
                 backup.restored = Some(number);
             }

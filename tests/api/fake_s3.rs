@@ -33,7 +33,7 @@ type Object = (Vec<u8>, String);
 struct State {
     objects: BTreeMap<String, Object>,
     fault: Fault,
-    /// The first words of all requests.
+    /// The methods of all requests.
     requests: Vec<String>,
 }
 
@@ -81,9 +81,14 @@ impl FakeS3 {
         self.objects().into_iter().filter(|(_, content)| content.len() > 512).collect()
     }
 
+    /// The methods of all requests.
+    pub fn requests(&self) -> Vec<String> {
+        self.state().requests.clone()
+    }
+
     /// How many requests of this method came.
     pub fn count(&self, method: &str) -> usize {
-        self.state().requests.iter().filter(|request| request.as_str() == method).count()
+        self.requests().iter().filter(|request| request.as_str() == method).count()
     }
 
     /// Waits until something holds of the bucket.
