@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from bodies import answer
+from bodies import answer, text_chunks
 from conftest import HERE, ROOT, Service, provider_settings
 from upstream import Reply, Upstream
 
@@ -102,6 +102,46 @@ def test_dify_can_import_the_file(demo: Service, file: str):
             assert data["retry_config"]["retry_enabled"] is False, "each retry is paid again"
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_chat_answers_and_remembers(
+    engine: Engine, gateway: Service, provider: Upstream, language: str
+):
+    for turn, query in enumerate(["one", AWKWARD, "three"], 1):
+        told = chat(engine, gateway, query, f"chatflow{language}")
+        assert told["outputs"] == {"answer": answer(turn, query)}
+        assert told["nodes"][-1] == "answer"
+    messages = provider.asked()[-1].body["messages"]
+    assert [message["content"] for message in messages if message["role"] == "user"] == [
+        "one",
+        AWKWARD,
+        "three",
+    ]
+    other = chat(engine, gateway, "one", conversation_id="another")
+    assert other["outputs"] == {"answer": answer(1, "one")}
+
+
+def test_a_failure_shows_what_to_do_and_is_asked_once(
+    engine: Engine, gateway: Service, provider: Upstream
+):
+    for status, words in [(401, "UPSTREAM_API_KEY"), (429, "wait"), (500, "try again")]:
+        before = len(provider.asked())
+        provider.replies.append(Reply.error(status, "no luck today"))
+        told = chat(engine, gateway, "one")
+        assert told["nodes"][-1] == "failure"
+        assert words.lower() in told["outputs"]["answer"].lower()
+        assert (told["retries"], len(provider.asked()) - before) == (0, 1)
+
+
+def test_the_part_that_came_is_shown_with_its_failure(
+    engine: Engine, gateway: Service, provider: Upstream
+):
+    whole = Reply.events(text_chunks("m", "the first half, the second half"))
+    provider.replies.append(whole.cut_after(len(whole.body) // 2))
+    told = chat(engine, gateway, "one")
+    assert told["nodes"][-1] == "failure"
+    assert "the first" in told["outputs"]["answer"]
+
+
 def test_a_wrong_or_missing_key_is_named(engine: Engine, gateway: Service, provider: Upstream):
     told = chat(engine, gateway, "one", key="wrong")
     assert told["nodes"][-1] == "failure"
@@ -109,6 +149,14 @@ def test_a_wrong_or_missing_key_is_named(engine: Engine, gateway: Service, provi
     # Dify's own words, since it sends nothing.
     assert "API key is required" in chat(engine, gateway, "one", key="")["error"]
     assert provider.asked() == []
+
+
+def test_a_late_failure_shows_what_to_do(engine: Engine, service: Make, provider: Upstream):
+    gateway = service(**provider_settings(provider), HEARTBEAT_AFTER_SECONDS="1", HEARTBEAT_SECONDS="1")
+    provider.replies.append(Reply.error(500, "no luck today").after(2.5))
+    told = chat(engine, gateway, "one")
+    assert told["nodes"][-1] == "failure"
+    assert "no luck today" in told["outputs"]["answer"]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
