@@ -54,6 +54,11 @@ declare! {
             zh: "`web-chat`：一個 JSON 物件，併入每次請求的內容，供鏡像站所需的開關使用",
             example: "{\"temporary\": true}";
 
+        /// `web-chat`: offer the tools of a request on `/v1` to the model in its prompt, and read its calls out of
+        /// its words; `false` refuses such requests
+        TOOL_EMULATION: Flag = flag(true),
+            zh: "`web-chat`：把 `/v1` 請求中的工具寫進提示提供給模型，再從它的文字讀回呼叫；`false` 則拒絕這類請求";
+
         /// Model when the caller names none
         DEFAULT_MODEL: Text = text("NAME"),
             zh: "呼叫端未指定模型時使用的模型",

@@ -10,8 +10,8 @@ use super::reader::{Reader, list};
 use super::settings::{
     CONNECT_TIMEOUT_SECONDS, DEFAULT_MODEL, FIRST_BYTE_TIMEOUT_SECONDS, HISTORY_MAX_BYTES,
     HISTORY_MAX_MESSAGES, IDLE_TIMEOUT_SECONDS, LONG_ANSWER_TIMEOUT_SECONDS, MAX_ANSWER_BYTES, MODELS,
-    REQUEST_TIMEOUT_SECONDS, SESSION_WEBHOOK_URL, UPSTREAM_API_KEY, UPSTREAM_BODY, UPSTREAM_COOKIE,
-    UPSTREAM_HEADERS, UPSTREAM_PROTOCOL, UPSTREAM_URL,
+    REQUEST_TIMEOUT_SECONDS, SESSION_WEBHOOK_URL, TOOL_EMULATION, UPSTREAM_API_KEY, UPSTREAM_BODY,
+    UPSTREAM_COOKIE, UPSTREAM_HEADERS, UPSTREAM_PROTOCOL, UPSTREAM_URL,
 };
 use super::{Protocol, upstream_url};
 
@@ -34,6 +34,8 @@ pub struct Upstream {
     pub headers: Vec<(String, SecretString)>,
     /// `UPSTREAM_BODY`
     pub body: serde_json::Map<String, serde_json::Value>,
+    /// `TOOL_EMULATION`
+    pub tool_emulation: bool,
     /// `DEFAULT_MODEL`
     pub default_model: Option<String>,
     /// `MODELS`
@@ -86,6 +88,7 @@ impl Reader<'_> {
             cookie: self.cookie(),
             headers: self.headers(),
             body: self.body(protocol),
+            tool_emulation: self.read(&TOOL_EMULATION),
             default_model: self.read(&DEFAULT_MODEL),
             models: list(&self.read(&MODELS).unwrap_or_default()),
             history_max_messages: self.read(&HISTORY_MAX_MESSAGES),

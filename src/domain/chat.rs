@@ -138,6 +138,8 @@ pub struct Chat {
     pub tools: Vec<Tool>,
     /// Whether it must.
     pub tool_choice: ToolChoice,
+    /// Whether it may call one at a time only.
+    pub single_call: bool,
     /// Sampling temperature.
     pub temperature: Option<f64>,
     /// The probability mass that is sampled from.

@@ -228,7 +228,8 @@ impl Memory {
                 let is_all = !partial && !answer.cut;
                 let next = goes_on(answer, upstream, thread.as_ref()).filter(|_| is_all);
                 if let Some(next) = next {
-                    messages.push(Message::new(Role::Assistant, answer.text.as_str()));
+                    let said = Message::new(Role::Assistant, answer.text.as_str());
+                    messages.push(Message { tool_calls: answer.tool_calls.clone(), ..said });
                     if let Err(error) = store.keep_continuation(&owner, &digest(&messages), next).await {
                         log::warn!(error = error.kind.code(); "the next message of this conversation will be sent with all before it: {}", error.message);
                     }

@@ -4,7 +4,7 @@
 //! `transport` makes the exchange, `body` reads the answer under its limits and out of its `coding`, `decoding` leads it
 //! through a protocol's decoder, `framing` cuts bytes into lines, `template` knows a piece by the one
 //! before, `failure` names what went wrong, `report` keeps what callers may read of it, `session` keeps the login,
-//! `stop` ends an answer where its caller wants. Nothing outside of this room
+//! `stop` ends an answer where its caller wants, `tool_emulation` lets a model call tools in words. Nothing outside of this room
 //! asks which protocol an upstream speaks: its capabilities say what that means.
 
 mod anthropic;
@@ -29,6 +29,7 @@ pub mod report;
 pub mod session;
 mod stop;
 mod template;
+mod tool_emulation;
 mod transport;
 mod web_chat;
 pub mod webhook;
@@ -52,6 +53,15 @@ use transport::Transport;
 /// What comes of an exchange with an upstream.
 type Exchange<'a, T> = LocalBoxFuture<'a, Result<T, Error>>;
 
+/// How an upstream's model can call tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tools {
+    /// Its protocol knows them.
+    Native,
+    /// It does not: they are offered in words, where `TOOL_EMULATION` is on.
+    Emulated,
+}
+
 /// What an upstream can do, by its protocol.
 #[derive(Debug, Clone, Copy)]
 pub struct Capabilities {
@@ -61,8 +71,8 @@ pub struct Capabilities {
     pub browser_login: bool,
     /// Whether it takes images.
     pub images: bool,
-    /// Whether its model can call tools.
-    pub tools: bool,
+    /// How its model can call tools.
+    pub tools: Tools,
     /// Whether it ends an answer at texts of the caller's; else that is done here.
     pub stops: bool,
     /// Whether it gives answers in a form such as JSON by a schema, and tells how likely its words were.
@@ -83,14 +93,24 @@ impl Capabilities {
     }
 
     /// Refuses what changes the answer's form and cannot be done; what is a hint alone is left out.
-    fn check(&self, chat: &Chat) -> Result<(), Error> {
+    fn check(&self, chat: &Chat, emulates_tools: bool) -> Result<(), Error> {
         if chat.choices.is_some_and(|choices| choices > 1) {
             return self.cannot("n", "gives one answer at a time", "leave `n` out");
         }
-        let must_call = matches!(chat.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
-        if must_call && !self.tools {
-            let hint = "leave `tool_choice` out, or use an upstream with the openai protocol";
-            return self.cannot("tool_choice", "calls no tools", hint);
+        let has_tools = self.tools == Tools::Native || emulates_tools;
+        if !has_tools && !chat.tools.is_empty() && chat.tool_choice != ToolChoice::None {
+            let hint =
+                "leave `tools` out, set `TOOL_EMULATION=true`, or use an upstream with the openai protocol";
+            return self.cannot("tools", "calls no tools", hint);
+        }
+        let must_call = match &chat.tool_choice {
+            ToolChoice::Auto | ToolChoice::None => false,
+            ToolChoice::Required => chat.tools.is_empty(),
+            ToolChoice::Named(name) => !chat.tools.iter().any(|tool| tool.name == *name),
+        };
+        if must_call && self.tools == Tools::Emulated {
+            let hint = "send the tool in `tools`, or leave `tool_choice` out";
+            return self.cannot("tool_choice", "cannot call a tool that is not offered", hint);
         }
         if chat.response_format.is_some() && !self.forms {
             let hint = "say in the messages which form the answer is to have, and leave `response_format` out, or use an upstream with the openai protocol";
@@ -226,9 +246,20 @@ impl Upstream {
     /// # Errors
     /// What keeps the answer from beginning; later failures come in the stream.
     pub async fn ask(&self, prompt: &Prompt) -> Result<Deltas, Error> {
-        self.capabilities().check(&prompt.chat)?;
-        let deltas = self.provider.ask(prompt).await?;
-        Ok(if self.capabilities().stops { deltas } else { stop::at(deltas, &prompt.chat.stop) })
+        let (capabilities, settings) = (self.capabilities(), self.transport.settings());
+        capabilities.check(&prompt.chat, settings.tool_emulation)?;
+        let offer = match capabilities.tools {
+            Tools::Native => None,
+            Tools::Emulated => tool_emulation::Offer::of(&prompt.chat),
+        };
+        let deltas = match offer {
+            None => self.provider.ask(prompt).await?,
+            Some(offer) => {
+                let in_words = Prompt { chat: tool_emulation::in_words(&prompt.chat), ..prompt.clone() };
+                tool_emulation::read(self.provider.ask(&in_words).await?, offer, &settings.name)
+            }
+        };
+        Ok(if capabilities.stops { deltas } else { stop::at(deltas, &prompt.chat.stop) })
     }
 
     /// The way for requests of the OpenAI protocol in their callers' own words, where it is spoken.
@@ -274,19 +305,20 @@ impl Upstream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::chat::{Message, Role};
+    use crate::domain::chat::{Message, Role, Tool};
 
     #[test]
     fn what_a_web_chat_cannot_do_is_refused_and_what_is_a_hint_is_not() {
         let asked = |change: fn(&mut Chat)| {
             let mut chat = Chat { messages: vec![Message::new(Role::User, "x")], ..Chat::default() };
             change(&mut chat);
-            web_chat::PROTOCOL.capabilities.check(&chat).map_err(|error| error.kind)
+            web_chat::PROTOCOL.capabilities.check(&chat, false).map_err(|error| error.kind)
         };
         assert_eq!(asked(|chat| chat.temperature = Some(1.0)), Ok(()));
         assert_eq!(asked(|chat| chat.choices = Some(1)), Ok(()));
         assert_eq!(asked(|chat| chat.stop = vec!["x".into(); 4]), Ok(()));
-        let unsupported: [fn(&mut Chat); 5] = [
+        let unsupported: [fn(&mut Chat); 6] = [
+            |chat| chat.tools.push(Tool { name: "f".into(), description: None, parameters: None }),
             |chat| chat.choices = Some(2),
             |chat| chat.tool_choice = ToolChoice::Required,
             |chat| chat.response_format = Some("json_object".into()),

@@ -24,7 +24,7 @@ pub fn at(deltas: Deltas, stops: &[String]) -> Deltas {
     if stops.is_empty() {
         return deltas;
     }
-    let cutter = Cutter { stops, held: String::new() };
+    let cutter = Cutter::new(stops);
     deltas.wrapped(|deltas| Box::pin(Stopping { deltas: Some(deltas), cutter, queue: VecDeque::new() }))
 }
 
@@ -49,7 +49,7 @@ impl<S: Stream<Item = Result<Delta, Error>> + Unpin> Stream for Stopping<S> {
                 Some(Ok(delta)) => this.take(delta),
                 ended => {
                     this.deltas = None;
-                    let rest = std::mem::take(&mut this.cutter.held);
+                    let rest = this.cutter.rest();
                     if !rest.is_empty() {
                         this.queue.push_back(Ok(Delta { text: rest, ..Delta::default() }));
                     }
@@ -64,19 +64,19 @@ impl<S> Stopping<S> {
     fn take(&mut self, mut delta: Delta) {
         if delta.settled {
             // It stands for all words before it.
-            self.cutter.held.clear();
+            self.cutter.rest();
         }
         let said = std::mem::take(&mut delta.text);
-        let (text, is_cut) = self.cutter.take(&said);
-        delta.text = text;
-        if is_cut {
+        let cut = self.cutter.take(&said);
+        delta.text = cut.words;
+        if cut.rest.is_some() {
             self.deltas = None;
             let metadata = delta.metadata.get_or_insert_default();
             metadata.finish = Some("stop".into());
             metadata.cut = true;
         } else if delta.settled {
             delta.text = said;
-            self.cutter.held.clear();
+            self.cutter.rest();
         }
         if delta != Delta::default() {
             self.queue.push_back(Ok(delta));
@@ -84,17 +84,35 @@ impl<S> Stopping<S> {
     }
 }
 
-/// Looks for the texts in words that come in pieces.
-struct Cutter {
+/// Looks for texts in words that come in pieces.
+pub struct Cutter {
     /// None of them is empty.
     stops: Vec<String>,
     /// What may be the beginning of one.
     held: String,
 }
 
+/// Words up to one of the texts that are looked for.
+pub struct Cut {
+    /// What may go on.
+    pub words: String,
+    /// The text that was looked for, and what came with it.
+    pub rest: Option<String>,
+}
+
 impl Cutter {
-    /// What may go on of the words so far, and whether they end there.
-    fn take(&mut self, words: &str) -> (String, bool) {
+    /// One that looks for these texts, of which none is empty.
+    pub fn new(stops: Vec<String>) -> Self {
+        Cutter { stops, held: String::new() }
+    }
+
+    /// What was held back.
+    pub fn rest(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+
+    /// What may go on of the words so far, and whether they are cut there.
+    pub fn take(&mut self, words: &str) -> Cut {
         self.held.push_str(words);
         let places = self.stops.iter().filter_map(|stop| {
             let start = memmem::find(self.held.as_bytes(), stop.as_bytes())?;
@@ -102,8 +120,8 @@ impl Cutter {
         });
         // The one that is complete first, as if the words came letter by letter.
         if let Some((_, start)) = places.min() {
-            self.held.truncate(start);
-            return (std::mem::take(&mut self.held), true);
+            let rest = self.held.split_off(start);
+            return Cut { words: self.rest(), rest: Some(rest) };
         }
         let begins = |from: &usize| self.stops.iter().any(|stop| stop.starts_with(&self.held[*from..]));
         let longest = self.stops.iter().map(String::len).max().unwrap_or_default();
@@ -111,7 +129,7 @@ impl Cutter {
         let mut places = (from..self.held.len()).filter(|place| self.held.is_char_boundary(*place));
         let keep = places.find(begins).unwrap_or(self.held.len());
         let rest = self.held.split_off(keep);
-        (std::mem::replace(&mut self.held, rest), false)
+        Cut { words: std::mem::replace(&mut self.held, rest), rest: None }
     }
 }
 
@@ -123,12 +141,12 @@ mod tests {
 
     fn cut(pieces: &[&str], stops: &[&str]) -> (String, bool) {
         let stops = stops.iter().map(ToString::to_string).collect();
-        let mut cutter = Cutter { stops, held: String::new() };
+        let mut cutter = Cutter::new(stops);
         let mut said = String::new();
         for piece in pieces {
-            let (text, is_cut) = cutter.take(piece);
-            said += &text;
-            if is_cut {
+            let cut = cutter.take(piece);
+            said += &cut.words;
+            if cut.rest.is_some() {
                 return (said, true);
             }
         }
@@ -154,9 +172,9 @@ mod tests {
 
     #[test]
     fn only_what_may_be_a_beginning_is_held_back() {
-        let mut cutter = Cutter { stops: vec!["\nObservation".into()], held: String::new() };
-        assert_eq!(cutter.take("Hello\nOb"), ("Hello".into(), false));
-        assert_eq!(cutter.take("ject"), ("\nObject".into(), false));
+        let mut cutter = Cutter::new(vec!["\nObservation".into()]);
+        assert_eq!(cutter.take("Hello\nOb").words, "Hello");
+        assert_eq!(cutter.take("ject").words, "\nObject");
     }
 
     proptest! {

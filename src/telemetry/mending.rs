@@ -53,6 +53,12 @@ mendings! {
     /// Markup that is not the answer was left out.
     MarkupLeftOut, "markup_left_out", Info,
         "cards and results of the upstream's own tools were left out of the answer";
+    /// Tools were offered in words.
+    ToolsEmulated, "tools_emulated", Info,
+        "the upstream knows no tools: they were offered to the model in its prompt, and its calls are read out of its words, which is an emulation";
+    /// What looked like a call of such a tool stayed words.
+    ToolCallUnreadable, "tool_call_unreadable", Warn,
+        "what looked like a call of an emulated tool could not be read, or named no tool that was offered, and went on as words";
     /// The answer ended without its protocol's last sign.
     EndGuessed, "end_guessed", Info,
         "the upstream said why it stopped, then neither ended its answer nor went on: it was taken for complete";

@@ -26,6 +26,7 @@ mod doctor;
 mod dialects;
 mod documents;
 mod drain;
+mod emulation;
 mod faults;
 mod framing;
 mod home;

@@ -25,12 +25,17 @@ def contract(ctx, response, case) -> None:
     if case.method.upper() in ("HEAD", "OPTIONS"):
         return
     if case.path == "/api/ask":
-        assert response.headers["content-type"] == "text/plain; charset=utf-8"
+        assert "text/plain; charset=utf-8" in response.headers["content-type"]
         assert response.text.strip(), "nothing is said"
         return
     body = response.json()
     spaced = json.dumps(body, ensure_ascii=False).encode()
     assert response.content == spaced, "an agent of Dify would see this answer twice"
+    if "data" in body:
+        # The shape of FastAPI wrappers, whose failures are 200.
+        assert response.status_code == 200
+        assert body["success"] is (body["error"] is None)
+        return
     assert body["success"] is (response.status_code == 200)
     if body["success"]:
         assert body["error"] is None

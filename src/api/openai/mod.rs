@@ -15,6 +15,7 @@ pub mod paths;
 mod relay;
 mod request;
 mod schemas;
+mod tokens;
 #[cfg(feature = "fuzzing")]
 pub use request::{chat, head};
 

@@ -8,7 +8,7 @@ use futures_util::stream::{self, StreamExt};
 
 use super::body::V1Body;
 use super::events::Events;
-use super::{failure, headers, needs, request};
+use super::{failure, headers, needs, tokens};
 use crate::domain::error::{Error, Kind};
 use crate::gateway::{Failed, Gateway, InFlight, RelayForm, RelayRequest, Relaying};
 use crate::http::auth::Caller;
@@ -38,7 +38,7 @@ pub async fn relay(
     gateway.allow(&caller.owner, &needs).await.map_err(fail)?;
     let request_id = RequestId::of(request.extensions());
     let Relaying { upstream, headers: passed, form, body } = match gateway
-        .relay(caller.owner.clone(), relayed, request::prompt_tokens)
+        .relay(caller.owner.clone(), relayed, tokens::of_prompt)
         .await
     {
         Ok(answer) => answer,

@@ -1,6 +1,7 @@
 //! Requests for a completion, read: as little as needed of one that goes through, and what it means
 //! where the upstream speaks another protocol.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::forms::{self, List, bounded, text_or_json};
-use crate::domain::chat::{Chat, Message, Owner, Part, Role, Tool, ToolCall, ToolChoice, estimate_tokens};
+use super::tokens;
+use crate::domain::chat::{Chat, Message, Owner, Part, Role, Tool, ToolCall, ToolChoice};
 use crate::domain::error::{Error, Kind};
 use crate::gateway::{Asked, InferenceRequest, Transcript};
 use crate::http::body;
@@ -48,7 +50,13 @@ pub fn inference(
         owner,
         operation: "chat_completions",
         model: model.filter(|model| !model.trim().is_empty()),
-        asked: Asked::Transcript(Transcript { body, choices, headers, read: chat, tokens: prompt_tokens }),
+        asked: Asked::Transcript(Transcript {
+            body,
+            choices,
+            headers,
+            read: chat,
+            tokens: tokens::of_prompt,
+        }),
         stream: stream.unwrap_or_default(),
         total: None,
     };
@@ -83,6 +91,7 @@ struct Meant {
     tools: Option<List<AskedTool>>,
     #[serde(default, deserialize_with = "forms::tool_choice")]
     tool_choice: ToolChoice,
+    parallel_tool_calls: Option<Box<RawValue>>,
     #[serde(default, deserialize_with = "forms::one_or_more")]
     stop: Vec<String>,
     #[serde(default, deserialize_with = "forms::response_format")]
@@ -149,7 +158,7 @@ struct AskedMessage {
 }
 
 /// What a message says.
-struct Content(Vec<Part>);
+pub struct Content(pub Vec<Part>);
 
 #[derive(Deserialize)]
 struct AskedPart {
@@ -218,11 +227,14 @@ fn calls<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ToolCall>, D:
 pub fn chat(bytes: &[u8]) -> Result<Chat, Error> {
     let asked: Meant = body::parse(bytes)?;
     let invalid = |what: &str, hint: &str| Err(Error::new(Kind::InvalidRequest, what).hinted(hint));
-    let messages = asked.messages.0?;
+    let mut messages = asked.messages.0?;
+    name_tools(&mut messages);
     let Some(last) = messages.last() else {
         return invalid("`messages` is empty", "send at least the question");
     };
-    if last.parts.iter().all(|part| matches!(part, Part::Text(text) if text.trim().is_empty())) {
+    // A tool may have nothing to tell.
+    let is_empty = |part: &Part| matches!(part, Part::Text(text) if text.trim().is_empty());
+    if last.role != Role::Tool && last.parts.iter().all(is_empty) {
         return invalid("the last message is empty", "send the question in the last message");
     }
     let tool = |tool: AskedTool| {
@@ -236,6 +248,7 @@ pub fn chat(bytes: &[u8]) -> Result<Chat, Error> {
         messages,
         tools: asked.tools.into_iter().flat_map(|List(tools)| tools).filter_map(tool).collect(),
         tool_choice: asked.tool_choice,
+        single_call: asked.parallel_tool_calls.is_some_and(|asked| asked.get() == "false"),
         temperature: asked.temperature,
         top_p: asked.top_p,
         max_tokens,
@@ -262,25 +275,15 @@ fn message(asked: AskedMessage) -> Result<Message, Error> {
     Ok(Message { role, parts, tool_calls, answers })
 }
 
-/// An estimate of the tokens in the texts of a request; pictures and sounds count nothing.
-pub fn prompt_tokens(body: &[u8]) -> u64 {
-    #[derive(Deserialize)]
-    struct Request {
-        messages: Option<Vec<Said>>,
-        #[serde(alias = "prompt")]
-        input: Option<Box<RawValue>>,
+/// Names the tool of each result by the call that it answers.
+fn name_tools(messages: &mut [Message]) {
+    let mut names = HashMap::new();
+    for message in messages {
+        names.extend(message.tool_calls.iter().map(|call| (call.id.clone(), call.name.clone())));
+        if let Some((id, name @ None)) = &mut message.answers {
+            *name = names.get(id).cloned();
+        }
     }
-    #[derive(Deserialize)]
-    struct Said {
-        content: Option<Content>,
-    }
-    let Ok(Request { messages, input }) = serde_json::from_slice(body) else { return 0 };
-    let parts = messages.into_iter().flatten().filter_map(|message| message.content);
-    let texts = parts.flat_map(|Content(parts)| parts).map(|part| match part {
-        Part::Text(text) => estimate_tokens(&text),
-        Part::Image(_) | Part::Other(_) => 0,
-    });
-    texts.chain(input.map(|input| estimate_tokens(&text_or_json(input)))).sum()
 }
 
 #[cfg(test)]
@@ -306,7 +309,7 @@ mod tests {
         let texts: Vec<_> = chat.messages.iter().map(|message| message.text().into_owned()).collect();
         assert_eq!(texts, ["be brief", "a\nb", "", "42", ""]);
         assert_eq!(chat.messages[2].tool_calls[0].arguments, r#"{"x":1}"#);
-        assert_eq!(chat.messages[3].answers, Some(("c".into(), None)));
+        assert_eq!(chat.messages[3].answers, Some(("c".into(), Some("f".into()))));
         assert_eq!(chat.messages[4].parts, [Part::Image("data:x".into()), Part::Other("input_audio".into())]);
         assert_eq!((chat.stop, chat.tools.len()), (vec!["x".to_string()], 1));
     }

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use super::decoding::{self, Deltas, decode};
 use super::session::KeyHeader;
 use super::transport::{Call, Transport};
-use super::{Capabilities, Exchange, Protocol, Provider, base};
+use super::{Capabilities, Exchange, Protocol, Provider, Tools, base};
 use crate::domain::chat::{Model, Prompt};
 use crate::domain::error::Error;
 use decoder::Events;
@@ -28,7 +28,7 @@ pub(super) const PROTOCOL: Protocol = Protocol {
         noun: "an upstream of Anthropic's Messages API",
         browser_login: false,
         images: true,
-        tools: true,
+        tools: Tools::Native,
         stops: true,
         forms: false,
         keeps_conversations: false,

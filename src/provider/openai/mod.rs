@@ -28,7 +28,7 @@ use super::decoding::{self, Deltas, decode, first_byte};
 use super::relay::{self, Relayed};
 use super::session::KeyHeader;
 use super::transport::{Call, Transport};
-use super::{Capabilities, Exchange, Passthrough, Protocol, Provider, Verbatim, base};
+use super::{Capabilities, Exchange, Passthrough, Protocol, Provider, Tools, Verbatim, base};
 use crate::domain::chat::{Model, Prompt, Usage};
 use crate::domain::error::{Error, Kind};
 use crate::telemetry::mending::{self, Mending, Mendings};
@@ -39,7 +39,7 @@ pub(super) const PROTOCOL: Protocol = Protocol {
         noun: "an upstream of the OpenAI protocol",
         browser_login: false,
         images: true,
-        tools: true,
+        tools: Tools::Native,
         stops: true,
         forms: true,
         keeps_conversations: false,

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use super::decoding::{Deltas, decode};
 use super::session::KeyHeader;
 use super::transport::{Call, Transport};
-use super::{Capabilities, Exchange, Protocol, Provider};
+use super::{Capabilities, Exchange, Protocol, Provider, Tools};
 use crate::domain::chat::Prompt;
 use crate::domain::error::{Error, Kind};
 use decoder::Answer;
@@ -28,7 +28,7 @@ pub(super) const PROTOCOL: Protocol = Protocol {
         noun: "a web chat",
         browser_login: true,
         images: false,
-        tools: false,
+        tools: Tools::Emulated,
         stops: false,
         forms: false,
         keeps_conversations: true,
