@@ -190,6 +190,14 @@ fn operation<'a>(
             "describe `200` and `default` alone: Coze takes no other",
         ));
     }
+    let content = responses.and_then(|responses| responses.get("200")?.get("content")?.as_object());
+    if let Some(media) = content.and_then(|content| content.keys().find(|media| *media != "application/json"))
+    {
+        findings.push(warning(
+            format!("{place}: the response is `{media}`"),
+            "answer in JSON: Coze refuses the whole document for it, and Dify takes it",
+        ));
+    }
     parameters::check(place, operation, findings);
 }
 
@@ -243,6 +251,10 @@ mod tests {
             let documents = crate::api::documents(long_answers);
             let ours = documents.at(crate::http::documents::Document::Tools, "https://a.example.com");
             assert_eq!(check(&ours), []);
+            // What is for Dify alone has what another importer would stumble over, and nothing else.
+            let for_dify = documents.at(crate::http::documents::Document::Dify, "https://a.example.com");
+            let found = check(&for_dify);
+            assert!(found.len() == 1 && found[0].seen.contains("text/plain"), "{found:#?}");
         }
     }
 
@@ -287,6 +299,11 @@ mod tests {
             (at(OPERATION, "description", json!("")), Level::Warning, "nothing describes"),
             (at(OPERATION, "description", json!("x".repeat(301))), Level::Warning, "300"),
             (at(OPERATION, "responses", json!({"200": {}, "404": {}})), Level::Warning, "`404`"),
+            (
+                at(OPERATION, "responses", json!({"200": {"content": {"text/plain": {}}}})),
+                Level::Warning,
+                "text/plain",
+            ),
             (at(OPERATION, "requestBody", json!({"$ref": "#/x"})), Level::Broken, "a reference"),
             (
                 at(BODY, "content", json!({"application/json": media, "text/json": media})),

@@ -127,7 +127,13 @@ pub enum Estimate {
 impl Estimate {
     /// The tokens in what is asked; pictures and sounds count nothing.
     pub fn of(chat: &Chat) -> Self {
-        Estimate::Tokens(chat.messages.iter().map(|message| estimate_tokens(&message.text())).sum())
+        let said = chat.messages.iter().map(|message| estimate_tokens(&message.text()));
+        let tools = chat.tools.iter().map(|tool| {
+            let schema = tool.parameters.as_ref().map_or("", |schema| schema.get());
+            let description = tool.description.as_deref().unwrap_or_default();
+            [tool.name.as_str(), description, schema].into_iter().map(estimate_tokens).sum::<u64>()
+        });
+        Estimate::Tokens(said.chain(tools).sum())
     }
 }
 

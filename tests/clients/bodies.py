@@ -212,6 +212,15 @@ def web_chat_lines(text: str, response: str, conversation: str | None) -> list[b
 # --- Anthropic's Messages ---
 
 
+def calls_in_words(*calls: tuple[str, dict]) -> str:
+    """An answer of a model that was offered tools in words, as it calls some of them."""
+    blocks = [
+        f"```tool_call\n{raw_json({'name': name, 'arguments': arguments}).decode()}\n```"
+        for name, arguments in calls
+    ]
+    return "Let me look.\n\n" + "\n".join(blocks)
+
+
 def listed_by_anthropic(model: str) -> dict:
     return {"type": "model", "id": model, "display_name": model.title(), "max_tokens": 32000}
 

@@ -14,7 +14,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from bodies import LEFT_OUT, answer, careless_chunks, chunk, completion, event, text_chunks
+from bodies import (
+    LEFT_OUT,
+    answer,
+    calls_in_words,
+    careless_chunks,
+    chunk,
+    completion,
+    event,
+    text_chunks,
+    web_chat_lines,
+)
 from conftest import HERE, Service, new_key, provider_settings, upstream_settings
 from upstream import Reply, Upstream
 
@@ -176,6 +186,24 @@ def test_tool_calls_add_up(
     assert told.get("text") == answer(1, "你好"), told
     sent = provider.asked()[-1].body["messages"]
     assert [message["role"] for message in sent] == ["user", "assistant"] + ["tool"] * calls
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_tools_before_a_web_chat_add_up_too(
+    dify: Dify, service: Make, mirror: Upstream, stream: bool
+):
+    gateway = service(**upstream_settings(mirror, "web-chat"))
+    said = calls_in_words(("weather", {"city": "台北"}), ("population", {"city": "Paris"}))
+    lines = tuple(web_chat_lines(said, "r-1", "c-1"))
+    mirror.replies.append(Reply(lines, media_type="application/x-ndjson"))
+    told = dify.invoke(gateway, stream=stream, tools=TOOLS)
+    assert "error" not in told, told
+    # Its thinking comes before it, in a stream, as Dify shows that.
+    assert told["text"].endswith("Let me look.")
+    made = [(call["function"]["name"], call["function"]["arguments"]) for call in told["calls"]]
+    assert made == [("weather", '{"city":"台北"}'), ("population", '{"city":"Paris"}')]
+    if stream:
+        assert told["finish"] == "tool_calls"
 
 
 def test_a_silence_is_bridged_by_comments_that_disturb_nobody(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import openai
 import pytest
-from bodies import answer, read_events
+from bodies import answer, calls_in_words, read_events, web_chat_lines
 from conftest import Service, new_key, upstream_settings
-from upstream import FAULTS, Upstream
+from upstream import FAULTS, Reply, Upstream
 
-from test_openai_python import error_of, sdk
+from test_openai_python import TOOLS, error_of, sdk
 
 Make = Callable[..., Service]
 
@@ -234,3 +235,55 @@ def test_a_mirror_that_misbehaves_is_explained(
     assert "secret page text" not in str(raised.value.body)
     mirror.fault = None
     assert ask(client, [user("one")], stream) == answer(1, "one")
+
+
+# --- tools, which are an emulation here ---
+
+
+def says(text: str) -> Reply:
+    return Reply(tuple(web_chat_lines(text, "r-1", "c-1")), media_type="application/x-ndjson")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_tools_are_called_and_their_results_told(
+    client: openai.OpenAI, mirror: Upstream, stream: bool
+):
+    cities = ("Paris", "台北")
+    mirror.replies.append(says(calls_in_words(*(("weather", {"city": city}) for city in cities))))
+    question: dict[str, Any] = {"model": MODEL, "messages": [user("How is it?")], "tools": TOOLS}
+    if stream:
+        with client.chat.completions.stream(**question) as events:
+            choice = events.get_final_completion().choices[0]
+    else:
+        choice = client.chat.completions.create(**question).choices[0]
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Let me look.")
+    calls = choice.message.tool_calls or []
+    assert [json.loads(call.function.arguments) for call in calls] == [
+        {"city": city} for city in cities
+    ]
+    assert len({call.id for call in calls}) == 2
+    assert '"name":"history"' in mirror.asked()[-1].body["message"], "all tools were offered"
+
+    results: list[Any] = [
+        {"role": "tool", "tool_call_id": call.id, "content": f"sunny in {city}"}
+        for call, city in zip(calls, cities, strict=True)
+    ]
+    said = {"role": "assistant", "content": choice.message.content}
+    said["tool_calls"] = [call.to_dict() for call in calls]
+    mirror.replies.append(says("Sunny in both."))
+    last = client.chat.completions.create(
+        model=MODEL, messages=[user("How is it?"), said, *results], tools=TOOLS
+    )
+    assert last.choices[0].message.content == "Sunny in both."
+    told = mirror.asked()[-1].body["message"]
+    for city in cities:
+        assert f"The result of the tool weather: sunny in {city}" in told
+    assert "How is it?" not in told, "the mirror's own conversation goes on"
+
+
+def test_a_stop_text_ends_the_answer(client: openai.OpenAI, mirror: Upstream):
+    mirror.replies.append(says("Action: look\nObservation: made up"))
+    got = client.chat.completions.create(
+        model=MODEL, messages=[user("?")], stop=["\nObservation"]
+    )
+    assert (got.choices[0].message.content, got.choices[0].finish_reason) == ("Action: look", "stop")
