@@ -69,6 +69,26 @@ def test_import_finds_the_three_tools_without_a_warning(demo: Service):
     assert provider.description
 
 
+def test_the_document_for_dify_has_the_tool_for_workflows_too(demo: Service):
+    provider = dify_client.import_url(f"{demo.url}/openapi.json?for=dify")
+    assert provider.tools.keys() == TOOLS | {"ask"}
+    assert provider.warnings == []
+    ask = provider.tools["ask"]
+    assert [(p.name, p.type, p.required) for p in ask.parameters] == [
+        ("message", "string", True),
+        ("conversation", "string", False),
+    ]
+    with Caller(bearer(demo.key)) as caller:
+        first = caller.invoke(ask, message="one", conversation="my own")
+        second = caller.invoke(ask, message="two", conversation="my own")
+        assert "one" in first.text and first.json is None
+        assert "question 2" in second.text
+        with pytest.raises(DifyToolError, match="422 and `message` is empty; send the question"):
+            caller.invoke(ask, message=" ")
+    with Caller(bearer("wrong")) as caller, pytest.raises(DifyToolError, match="401 and "):
+        caller.invoke(ask, message="three")
+
+
 def test_import_reads_the_same_from_yaml(demo: Service):
     json_form = dify_client.import_url(f"{demo.url}/openapi.json")
     assert dify_client.import_url(f"{demo.url}/openapi.yaml") == json_form

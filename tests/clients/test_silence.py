@@ -72,6 +72,19 @@ def test_a_tool_call_outlasts_the_silence(service: Make, provider: Upstream):
         assert response.text.startswith(" ")
 
 
+def test_plain_text_outlasts_the_silence_and_a_late_failure_is_none_of_it(
+    service: Make, provider: Upstream
+):
+    gateway = service(**provider_settings(provider, **BEATS), DEFAULT_MODEL=MODEL)
+    provider.replies.append(STREAM.after(SILENCE))
+    response = post(gateway, "/api/ask", {"message": "?"})
+    assert response.text.strip() == TEXT and response.text.startswith("\n")
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    provider.replies.append(Reply.error(500, "out of order").after(SILENCE))
+    with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
+        post(gateway, "/api/ask", {"message": "?"})
+
+
 def test_a_completion_outlasts_the_silence(service: Make, provider: Upstream):
     gateway = service(**provider_settings(provider, **BEATS))
     provider.replies.extend(replies := silent(ANSWER))

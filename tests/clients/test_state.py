@@ -583,11 +583,16 @@ def test_a_conversation_goes_on_at_the_other_replica(replicas: tuple[Service, Se
         assert ask(second, "more", conversation).status_code == 404
 
 
+@pytest.mark.parametrize("name", [None, "my own name"])
 def test_parallel_turns_at_both_replicas_are_ordered(
-    replicas: tuple[Service, Service], mirror: Upstream
+    replicas: tuple[Service, Service], mirror: Upstream, name: str | None
 ):
-    with replicas[0].client() as client:
-        conversation, _ = asked(client, "the first")
+    # Under a name any of them may be the first.
+    conversation, earlier = name, 0
+    if conversation is None:
+        with replicas[0].client() as client:
+            conversation, _ = asked(client, "the first")
+        earlier = 1
 
     def ask_on(index: int) -> tuple[str, str]:
         question = f"question {index}"
@@ -600,12 +605,12 @@ def test_parallel_turns_at_both_replicas_are_ordered(
         told = list(pool.map(ask_on, range(count)))
     with replicas[0].client() as client:
         kept = pairs(client, conversation)
-    assert sorted(kept[1:]) == sorted(told), "a turn was lost or doubled"
+    assert sorted(kept[earlier:]) == sorted(told), "a turn was lost or doubled"
     assert [text for _, text in kept] == [answer(n, q) for n, (q, _) in enumerate(kept, 1)]
     # Each turn saw all the earlier ones, and none was asked for twice.
     flat = [text for pair in kept for text in pair]
     seen = sorted([m["content"] for m in (r.body or {})["messages"]] for r in mirror.asked())
-    assert sorted(seen, key=len) == [flat[: 2 * turn + 1] for turn in range(count + 1)]
+    assert sorted(seen, key=len) == [flat[: 2 * turn + 1] for turn in range(count + earlier)]
 
 
 def test_the_other_replica_goes_on_when_one_dies_in_mid_turn(
@@ -778,9 +783,12 @@ def test_tenants_cannot_see_each_other(service: Make, mirror: Upstream, place: d
     gateway.start()
     with gateway.client() as client:
         conversation, first = asked(client, "Ann's secret")
+        named = asked(client, "Ann's other secret", "a shared name")
     before = len(mirror.asked())
     bare = conversation.removeprefix("conv_")
-    names = [conversation, bare, bare.upper(), f"conv_{bare.upper()}", f" {conversation} "]
+    names = [conversation, f"conv_{bare.upper()}", f" {conversation} "]
+    # What is no id is a name, and begins a conversation of whoever uses it.
+    own = ["a shared name", bare]
 
     def outcomes(client: httpx.Client, name: str) -> list[tuple[int, str]]:
         path = f"/api/conversations/{name.strip()}"
@@ -798,12 +806,18 @@ def test_tenants_cannot_see_each_other(service: Make, mirror: Upstream, place: d
                 assert [code for code, _ in theirs] == [404] * 4
                 assert theirs == outcomes(client, MISSING), "it can be told from a missing one"
             assert client.get("/api/conversations").json()["conversations"] == []
-            assert client.delete("/api/conversations").json()["deleted"] == 0
+            for name in own:
+                path = f"/api/conversations/{name}"
+                assert (client.get(path).status_code, client.delete(path).status_code) == (404, 404)
+                assert asked(client, "mine", name)[1] == answer(1, "mine")
+                assert pairs(client, name) == [("mine", answer(1, "mine"))]
+            assert client.delete("/api/conversations").json()["deleted"] == len(own)
     with httpx.Client(base_url=gateway.url, verify=NO_TLS) as client:
         assert [code for code, _ in outcomes(client, conversation)] == [401] * 4
-    assert len(mirror.asked()) == before
+    assert len(mirror.asked()) == before + 2 * len(own)
     with gateway.client() as client:
         assert pairs(client, conversation) == [("Ann's secret", first)]
+        assert pairs(client, "a shared name") == [("Ann's other secret", named[1])]
         assert asked(client, "two", conversation)[1] == answer(2, "two")
     assert "secret" not in gateway.output
 
@@ -817,6 +831,7 @@ def test_tenants_cannot_see_each_other(service: Make, mirror: Upstream, place: d
     }
     assert ways <= {
         "post /api/chat",
+        "post /api/ask",
         "get /api/conversations",
         "delete /api/conversations",
         "get /api/conversations/{id}",
