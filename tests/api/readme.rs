@@ -39,3 +39,22 @@ fn the_error_codes_in_both_readmes_are_those_of_the_program_with_their_statuses(
         assert_eq!(told.len(), known.len(), "{file} tells a code twice");
     }
 }
+
+#[test]
+fn each_promise_of_security_names_a_test_that_is_there() {
+    let security = text("SECURITY.md");
+    let quoted: Vec<&str> = security.split('`').skip(1).step_by(2).collect();
+    let named = quoted.iter().filter_map(|name| name.split_once("::")).filter(|(file, _)| *file != "file");
+    let mut count = 0;
+    for (file, test) in named {
+        assert!(text(&format!("tests/api/{file}.rs")).contains(&format!("fn {test}(")), "{file}::{test}");
+        count += 1;
+    }
+    for file in
+        quoted.iter().filter(|name| name.starts_with("test_") && name.ends_with(".py") && !name.contains('*'))
+    {
+        text(&format!("tests/clients/{file}"));
+        count += 1;
+    }
+    assert!(count > 30, "{count}");
+}
