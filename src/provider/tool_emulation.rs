@@ -293,7 +293,34 @@ mod tests {
         }
     }
 
+    /// What a model may put together in any order.
+    const WORDS: [&str; 11] = [
+        "```tool_call\n",
+        "<tool_call>",
+        "{\"name\": \"f\"}",
+        "{\"name\": \"other\"}",
+        "[",
+        "\n```",
+        "</tool_call>",
+        " \n",
+        "`",
+        "a",
+        "é",
+    ];
+
     proptest! {
+        #[test]
+        fn whatever_is_said_means_the_same_in_any_pieces(words in prop::collection::vec(0..WORDS.len(), 0..12)) {
+            let words: Vec<&str> = words.into_iter().map(|word| WORDS[word]).collect();
+            let said = words.concat();
+            let letters: Vec<String> = said.chars().map(String::from).collect();
+            let letters: Vec<&str> = letters.iter().map(String::as_str).collect();
+            prop_assert_eq!(answer(&words, &["f"]), answer(&[&said], &["f"]));
+            prop_assert_eq!(answer(&letters, &["f"]), answer(&[&said], &["f"]));
+            // Where nothing can be called, all of it is words.
+            prop_assert_eq!(answer(&words, &["g"]).text, said);
+        }
+
         #[test]
         fn cuts_do_not_matter(cuts in prop::collection::vec(0usize..SAID.len(), 0..12)) {
             let pieces = crate::provider::decoding::pieces(SAID.as_bytes(), cuts);
