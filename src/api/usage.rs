@@ -93,8 +93,7 @@ pub struct UsageOfAllResult {
 /// What one key used of one model in one day.
 #[derive(Serialize, ToSchema)]
 pub struct DayBody {
-    /// The day in UTC.
-    #[schema(example = "2026-11-26")]
+    /// The day in UTC, such as `2026-11-26`.
     day: String,
     /// The key's name; null for one that was revoked.
     #[schema(required = true, example = "dify")]

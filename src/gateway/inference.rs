@@ -73,21 +73,30 @@ impl Gateway {
     /// As [`Gateway::infer`], with a place where the answer so far can be seen.
     pub(super) async fn infer_into(
         &self,
-        request: InferenceRequest,
+        mut request: InferenceRequest,
         answer: Progress,
     ) -> Result<InFlight, Failed> {
         let asked_in = match &request.asked {
             Asked::Turn(turn) => turn.conversation.clone(),
             Asked::Transcript(_) => None,
         };
-        let limits = self.shared.callers.limits(&request.owner);
-        let entered = self.shared.permit(&request.owner, request.operation, limits.as_deref()).await;
-        let permit = entered.map_err(|error| failed_in(asked_in.clone(), error))?;
-        let model = model_for(limits.as_deref(), request.model, self.settings.default_model.as_deref());
-        let model = model.map_err(|error| failed_in(asked_in.clone(), error))?;
-        let request = InferenceRequest { model, ..request };
-        let begun = permit.end().or(pin!(self.begin(permit, request, answer))).await;
-        begun.unwrap_or_else(|error| Err(failed_in(asked_in, error)))
+        let begun = async {
+            let permit = self.enter(&mut request).await?;
+            permit.end().or(pin!(self.begin(permit, request, answer))).await
+        };
+        begun.await.unwrap_or_else(|error| Err(failed_in(asked_in, error)))
+    }
+
+    /// Lets a question in, within what its key may.
+    async fn enter(&self, request: &mut InferenceRequest) -> Result<Permit, Error> {
+        let InferenceRequest { owner, operation, model, asked, .. } = request;
+        let limits = self.shared.callers.limits(owner);
+        let limits = limits.as_deref();
+        *model = model_for(limits, model.take(), self.settings.default_model.as_deref())?;
+        if matches!(asked, Asked::Turn(_)) {
+            self.shared.quota.expect_room(&self.shared.store, owner, limits).await?;
+        }
+        self.shared.permit(owner, operation, limits).await
     }
 
     async fn begin(
@@ -102,9 +111,6 @@ impl Gateway {
         let (member, begun) = match asked {
             Asked::Turn(turn) => {
                 let asked_in = turn.conversation.clone();
-                let limits = self.shared.callers.limits(&owner);
-                let room = self.shared.quota.expect_room(&self.shared.store, &owner, limits.as_deref()).await;
-                room.map_err(|error| failed_in(asked_in.clone(), error))?;
                 let open = turn.open(&self.shared.store, &owner, &self.settings).await?;
                 let begun = self.ask_turn(open, named, deadline).await;
                 begun.map_err(|error| failed_in(asked_in, error))?

@@ -52,6 +52,7 @@ class Service:
         }
         if key is not None:
             self.env["GATEWAY_API_KEYS"] = f"tester:{key}"
+            self.env["ADMIN_KEY"] = new_key()
         self.env.update(env)
         self.arguments: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
