@@ -93,7 +93,7 @@ pub fn take(bytes: usize) -> Result<(), Error> {
 /// Sets headers that the answer to the request is to have.
 pub fn tell(headers: Vec<(String, String)>) {
     let _ = CONTEXT.try_with(|context| {
-        *context.0.told.lock().unwrap_or_else(PoisonError::into_inner) = headers;
+        context.0.told.lock().unwrap_or_else(PoisonError::into_inner).extend(headers);
     });
 }
 

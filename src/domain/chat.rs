@@ -146,6 +146,8 @@ pub struct Chat {
     pub top_p: Option<f64>,
     /// The most tokens to generate.
     pub max_tokens: Option<u32>,
+    /// Other hints for the sampling that were given, by their names.
+    pub other_hints: Vec<&'static str>,
     /// Texts at which the answer ends.
     pub stop: Vec<String>,
     /// How many answers are wanted, where that is said.

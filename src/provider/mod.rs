@@ -45,6 +45,7 @@ use url::Url;
 use crate::config;
 use crate::domain::chat::{Chat, Model, Part, Prompt, ToolChoice};
 use crate::domain::error::{Error, Kind, Report};
+use crate::request;
 pub use decoding::Deltas;
 pub use endpoint::Endpoint;
 use session::{KeyHeader, Session};
@@ -73,6 +74,8 @@ pub struct Capabilities {
     pub images: bool,
     /// How its model can call tools.
     pub tools: Tools,
+    /// The hints for the sampling that it takes, by their names in OpenAI's protocol.
+    pub hints: &'static [&'static str],
     /// Whether it ends an answer at texts of the caller's; else that is done here.
     pub stops: bool,
     /// Whether it gives answers in a form such as JSON by a schema, and tells how likely its words were.
@@ -83,6 +86,9 @@ pub struct Capabilities {
     pub needs_max_tokens: bool,
 }
 
+/// The header that names hints of the caller's which were not taken.
+const IGNORED: &str = "x-ignored-parameters";
+
 impl Capabilities {
     /// Why a parameter is refused.
     fn cannot(&self, parameter: &str, what: &str, hint: &str) -> Result<(), Error> {
@@ -90,6 +96,17 @@ impl Capabilities {
         Err(Error::new(Kind::UnsupportedParameter, format!("{} {what}", self.noun))
             .reported(Report { fields, ..Report::default() })
             .hinted(hint))
+    }
+
+    /// The hints that were given and are not taken.
+    fn ignored(&self, chat: &Chat) -> Vec<&'static str> {
+        let given = [
+            ("temperature", chat.temperature.is_some()),
+            ("top_p", chat.top_p.is_some()),
+            ("max_tokens", chat.max_tokens.is_some()),
+        ];
+        let given = given.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name);
+        given.chain(chat.other_hints.iter().copied()).filter(|name| !self.hints.contains(name)).collect()
     }
 
     /// Refuses what changes the answer's form and cannot be done; what is a hint alone is left out.
@@ -248,6 +265,10 @@ impl Upstream {
     pub async fn ask(&self, prompt: &Prompt) -> Result<Deltas, Error> {
         let (capabilities, settings) = (self.capabilities(), self.transport.settings());
         capabilities.check(&prompt.chat, settings.tool_emulation)?;
+        let ignored = capabilities.ignored(&prompt.chat);
+        if !ignored.is_empty() {
+            request::tell(vec![(IGNORED.into(), ignored.join(", "))]);
+        }
         let offer = match capabilities.tools {
             Tools::Native => None,
             Tools::Emulated => tool_emulation::Offer::of(&prompt.chat),

@@ -123,3 +123,19 @@ async fn a_web_chat_has_no_other_endpoints() {
     assert_eq!(app.get("/v1/models").await.json()["data"][1]["object"], "model");
     assert!(fake.requests().is_empty());
 }
+
+#[actix_web::test]
+async fn hints_that_a_web_chat_does_not_take_are_named() {
+    let fake = web_chat().await;
+    let app = spawn_before(&fake.url, "web-chat", &[]).await;
+    let ignored = Some("temperature, top_p, max_tokens, seed, presence_penalty");
+    for stream in [false, true] {
+        let body = json!({"messages": [said("user", "one")], "stream": stream, "temperature": 0.2, "top_p": 1, "max_tokens": 9, "seed": 1, "presence_penalty": 0, "frequency_penalty": null});
+        let answer = app.post("/v1/chat/completions", KEY, &body.to_string()).await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-ignored-parameters")), (200, ignored));
+    }
+    let tool = app.post("/api/chat", KEY, r#"{"message": "one", "temperature": "0.5"}"#).await;
+    assert_eq!(tool.header("x-ignored-parameters"), Some("temperature"));
+    let plain = app.post("/api/chat", KEY, r#"{"message": "one", "temperature": ""}"#).await;
+    assert_eq!(plain.header("x-ignored-parameters"), None);
+}

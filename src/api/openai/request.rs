@@ -97,6 +97,24 @@ struct Meant {
     #[serde(default, deserialize_with = "forms::response_format")]
     response_format: Option<String>,
     logprobs: Option<Box<RawValue>>,
+    seed: Option<IgnoredAny>,
+    presence_penalty: Option<IgnoredAny>,
+    frequency_penalty: Option<IgnoredAny>,
+    logit_bias: Option<IgnoredAny>,
+    top_k: Option<IgnoredAny>,
+}
+
+impl Meant {
+    fn other_hints(&self) -> Vec<&'static str> {
+        let hints = [
+            ("seed", &self.seed),
+            ("presence_penalty", &self.presence_penalty),
+            ("frequency_penalty", &self.frequency_penalty),
+            ("logit_bias", &self.logit_bias),
+            ("top_k", &self.top_k),
+        ];
+        hints.into_iter().filter(|(_, given)| given.is_some()).map(|(name, _)| name).collect()
+    }
 }
 
 #[derive(Deserialize)]
@@ -227,6 +245,7 @@ fn calls<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ToolCall>, D:
 pub fn chat(bytes: &[u8]) -> Result<Chat, Error> {
     let asked: Meant = body::parse(bytes)?;
     let invalid = |what: &str, hint: &str| Err(Error::new(Kind::InvalidRequest, what).hinted(hint));
+    let other_hints = asked.other_hints();
     let mut messages = asked.messages.0?;
     name_tools(&mut messages);
     let Some(last) = messages.last() else {
@@ -246,6 +265,7 @@ pub fn chat(bytes: &[u8]) -> Result<Chat, Error> {
     let max_tokens = max_tokens.filter(|most| *most >= 1.0).map(|most| most as u32);
     Ok(Chat {
         messages,
+        other_hints,
         tools: asked.tools.into_iter().flat_map(|List(tools)| tools).filter_map(tool).collect(),
         tool_choice: asked.tool_choice,
         single_call: asked.parallel_tool_calls.is_some_and(|asked| asked.get() == "false"),

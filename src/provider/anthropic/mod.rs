@@ -29,6 +29,7 @@ pub(super) const PROTOCOL: Protocol = Protocol {
         browser_login: false,
         images: true,
         tools: Tools::Native,
+        hints: &["temperature", "top_p", "max_tokens"],
         stops: true,
         forms: false,
         keeps_conversations: false,

@@ -40,6 +40,7 @@ pub(super) const PROTOCOL: Protocol = Protocol {
         browser_login: false,
         images: true,
         tools: Tools::Native,
+        hints: &["temperature", "top_p", "max_tokens"],
         stops: true,
         forms: true,
         keeps_conversations: false,

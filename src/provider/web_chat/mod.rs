@@ -29,6 +29,7 @@ pub(super) const PROTOCOL: Protocol = Protocol {
         browser_login: true,
         images: false,
         tools: Tools::Emulated,
+        hints: &[],
         stops: false,
         forms: false,
         keeps_conversations: true,
