@@ -187,11 +187,16 @@ async fn list_keys(request: HttpRequest, gateway: Data<Gateway>) -> Result<HttpR
 async fn create_key(
     request: HttpRequest,
     gateway: Data<Gateway>,
+    guard: Data<Guard>,
     body: JsonBody<KeyRequest>,
 ) -> Result<HttpResponse, Failure> {
     let made = async {
         let name = body.0.name.clone().unwrap_or_default();
         check_name(&name)?;
+        if guard.names().values().any(|taken| *taken == name) {
+            return Err(Error::new(Kind::InvalidRequest, format!("there is a key `{name}` already"))
+                .hinted("choose another name, or revoke that key first"));
+        }
         let key = gateway.new_key(&name, body.0.limits()?).await?;
         Ok(NewKeyResult { success: true, name, key, error: None })
     };

@@ -27,9 +27,10 @@ use crate::http::failure::{ErrorRenderers, Failure};
 
 /// Every operation, served and documented.
 pub fn routes(config: &mut ServiceConfig) {
-    // The first ones are found first, and most requests come here.
-    tools::routes(config);
+    // The first ones are found first, and most requests come here. Those of `tools` have a pattern among
+    // them, which costs more to compare than a path.
     openai::routes(config);
+    tools::routes(config);
     mcp::routes(config);
     conversations::routes(config);
     usage::routes(config);

@@ -93,11 +93,7 @@ async fn list_keys(store: &Store, config: &Config) -> Result<(), Error> {
         let _ = say(format_args!("{:<40} from GATEWAY_API_KEYS\n", key.name));
     }
     let last_uses = store.last_uses().await?;
-    for key in store.keys().await? {
-        if key.name == keys::OWNERS_KEY {
-            let _ = say(format_args!("{:<40} the admin key, made {}\n", keys::OWNER, date(key.created_at)));
-            continue;
-        }
+    for key in store.keys().await?.into_iter().filter(|key| key.name != keys::OWNERS_KEY) {
         let used = last_uses.get(&key.owner).map_or("never used".into(), |at| format!("used {}", date(*at)));
         let (made, limits) = (date(key.created_at), described_limits(&key.limits));
         let _ = say(format_args!("{:<40} made {made}, {used}; {limits}\n", key.name));

@@ -147,24 +147,13 @@ fn welcome(config: &Config, application: &Application, tunnel: Option<&Tunnel>) 
         line("tunnel", format!("{} by {}", tunnel.url, tunnel.provider.name()));
     }
     let made = &application.new_keys;
-    let fragment: Vec<_> = [("admin", &made.owner), ("key", &made.caller)]
-        .into_iter()
-        .filter_map(|(name, key)| Some(format!("{name}={}", key.as_ref()?)))
-        .collect();
-    match &made.owner {
-        Some(_) => {
-            line("page", format!("{url}/#{}  <- the owner's link, shown only now", fragment.join("&")))
-        }
-        None if made.caller.is_some() => line("page", format!("{url}/#{}", fragment.join("&"))),
-        None => line("page", format!("{url}/")),
-    }
+    let fragment = |name: &str, key: &Option<String>| key.as_ref().map(|key| format!("#{name}={key}"));
+    line("page", format!("{url}/{}", fragment("key", &made.caller).unwrap_or_default()));
     line("document", format!("{url}/openapi.json  <- import this URL in Dify"));
     line("key", key_line(config, made));
-    if let Some(key) = &made.owner {
-        line(
-            "admin key",
-            format!("{key}  <- shown only now; it opens what callers may not do: the login, keys, metrics"),
-        );
+    if let (Some(key), Some(fragment)) = (&made.owner, fragment("admin", &made.owner)) {
+        line("owner", format!("{url}/{fragment}  <- your own link, shown only now"));
+        line("admin key", format!("{key}  <- opens what callers may not do: the login, keys, metrics"));
     }
     if made.names().next().is_some() && config.store.backup.is_none() {
         let both = "only hashes are kept, in the store; on a disk that is wiped at a restart, set";

@@ -135,6 +135,8 @@ async fn what_is_no_good_limit_is_said_and_makes_no_key() {
     new_key(&app, "a", json!({})).await;
     let twice = as_owner(&app, "POST", "/api/keys", json!({"name": "a"})).await;
     assert!(twice.text.contains("already"), "{}", twice.text);
+    let configured = as_owner(&app, "POST", "/api/keys", json!({"name": "tests"})).await;
+    assert!(configured.text.contains("already"), "{}", configured.text);
 }
 
 #[actix_web::test]

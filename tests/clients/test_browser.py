@@ -145,7 +145,7 @@ def test_the_command_on_the_page_answers_when_pasted(demo: Service, tmp_path: Pa
 
 def test_the_printed_link_opens_a_page_whose_command_answers(service: Callable[..., Service]):
     gateway = service(key=None)
-    link = re.search(r"(http://\S*)/#\S*\bkey=(\S+)", gateway.output)
+    link = re.search(r"(http://\S*)/#key=(\S+)", gateway.output)
     assert link[1] == gateway.url
     gateway.key = link[2]
     command = browse("command", gateway)["command"].strip().removeprefix("$ ")

@@ -34,6 +34,7 @@ const IDS: &[(&str, &str)] = &[
     ("file_ids", "files"),
     ("vector_store_id", "vector_stores"),
     ("vector_store_ids", "vector_stores"),
+    ("container", "containers"),
     ("container_id", "containers"),
 ];
 
@@ -223,6 +224,8 @@ mod tests {
             (r#"{"input":[{"content":[{"type":"input_file","file_id":"file-1"}]}]}"#, vec!["files"]),
             (r#"{"input":[{"content":[{"file\u005fid":"file-1"}]}]}"#, vec!["files"]),
             (r#"{"tools":[{"type":"file_search","vector_store_ids":["vs_1"]}]}"#, vec!["vector_stores"]),
+            (r#"{"tools":[{"type":"code_interpreter","container":"cntr_1"}]}"#, vec!["containers"]),
+            (r#"{"tools":[{"type":"code_interpreter","container":{"type":"auto"}}]}"#, vec![]),
             (r#"{"input":"what is a file_id? conversation"}"#, vec![]),
             // The description of a tool that has such a parameter.
             (r#"{"tools":[{"parameters":{"properties":{"file_id":{"type":"string"}}}}]}"#, vec![]),
