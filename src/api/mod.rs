@@ -91,13 +91,19 @@ fn is_public(path: &str) -> bool {
             | "/openapi.json"
             | "/openapi.yaml"
             | "/openapi/full.json"
-            | "/.well-known/ai-plugin.json"
             | "/docs"
             | "/dify"
             | "/favicon.ico"
-    ) || path.starts_with("/docs/")
+    ) || is_well_known(path)
+        || path.starts_with("/docs/")
         || path.starts_with("/dify/")
         || path.starts_with("/assets/")
+}
+
+/// What is looked for before there is a key: RFC 8615. MCP's clients look for an authorization server there;
+/// on 401 they would tell their user of that one instead of the key, so what is not there has to be 404.
+fn is_well_known(path: &str) -> bool {
+    path.strip_prefix("/mcp").unwrap_or(path).starts_with("/.well-known/")
 }
 
 /// What importers need not know, by path.

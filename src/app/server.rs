@@ -18,7 +18,7 @@ use utoipa_actix_web::AppExt;
 
 use super::StartError;
 use crate::activity::Activity;
-use crate::api::{self, openai};
+use crate::api::{self, mcp, openai};
 use crate::budget::Budget;
 use crate::config::{Config, Limits};
 use crate::doctor::Doctor;
@@ -56,6 +56,7 @@ pub struct Parts {
     limits: Data<Limits>,
     heartbeat: Data<Heartbeat>,
     activity: Data<Activity>,
+    running: Data<mcp::Running>,
 }
 
 impl Parts {
@@ -84,6 +85,7 @@ impl Parts {
                 every: limits.heartbeat_every,
             }),
             activity: Data::from(Arc::clone(shared.activity())),
+            running: Data::default(),
             shared,
         }
     }
@@ -102,6 +104,7 @@ impl Parts {
             .app_data(self.limits)
             .app_data(self.heartbeat)
             .app_data(self.activity)
+            .app_data(self.running)
             .app_data(self.renderers);
     }
 }

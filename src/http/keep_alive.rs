@@ -23,6 +23,9 @@ use super::reply::{Form, Prepared};
 use crate::domain::error::Error;
 use crate::outbound::timer::Timer;
 
+/// nginx would hold small pieces back: <https://nginx.org/en/docs/http/ngx_http_proxy_module.html>.
+const UNBUFFERED: (&str, &str) = ("x-accel-buffering", "no");
+
 /// A comment: an event of its own that means nothing.
 const COMMENT: &[u8] = b": ping\n\n";
 
@@ -44,10 +47,39 @@ impl Heartbeat {
     }
 }
 
-/// The response of some work in this form: at once when it is done in time, else after blanks.
+/// How a late answer is announced.
+pub trait Announcement {
+    /// What the response is then written in.
+    fn media_type(&self) -> HeaderValue;
+
+    /// What is sent while the answer is not there.
+    fn next(&mut self) -> Bytes;
+
+    /// The answer after that.
+    ///
+    /// # Errors
+    /// When the connection is to break off.
+    fn answer(&self, prepared: Prepared) -> Result<Bytes, Box<Error>>;
+}
+
+impl Announcement for Form {
+    fn media_type(&self) -> HeaderValue {
+        Form::media_type(*self)
+    }
+
+    fn next(&mut self) -> Bytes {
+        Bytes::from_static(self.blank())
+    }
+
+    fn answer(&self, prepared: Prepared) -> Result<Bytes, Box<Error>> {
+        prepared.late_body()
+    }
+}
+
+/// The response of some work: at once when it is done in time, else announced.
 pub async fn respond(
     heartbeat: Heartbeat,
-    form: Form,
+    announcement: impl Announcement + 'static,
     mut work: LocalBoxFuture<'static, Prepared>,
 ) -> HttpResponse {
     let Some((after, every)) = heartbeat.after.zip(heartbeat.every) else { return work.await.response() };
@@ -56,30 +88,34 @@ pub async fn respond(
         Err(_) => {
             let log_fields = SharedLogFields::default();
             let mut response = HttpResponse::Ok()
-                .insert_header((header::CONTENT_TYPE, form.media_type()))
+                .insert_header((header::CONTENT_TYPE, announcement.media_type()))
                 .insert_header((header::CACHE_CONTROL, "no-store"))
-                .streaming(blanks_before(work, form, every, log_fields.clone()));
+                .insert_header(UNBUFFERED)
+                .streaming(announced(work, announcement, every, log_fields.clone()));
             response.extensions_mut().insert(log_fields);
             response
         }
     }
 }
 
-/// A blank now, more of them while the work goes on, and its result at last.
-fn blanks_before(
+/// An announcement now, more of them while the work goes on, and its result at last.
+fn announced(
     work: LocalBoxFuture<'static, Prepared>,
-    form: Form,
+    announcement: impl Announcement,
     every: Duration,
     log_fields: SharedLogFields,
 ) -> impl Stream<Item = Result<Bytes, Box<Error>>> {
-    stream::unfold(Some((work, log_fields, Duration::ZERO)), move |state| async move {
-        let (mut work, log_fields, wait) = state?;
-        match timeout(wait, &mut work).await {
-            Ok(prepared) => {
-                log_fields.set(prepared.log_fields.clone());
-                Some((prepared.late_body(), None))
+    stream::unfold(Some((work, announcement, Duration::ZERO)), move |state| {
+        let log_fields = log_fields.clone();
+        async move {
+            let (mut work, mut announcement, wait) = state?;
+            match timeout(wait, &mut work).await {
+                Ok(prepared) => {
+                    log_fields.set(prepared.log_fields.clone());
+                    Some((announcement.answer(prepared), None))
+                }
+                Err(_) => Some((Ok(announcement.next()), Some((work, announcement, every)))),
             }
-            Err(_) => Some((Ok(Bytes::from_static(form.blank())), Some((work, log_fields, every)))),
         }
     })
 }
@@ -126,8 +162,7 @@ pub async fn stream(
     let mut response = HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, "text/event-stream"))
         .insert_header((header::CACHE_CONTROL, "no-cache"))
-        // nginx would hold small pieces back: https://nginx.org/en/docs/http/ngx_http_proxy_module.html
-        .insert_header(("x-accel-buffering", "no"))
+        .insert_header(UNBUFFERED)
         .streaming(body);
     for (name, value) in headers {
         response.headers_mut().insert(name, value);

@@ -14,5 +14,5 @@ pub mod keep_alive;
 pub mod log_fields;
 pub mod page;
 pub mod origin;
-mod python_json;
+pub mod python_json;
 pub mod reply;

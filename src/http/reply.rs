@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::log_fields::{LogFields, RequestId, SharedLogFields};
 use super::python_json;
+use crate::domain::chat::Usage;
 use crate::domain::error::Error;
 
 /// The header that names the upstream that answered.
@@ -116,6 +117,8 @@ pub struct Prepared {
     pub body: Bytes,
     /// What it becomes after a status that was sent before.
     pub late: Late,
+    /// What the answer cost, where that is known.
+    pub usage: Option<Usage>,
     /// What the access log is told.
     pub log_fields: LogFields,
 }
@@ -138,7 +141,7 @@ impl Prepared {
 
     fn good(form: Form, body: impl Into<Bytes>, log_fields: LogFields) -> Self {
         let (status, headers, late) = (StatusCode::OK, Vec::new(), Late::Same);
-        Prepared { status, headers, form, body: body.into(), late, log_fields }
+        Prepared { status, headers, form, body: body.into(), late, usage: None, log_fields }
     }
 
     /// A failure, with an envelope that says what is known beside it.
@@ -176,6 +179,11 @@ impl Prepared {
             Late::Body(body) => Ok(body),
             Late::Broken(error) => Err(error),
         }
+    }
+
+    /// Says what the answer cost.
+    pub fn costing(self, usage: Option<Usage>) -> Self {
+        Prepared { usage, ..self }
     }
 
     /// Says which upstream answered.

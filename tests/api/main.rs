@@ -38,6 +38,8 @@ mod layering;
 mod limits;
 mod matrix;
 mod mcp;
+mod mcp_calls;
+mod mcp_stateless;
 mod metrics;
 mod named;
 mod open;

@@ -1,55 +1,56 @@
-//! The tools over MCP, the Model Context Protocol: streamable HTTP without sessions and without
-//! event streams, so that any replica answers any call.
+//! The tools over MCP, the Model Context Protocol: streamable HTTP without sessions, so that any
+//! replica answers any call.
 //!
 //! What a tool is called, takes and returns is read from the importers' document; a call does what
 //! the operation of that name does. Source: <https://modelcontextprotocol.io/specification>.
 
+mod call;
 mod failure;
 mod message;
+mod progress;
+mod revision;
+mod running;
 mod schema;
 
-use actix_web::http::header::HeaderName;
 use actix_web::web::{Data, ReqData};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, post};
-use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::tools::{self, TOOLS};
-use crate::domain::error::{Error, Kind};
+use super::tools::UsageBody;
+use crate::domain::chat::Usage;
 use crate::gateway::Gateway;
 use crate::http::auth::Caller;
-use crate::http::body::{self, JsonBody};
+use crate::http::body::JsonBody;
 use crate::http::documents::{Document, Documents};
 use crate::http::failure::Failure;
-use crate::http::keep_alive::{self, Heartbeat};
+use crate::http::keep_alive::Heartbeat;
 use crate::http::log_fields::{LogFields, RequestId};
 use crate::http::origin::Admitted;
-use crate::http::reply::{Form, Prepared};
+use crate::http::reply::Prepared;
 pub use failure::Renderer;
-use failure::{INVALID_PARAMS, METHOD_NOT_FOUND, RpcFailure};
-use message::{Id, JsonRpc, Message};
+use failure::{Refusal, RpcFailure};
+use message::{Id, JsonRpc, Message, Params};
+use revision::{Revision, VERSIONS};
+pub use running::Running;
 
-/// What a client may ask for.
-const METHODS: [&str; 4] = ["initialize", "ping", "tools/list", "tools/call"];
+/// Where a result says what answers it.
+const SERVER_KEY: &str = "io.modelcontextprotocol/serverInfo";
 
-/// The header in which a client says the version that was agreed upon. Dify sends none.
-const VERSION_HEADER: HeaderName = HeaderName::from_static("mcp-protocol-version");
-
-/// The versions of the protocol. Between them nothing differs that is used here.
-const VERSIONS: [&str; 4] = ["2024-11-05", "2025-03-26", WIDELY_KNOWN, NEWEST];
-
-/// For a client whose own version is none of these: Dify takes nothing newer.
-const WIDELY_KNOWN: &str = "2025-06-18";
-
-/// For a client that is ahead.
-const NEWEST: &str = "2025-11-25";
+/// How long a client need not ask again what changes with a restart alone.
+const TTL_MILLISECONDS: u32 = 300_000;
 
 /// Adds the operation to an application and to its document.
 pub fn routes(config: &mut ServiceConfig) {
     config.service(mcp);
+}
+
+/// A request that is of a revision that is spoken.
+pub struct Asked {
+    id: Id,
+    revision: Revision,
+    params: Params,
 }
 
 /// What came of a request.
@@ -57,35 +58,44 @@ pub fn routes(config: &mut ServiceConfig) {
 struct Response<T> {
     jsonrpc: JsonRpc,
     id: Id,
-    result: T,
+    result: Complete<T>,
+}
+
+/// A result that is not the beginning of another.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Complete<T> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result_type: Option<&'static str>,
+    #[serde(flatten)]
+    content: T,
+    #[serde(rename = "_meta", skip_serializing_if = "Map::is_empty")]
+    meta: Map<String, Value>,
 }
 
 impl<T: Serialize> Response<T> {
-    fn prepared(id: Id, result: T, log_fields: LogFields) -> Prepared {
-        let response = Response { jsonrpc: JsonRpc::V2, id, result };
-        Prepared::json(
-            serde_json::to_vec(&response).expect("a result is made of texts and numbers"),
-            log_fields,
-        )
+    fn new(asked: Asked, content: T) -> Self {
+        let mut meta = Map::new();
+        let result_type = match asked.revision {
+            Revision::Introduced => None,
+            Revision::Stateless => {
+                meta.insert(SERVER_KEY.into(), this_server());
+                Some("complete")
+            }
+        };
+        Response { jsonrpc: JsonRpc::V2, id: asked.id, result: Complete { result_type, content, meta } }
     }
-}
 
-/// Which tool is called, and with what.
-#[derive(Deserialize)]
-struct Call {
-    name: String,
-    #[serde(default)]
-    arguments: Option<Box<RawValue>>,
-}
+    /// Says what the answer cost, where Dify counts it.
+    fn costing(mut self, usage: Option<Usage>) -> Self {
+        self.result.meta.extend(usage.map(|usage| ("usage".into(), json!(UsageBody::from(usage)))));
+        self
+    }
 
-/// What a tool returned: as text for the model, and where it is one, as an object for programs.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct CallResult<'a> {
-    content: [Value; 1],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    structured_content: Option<&'a RawValue>,
-    is_error: bool,
+    fn prepared(self, log_fields: LogFields) -> Prepared {
+        let body = serde_json::to_vec(&self).expect("a result is made of texts and numbers");
+        Prepared::json(body, log_fields)
+    }
 }
 
 /// Call the tools over MCP
@@ -96,7 +106,7 @@ struct CallResult<'a> {
     tag = "mcp",
     request_body(content = Message, description = "One message"),
     responses(
-        (status = 200, description = "What came of a request", body = Object),
+        (status = 200, description = "What came of a request; as events where it is late and a `progressToken` was sent", content((Object = "application/json"), (String = "text/event-stream"))),
         (status = 202, description = "A notification was taken"),
         (status = "default", description = "The request is at fault", body = RpcFailure),
     ),
@@ -113,98 +123,69 @@ async fn mcp(
     body: JsonBody<Message>,
 ) -> Result<HttpResponse, Failure> {
     let Message { id, method, params, .. } = body.0;
-    let params = params.as_ref().map_or("{}", |params| params.get());
-    if !params.starts_with('{') {
-        let error = Error::new(Kind::InvalidRequest, "`params` is not an object");
-        return Err(Failure::new(&request, error));
-    }
-    if METHODS.contains(&method.as_str()) && !is_spoken(&request) {
-        let error = Error::new(Kind::InvalidRequest, "this version of MCP is not spoken");
-        return Err(Failure::new(&request, error.hinted(format!("speak one of {}", VERSIONS.join(", ")))));
-    }
-    // No notification changes anything here.
-    let Some(id) = id else { return Ok(HttpResponse::Accepted().finish()) };
-    let outcome = match method.as_str() {
-        "initialize" => Ok(initialized(params)),
-        "ping" => Ok(json!({})),
-        "tools/list" => Ok(json!({ "tools": schema::tools(&documents.at(Document::Dify, "")) })),
-        "tools/call" => {
-            match body::parse(params.as_bytes()).and_then(|call| work(call, &gateway, &caller, &request)) {
-                Ok(work) => {
-                    let work = async move { called(id, work.await) };
-                    return Ok(keep_alive::respond(**heartbeat, Form::Json, Box::pin(work)).await);
-                }
-                Err(error) => Err((INVALID_PARAMS, error)),
-            }
-        }
-        _ => {
-            let error = Error::new(Kind::NotFound, "there is no such method");
-            Err((METHOD_NOT_FOUND, error.hinted(format!("there are {}", METHODS.join(", ")))))
-        }
+    let params = Params::new(params).map_err(|error| Failure::new(&request, error))?;
+    let caller = caller.into_inner();
+    let Some(id) = id else {
+        notified(&method, &params, &request, &caller);
+        return Ok(HttpResponse::Accepted().finish());
     };
-    let prepared = match outcome {
-        Ok(result) => Response::prepared(id, result, LogFields::of("mcp")),
-        Err((code, error)) => {
-            let request_id = RequestId::of(request.extensions());
-            failure::answer(id, code, &error, &request_id)
-        }
+    let request_id = RequestId::of(request.extensions());
+    let revision = match Revision::of(&request, &method, &params) {
+        Ok(revision) => revision,
+        Err(refusal) => return Ok(refusal.prepared(id, &request_id).response()),
     };
-    Ok(prepared.response())
+    let asked = Asked { id, revision, params };
+    let outcome = match (revision, method.as_str()) {
+        (_, "tools/call") => call::respond(asked, request, caller, gateway, **heartbeat).await,
+        (_, "tools/list") => {
+            let tools = json!({ "tools": schema::tools(&documents.at(Document::Dify, "")) });
+            Ok(result(asked, kept(revision, tools)))
+        }
+        (Revision::Stateless, "server/discover") => {
+            let discovered = json!({ "supportedVersions": VERSIONS, "capabilities": { "tools": {} } });
+            Ok(result(asked, kept(revision, discovered)))
+        }
+        (Revision::Introduced, "initialize") => {
+            let introduced = json!({
+                "protocolVersion": revision::agreed(&asked.params),
+                "capabilities": { "tools": {} },
+                "serverInfo": this_server(),
+            });
+            Ok(result(asked, introduced))
+        }
+        (Revision::Introduced, "ping") => Ok(result(asked, json!({}))),
+        _ => Err((asked, Refusal::method(revision))),
+    };
+    Ok(outcome.unwrap_or_else(|(asked, refusal)| refusal.prepared(asked.id, &request_id).response()))
 }
 
-/// Whether a request is of a version that is spoken, as far as it says.
-fn is_spoken(request: &HttpRequest) -> bool {
-    let version = request.headers().get(VERSION_HEADER);
-    version.is_none_or(|version| VERSIONS.iter().any(|spoken| version == spoken))
-}
-
-/// The answer to a client that introduces itself.
-fn initialized(params: &str) -> Value {
+/// Takes a notification. One alone changes something here: that a request is given up.
+fn notified(method: &str, params: &Params, request: &HttpRequest, caller: &Caller) {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Hello {
-        protocol_version: String,
+    struct Cancelled {
+        request_id: Id,
     }
-    let asked = serde_json::from_str(params)
-        .map_or_else(|_| String::new(), |Hello { protocol_version }| protocol_version);
-    let spoken = VERSIONS.into_iter().find(|version| *version == asked);
-    let other = if asked.as_str() > NEWEST { NEWEST } else { WIDELY_KNOWN };
-    json!({
-        "protocolVersion": spoken.unwrap_or(other),
-        "capabilities": { "tools": {} },
-        "serverInfo": { "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION") },
-    })
+    if method == "notifications/cancelled"
+        && let Some(Cancelled { request_id }) = params.parse()
+    {
+        Running::of(request).give_up(&caller.owner, &request_id);
+    }
 }
 
-/// What a call sets going.
-///
-/// # Errors
-/// When there is no such tool.
-fn work(
-    call: Call,
-    gateway: &Data<Gateway>,
-    caller: &Caller,
-    request: &HttpRequest,
-) -> Result<LocalBoxFuture<'static, Prepared>, Error> {
-    let Some(tool) = TOOLS.iter().find(|tool| tool.name == call.name) else {
-        let error = Error::new(Kind::InvalidRequest, "there is no such tool");
-        return Err(error.hinted("tools/list names the tools"));
-    };
-    let (gateway, caller, request) = (gateway.clone(), caller.clone(), request.clone());
-    Ok((tool.call)(tools::Call { gateway, caller, request, arguments: call.arguments }))
+fn result(asked: Asked, content: Value) -> HttpResponse {
+    Response::new(asked, content).prepared(LogFields::of("mcp")).response()
 }
 
-/// The answer to a call: what the operation would have answered, failures too.
-fn called(id: Id, outcome: Prepared) -> Prepared {
-    let text = std::str::from_utf8(&outcome.body).expect("an operation writes UTF-8");
-    let structured_content = match outcome.form {
-        Form::Json => Some(serde_json::from_str(text).expect("it is JSON")),
-        Form::Text => None,
-    };
-    let result = CallResult {
-        content: [json!({ "type": "text", "text": text })],
-        structured_content,
-        is_error: outcome.log_fields.error.is_some(),
-    };
-    Prepared { headers: outcome.headers, ..Response::prepared(id, result, outcome.log_fields) }
+/// A result that clients may keep, and share among their users: it is the same for every key.
+fn kept(revision: Revision, mut content: Value) -> Value {
+    if revision == Revision::Stateless {
+        content["ttlMs"] = TTL_MILLISECONDS.into();
+        content["cacheScope"] = "public".into();
+    }
+    content
+}
+
+fn this_server() -> Value {
+    json!({ "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION") })
 }

@@ -42,8 +42,9 @@ fn input(operation: &Value) -> Value {
     json!({ "type": "object", "properties": properties, "required": required })
 }
 
-/// A schema of OpenAPI 3.0.3 in the words of JSON Schema, which has another way to say null, and
-/// neither `example` nor the number formats.
+/// A schema of OpenAPI 3.0.3 in the words of JSON Schema, which has neither `nullable` and `example` nor
+/// the number formats. What may be null there may be left out here: Dify's editor, 1.9.2 to 1.11.1,
+/// breaks off on a list of types.
 fn json_schema(schema: &Value) -> Value {
     match schema {
         Value::Array(items) => items.iter().map(json_schema).collect(),
@@ -55,8 +56,9 @@ fn json_schema(schema: &Value) -> Value {
             let kept = object.iter().filter(|(key, value)| !is_word(key, value));
             let mut schema: Map<String, Value> =
                 kept.map(|(key, value)| (key.clone(), json_schema(value))).collect();
-            if object.get("nullable") == Some(&Value::Bool(true)) {
-                schema.insert("type".into(), json!([object["type"], "null"]));
+            if let Some(Value::Array(required)) = schema.get_mut("required") {
+                let may_be_null = |name: &Value| object["properties"][name.as_str()?]["nullable"].as_bool();
+                required.retain(|name| may_be_null(name) != Some(true));
             }
             Value::Object(schema)
         }
@@ -69,12 +71,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn null_is_said_the_way_of_json_schema() {
+    fn what_may_be_null_may_be_left_out() {
         let schema = json!({
             "type": "object",
-            "properties": {"n": {"type": "integer", "format": "int64", "nullable": true, "example": 1}},
+            "properties": {
+                "n": {"type": "integer", "format": "int64", "nullable": true, "example": 1},
+                "t": {"type": "string"},
+            },
+            "required": ["n", "t"],
         });
-        let expected = json!({"type": "object", "properties": {"n": {"type": ["integer", "null"]}}});
+        let expected = json!({
+            "type": "object",
+            "properties": {"n": {"type": "integer"}, "t": {"type": "string"}},
+            "required": ["t"],
+        });
         assert_eq!(json_schema(&schema), expected);
     }
 

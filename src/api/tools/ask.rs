@@ -104,10 +104,12 @@ async fn answered(gateway: Data<Gateway>, caller: Caller, asked: Result<AskReque
         Ok(reply) => {
             let upstream = reply.answer.upstream.clone().unwrap_or_default();
             let log_fields = log_fields.answered(&reply.answer);
-            Prepared::text(reply.answer.text, log_fields).from_upstream(&upstream)
+            let usage = reply.answer.usage;
+            Prepared::text(reply.answer.text, log_fields).costing(usage).from_upstream(&upstream)
         }
         Err(Failed { error, partial }) => {
-            Prepared::text_failure(&error, log_fields.answered(&partial.answer))
+            let log_fields = log_fields.answered(&partial.answer);
+            Prepared::text_failure(&error, log_fields).costing(partial.answer.usage)
         }
     }
 }

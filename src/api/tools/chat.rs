@@ -261,12 +261,15 @@ pub fn prepared(outcome: Result<Reply, Failed>, log_fields: LogFields, request: 
         Ok(reply) => {
             let log_fields = log_fields.answered(&reply.answer);
             let upstream = reply.answer.upstream.clone().unwrap_or_default();
-            Prepared::result(&ChatResult::new(reply, None), log_fields).from_upstream(&upstream)
+            let usage = reply.answer.usage;
+            let prepared = Prepared::result(&ChatResult::new(reply, None), log_fields);
+            prepared.costing(usage).from_upstream(&upstream)
         }
         Err(Failed { error, partial }) => {
             let log_fields = log_fields.answered(&partial.answer);
+            let usage = partial.answer.usage;
             let body = ChatResult::new(*partial, Some(ErrorBody::new(&error, request)));
-            Prepared::failure(&error, &body, log_fields)
+            Prepared::failure(&error, &body, log_fields).costing(usage)
         }
     }
 }

@@ -23,7 +23,7 @@ use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 pub use ask::Renderer as AskRenderer;
-pub use chat::ChatRequest;
+pub use chat::{ChatRequest, UsageBody};
 
 use crate::domain::error::Error;
 use crate::gateway::{Gateway, Health, Models};

@@ -169,6 +169,13 @@ kinds! {
         upstream: NotAsked,
         hint: "ask again; `answer` holds the part that had come",
     }
+    /// The caller gave the call up while it ran.
+    CallGivenUp {
+        code: "call_given_up",
+        api: 424, v1: 502, json_rpc: -32000, retryable: false, log: Warn,
+        upstream: NotAsked,
+        hint: "call the tool again if its answer is wanted after all",
+    }
     /// No answer of this key has the given id.
     AnswerNotFound {
         code: "answer_not_found",
