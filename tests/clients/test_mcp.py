@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import httpx2
 import pytest
+from bodies import text_chunks
 from conftest import NO_TLS, Service, provider_settings
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
@@ -73,6 +74,28 @@ def test_the_hint_of_a_failing_mirror_reaches_the_sdk(
         assert "UPSTREAM_API_KEY" in result.content[0].text
 
     with_sdk(gateway, "auto", use)
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_the_sdk_is_told_that_a_late_answer_comes(
+    service: Callable[..., Service], provider: Upstream, mode: str
+) -> None:
+    provider.replies.append(Reply.events(text_chunks("m", "late")).after(2.0))
+    gateway = service(**provider_settings(provider, DEFAULT_MODEL="m", HEARTBEAT_SECONDS="0.3"))
+    told: list[float] = []
+
+    async def progressed(progress: float, total: float | None, message: str | None) -> None:
+        assert total is None and message
+        told.append(progress)
+
+    async def use(client: Client) -> None:
+        asked = {"message": "Hello"}
+        result = await client.call_tool("chat", asked, progress_callback=progressed)
+        assert result.structured_content["answer"] == "late"
+        assert set(result.meta["usage"]) >= {"prompt_tokens", "completion_tokens", "total_tokens"}
+
+    with_sdk(gateway, mode, use)
+    assert len(told) >= 3 and told == sorted(set(told))
 
 
 def test_without_the_key_the_sdk_is_not_let_in(demo: Service) -> None:
