@@ -526,4 +526,6 @@ def script(spec: dict, protocol: str, stream: bool, turn: int = 1, new: bool = T
     answer = good(spec, protocol, stream, turn, new, usage)
     if "pace" in spec:
         return paced(answer, spec)
+    if "silence" in spec:
+        return Script([float(spec["silence"]), framed(answer).raw], "must", answer.text)
     return FAULTS[spec.get("fault", "none")](answer)

@@ -1,0 +1,207 @@
+"""A hostile caller beside another: what the other one feels of it, with the defaults."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from . import plans, wire
+from .gateway import Gateway
+from .hostile import ATTACKS, LARGE, SMALL, TURNS, Hostile
+from .planned import Upstream
+from .table import Row, Run, mib, percentile, say
+
+SILENCE = 0.2
+P95_WITHIN = 0.4
+CALLERS = 4
+# Turns of a conversation before the next one begins.
+GOES_ON = 6
+UPSTREAMS = """
+[[upstream]]
+name = "quiet"
+url = "{quiet}"
+key = "up-battery-0123456789"
+models = ["{model}"]
+
+[[upstream]]
+name = "hostile"
+url = "{hostile}"
+key = "up-battery-9876543210"
+models = ["{small}", "{large}"]
+"""
+
+
+@dataclass
+class Felt:
+    """What a caller felt in one phase."""
+
+    seconds: list[float] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    def __iadd__(self, other: Felt) -> Felt:
+        self.seconds += other.seconds
+        self.wrong += other.wrong
+        return self
+
+    def told(self) -> str:
+        times = "/".join(f"{percentile(self.seconds, share):.2f}" for share in (0.5, 0.95, 1.0))
+        return f"{times} s of {len(self.seconds)}" + (f", {len(self.wrong)} failed" if self.wrong else "")
+
+
+@dataclass
+class Phase:
+    """A time with some attacks, or none."""
+
+    attacks: list[str]
+    felt: Felt = field(default_factory=Felt)
+    # The same questions at the same time to a service that nobody attacks: what the machine alone does.
+    beside: Felt = field(default_factory=Felt)
+    got: Counter[str] = field(default_factory=Counter)
+
+
+class Quiet:
+    """A caller who asks what people ask: a new conversation, the next turns of it, and on `/v1`, whole and streamed."""
+
+    def __init__(self, gateway: Gateway, name: str) -> None:
+        self.gateway, self.name = gateway, name
+        self.key = gateway.keys[1]
+        self.number = self.turn = 0
+        self.conversation = ""
+
+    async def ask(self, felt: Felt) -> None:
+        self.number += 1
+        spec = {"id": f"{self.name}-{self.number}", "words": 20, "silence": SILENCE}
+        begin = time.monotonic()
+        try:
+            heard, expected = await (self.turn_of if self.number % 2 else self.completion)(spec)
+            fault = "" if heard == expected else f"answered {heard[:200]!r}"
+        except (OSError, TimeoutError, wire.Broken, LookupError, ValueError) as error:
+            fault = repr(error)
+        felt.seconds.append(time.monotonic() - begin)
+        if fault:
+            felt.wrong.append(f"{spec['id']} after {felt.seconds[-1]:.2f} s: {fault}")
+            self.conversation = ""
+            await asyncio.sleep(0.1)
+
+    async def turn_of(self, spec: dict) -> tuple[str, str]:
+        self.turn = self.turn % GOES_ON + 1 if self.conversation else 1
+        asked = {"model": plans.MODEL, "message": json.dumps(spec), "conversation_id": self.conversation if self.turn > 1 else ""}
+        answer = await self.gateway.call("POST", "/api/chat", asked, key=self.key)
+        expected = "".join(plans.words(spec["id"], spec["words"], self.turn))
+        if answer.status != 200:
+            return f"{answer.status} {answer.body.decode()}", expected
+        said = answer.json()
+        self.conversation = said["conversation_id"]
+        return said["answer"], expected
+
+    async def completion(self, spec: dict) -> tuple[str, str]:
+        stream = self.number % 4 == 0
+        asked = {"model": plans.MODEL, "stream": stream, "messages": [{"role": "user", "content": json.dumps(spec)}]}
+        answer = await self.gateway.call("POST", "/v1/chat/completions", asked, key=self.key)
+        expected = "".join(plans.words(spec["id"], spec["words"]))
+        if answer.status != 200:
+            return f"{answer.status} {answer.body.decode()}", expected
+        if not stream:
+            return answer.json()["choices"][0]["message"]["content"], expected
+        chunks = [json.loads(event) for event in wire.events(answer.body) if event != b"[DONE]"]
+        pieces = (choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+        return "".join(pieces), expected
+
+
+class Neighbours:
+    """A service with two callers, and another one that nobody attacks."""
+
+    def __init__(self, run: Run) -> None:
+        self.quiet, self.hostile = Upstream(), Hostile()
+        self.attacked, self.beside = (self.gateway(run) for _ in range(2))
+        self.callers = [Quiet(self.attacked, f"quiet-{number}") for number in range(CALLERS)]
+        self.others = [Quiet(self.beside, "beside")]
+
+    def gateway(self, run: Run) -> Gateway:
+        made = Gateway(run.binary)
+        path = made.folder / "upstreams.toml"
+        hostile = f"http://{wire.HOST}:{self.hostile.port}"
+        path.write_text(UPSTREAMS.format(quiet=self.quiet.url, hostile=hostile, model=plans.MODEL, small=SMALL, large=LARGE))
+        made.env["UPSTREAMS_FILE"] = str(path)
+        return made
+
+    async def phase(self, attacks: list[str], seconds: float) -> Phase:
+        phase = Phase(attacks)
+        await self.hostile.order(begin=attacks)
+        over = time.monotonic() + seconds
+
+        async def go_on(caller: Quiet, felt: Felt) -> None:
+            while time.monotonic() < over:
+                await caller.ask(felt)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for caller in self.callers:
+                    group.create_task(go_on(caller, phase.felt))
+                for caller in self.others:
+                    group.create_task(go_on(caller, phase.beside))
+        finally:
+            phase.got = await self.hostile.order(end=True)
+        what = ", ".join(attacks) or "no attack"
+        say(f"{what}: {phase.felt.told()}; beside {phase.beside.told()}; RSS {mib(self.attacked.rss)}")
+        if phase.got:
+            say("  it got " + got(phase.got))
+        return phase
+
+    async def remove(self) -> None:
+        self.hostile.close()
+        for gateway in (self.attacked, self.beside):
+            await gateway.remove()
+        self.quiet.close()
+
+
+def got(counted: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in sorted(counted.items()))
+
+
+async def check(run: Run) -> None:
+    neighbours = Neighbours(run)
+    gateway = neighbours.attacked
+    try:
+        for each in (gateway, neighbours.beside):
+            await each.start()
+        await neighbours.hostile.order(port=gateway.port, key=gateway.key, turns=run.size(TURNS, 10))
+        idle = gateway.rss
+        gateway.forget_peak()
+        phases = []
+        for _ in range(run.size(3, 1)):
+            phases.append(await neighbours.phase([], run.size(6, 2)))
+            phases.append(await neighbours.phase(list(ATTACKS), run.size(12, 6)))
+        peak = gateway.peak
+        # Each alone tells which of them it was.
+        alone = [] if run.short else [await neighbours.phase([name], 6) for name in ATTACKS]
+        run.add(row(phases, alone, idle, peak))
+    finally:
+        await neighbours.remove()
+
+
+def row(phases: list[Phase], alone: list[Phase], idle: int, peak: int) -> Row:
+    without, attacked, beside, counted = Felt(), Felt(), Felt(), Counter[str]()
+    for phase in phases:
+        if phase.attacks:
+            attacked += phase.felt
+            beside += phase.beside
+            counted += phase.got
+        else:
+            without += phase.felt
+    p95 = percentile(attacked.seconds, 0.95)
+    wrong = without.wrong + attacked.wrong
+    if p95 >= P95_WITHIN:
+        wrong.insert(0, f"p95 {p95:.2f} s; a service beside it, which nobody attacked, had {percentile(beside.seconds, 0.95):.2f} s")
+    figure = f"p50/p95/max {attacked.told()}; without the attack {without.told()}; RSS {mib(peak)}"
+    details = {
+        "a service beside, not attacked, p50/p95/max": beside.told(),
+        "RSS when idle": mib(idle),
+        "what the hostile caller got": dict(counted),
+        "each attack alone, p50/p95/max": {phase.attacks[0]: phase.felt.told() for phase in alone},
+    }
+    limit = f"p95 < {P95_WITHIN * 1e3:.0f} ms before an upstream that takes {SILENCE * 1e3:.0f} ms, every answer right"
+    return Row("a hostile caller beside another", limit, figure, not wrong, wrong, details)
