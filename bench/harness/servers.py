@@ -105,6 +105,11 @@ class Server:
                     total += int(line.split()[1]) * 1024
         return total
 
+    def cpu_us(self) -> float:
+        """User and system time so far, in microseconds."""
+        threads = (path for pid in self.pids() for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+        return sum(int(path.read_text().split()[0]) for path in threads) / 1e3
+
     def stop(self) -> None:
         if self.process is None:
             return

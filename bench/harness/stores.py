@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 import shutil
 import sqlite3
@@ -53,18 +54,64 @@ def filled(binary: Path, upstream: Server, protocol: str, count: int, turns: int
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def with_keys(binary: Path, upstream: Server, count: int, limits: dict[str, int] | None = None) -> Iterator[Path]:
+    """A folder with a store of so many keys, the benchmark's among them, which alone has limits."""
+    folder = Path(tempfile.mkdtemp(prefix="mirrorgate-bench-keys-"))
+    try:
+        with servers.running(servers.mirrorgate(binary, upstream, settings={"DATA_DIR": str(folder)})):
+            pass
+        keys = [(KEY, limits), *((secrets.token_hex(16), None) for _ in range(count - 1))]
+        now = int(time.time() * 1000)
+        with sqlite3.connect(folder / "mirrorgate.db") as database:
+            database.executemany(
+                "INSERT INTO gateway_keys (name, digest, owner, limits, created_at) VALUES (?, ?, ?, ?, ?)",
+                (
+                    (f"bench-{number}", (digest := _digest(key)), digest[:32], json.dumps(may) if may else None, now)
+                    for number, (key, may) in enumerate(keys)
+                ),
+            )
+        database.close()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def keys_file(count: int) -> Iterator[dict[str, str]]:
+    """Settings with so many keys, the benchmark's the last: more than fit into a variable."""
+    with tempfile.NamedTemporaryFile("w", prefix="mirrorgate-bench-keys-") as file:
+        others = (f"bench-{number}:{secrets.token_hex(16)}" for number in range(count - 1))
+        file.write(",".join([*others, f"bench:{KEY}"]))
+        file.flush()
+        yield {"GATEWAY_API_KEYS": "", "GATEWAY_API_KEYS_FILE": file.name}
+
+
+def kept_bytes(folder: Path) -> int:
+    """What the conversations of a store take up."""
+    with sqlite3.connect(folder / "mirrorgate.db") as database:
+        (kept,) = database.execute("SELECT SUM(bytes) FROM conversations").fetchone()
+    database.close()
+    return kept
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
 def _fill(path: Path, ids: list[str], turns: int, protocol: str) -> None:
-    owner = hashlib.sha256(KEY.encode()).hexdigest()[:32]
+    owner = _digest(KEY)[:32]
     thread = ("c-bench", "r-bench") if protocol == "web-chat" else (None, None)
     now = int(time.time() * 1000)
     question, answer = "Explain it. " * 10, "The quick brown fox jumps over the lazy dog. " * 5
+    size = turns * len(question + answer)
     with sqlite3.connect(path) as database:
         # A store that is thrown away need not survive a crash while it is made.
         database.execute("PRAGMA synchronous = OFF")
         database.executemany(
-            "INSERT INTO conversations (owner, id, system, upstream_conversation, upstream_response, turns, created_at,"
-            " used_at) VALUES (?, ?, NULL, ?, ?, ?, ?, ?)",
-            ((owner, id, *thread, turns, now, now) for id in ids),
+            "INSERT INTO conversations (owner, id, system, upstream_conversation, upstream_response, turns, bytes,"
+            " created_at, used_at) VALUES (?, ?, NULL, ?, ?, ?, ?, ?, ?)",
+            ((owner, id, *thread, turns, size, now, now) for id in ids),
         )
         database.executemany(
             "INSERT INTO turns (owner, id, number, question, answer, partial, created_at) VALUES (?, ?, ?, ?, ?, 0, ?)",
