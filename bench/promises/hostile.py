@@ -25,7 +25,7 @@ from upstream import HOST, Reply, Request, serve
 from . import plans, wire
 from .table import MIB
 
-SMALL, LARGE = "hostile-small", "hostile-large"
+SMALL, MEDIUM, LARGE = "hostile-small", "hostile-medium", "hostile-large"
 # Under `MAX_ANSWER_BYTES`, `MAX_V1_BODY_BYTES` and `MAX_BODY_BYTES`.
 ANSWER, V1_BODY, BODY = 30 * MIB, 20 * MIB - 4096, 2 * MIB - 4096
 # What a history holds: under `KEY_STORAGE_BYTES`, beside one largest answer.
@@ -56,10 +56,12 @@ def events(size: int) -> Reply:
 
 def answers() -> Callable[[Request], Reply]:
     """As large as may be where the model's name says so: as one message, or in as many pieces as fit."""
-    models = [{"id": name, "object": "model"} for name in (SMALL, LARGE)]
+    models = [{"id": name, "object": "model"} for name in (SMALL, MEDIUM, LARGE)]
     made = {
         (SMALL, False): Reply((whole("Yes."),)),
         (SMALL, True): events(0),
+        (MEDIUM, False): Reply(slices(whole("x" * MIB))),
+        (MEDIUM, True): events(MIB),
         (LARGE, False): Reply(slices(whole("x" * ANSWER))),
         (LARGE, True): events(ANSWER),
     }
@@ -68,7 +70,7 @@ def answers() -> Callable[[Request], Reply]:
         if request.method == "GET":
             return Reply.json({"object": "list", "data": models}).sized()
         # Bodies of 20 MiB are not to be parsed here.
-        model = LARGE if LARGE.encode() in request.raw else SMALL
+        model = next((name for name in (LARGE, MEDIUM) if name.encode() in request.raw), SMALL)
         return made[model, b'"stream":true' in request.raw]
 
     return answer

@@ -1,0 +1,128 @@
+"""Memory after a peak: what a caller made large is given back to the system."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from . import wire
+from .gateway import Gateway
+from .hostile import BODY, MEDIUM, SMALL, V1, Hostile, asked, chat
+from .plans import OPENAI
+from .table import MIB, Row, Run, mib, say
+
+SHARE = 0.10
+# Seconds until it is to be back there.
+PATIENCE, SHORT_PATIENCE = 60, 8
+# The memory budget, and what the rest of the process may take beside it.
+MAX_RSS = (160 + 64) * MIB
+AT_ONCE = 64
+READERS = 10
+
+
+@dataclass
+class Peak:
+    """What a peak took, and what was left of it."""
+
+    idle: int
+    peak: int
+    left: int
+    seconds: float
+    got: Counter[str]
+
+    @property
+    def held(self) -> bool:
+        return self.peak <= MAX_RSS and self.left <= self.idle * (1 + SHARE)
+
+    def told(self) -> str:
+        return f"idle {mib(self.idle)}, peak {mib(self.peak)}, {mib(self.left)} after {self.seconds:.0f} s"
+
+
+async def held_answers(gateway: Gateway, count: int, got: Counter[str]) -> None:
+    """One caller asks for answers of 1 MiB, and reads no more of each than its status while it asks for the others."""
+    loop = asyncio.get_running_loop()
+    free = asyncio.Semaphore(AT_ONCE)
+    body = asked(MEDIUM)
+    held: list[socket.socket] = []
+
+    async def ask() -> None:
+        async with free:
+            caller = socket.socket()
+            held.append(caller)
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            caller.setblocking(False)
+            await loop.sock_connect(caller, (wire.HOST, gateway.port))
+            await loop.sock_sendall(caller, post(gateway, V1, body))
+            first = await asyncio.wait_for(loop.sock_recv(caller, 12), 60)
+            got[f"answer: {first[9:12].decode()}"] += 1
+
+    try:
+        await asyncio.gather(*(ask() for _ in range(count)))
+    finally:
+        for caller in held:
+            caller.close()
+
+
+def post(gateway: Gateway, path: str, body: bytes) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", f"Host: {wire.HOST}", f"Authorization: Bearer {gateway.key}"]
+    lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+async def transcripts(gateway: Gateway, turns: int, got: Counter[str]) -> None:
+    """A conversation with questions of 2 MiB, read to its begin by ten at once."""
+    for _ in range(turns):
+        answer = await gateway.call("POST", "/api/chat", chat(SMALL, "x" * (BODY - 1024), "long"), key=gateway.key)
+        got[f"turn: {answer.status}"] += 1
+
+    async def read() -> None:
+        before = ""
+        while before is not None:
+            answer = await gateway.call("GET", f"/api/conversations/long?before={before}", key=gateway.key, timeout=120)
+            got[f"page: {answer.status}"] += 1
+            if answer.status == 200:
+                before = answer.json()["next_before"]
+            else:
+                await asyncio.sleep(1.0)
+
+    await asyncio.gather(*(read() for _ in range(READERS)))
+
+
+async def peak(run: Run, make: Callable[[Gateway, int, Counter[str]], Awaitable[None]], count: int, **settings: str) -> Peak:
+    hostile = Hostile()
+    upstream = {"UPSTREAM_URL": f"http://{wire.HOST}:{hostile.port}", "UPSTREAM_API_KEY": "up-battery-0123456789"}
+    gateway = Gateway(run.binary, UPSTREAM_PROTOCOL=OPENAI, **upstream, **settings)
+    got: Counter[str] = Counter()
+    try:
+        await gateway.start()
+        # What stays anyway is there afterwards: the pool, the store's threads and their caches.
+        for _ in range(AT_ONCE):
+            await gateway.call("POST", "/api/chat", chat(SMALL, conversation="warm"), key=gateway.key)
+            await gateway.call("POST", V1, asked(SMALL), key=gateway.key)
+        idle = gateway.rss
+        gateway.forget_peak()
+        await make(gateway, count, got)
+        most, begin = gateway.peak, time.monotonic()
+        while gateway.rss > idle * (1 + SHARE) and time.monotonic() - begin < run.size(PATIENCE, SHORT_PATIENCE):
+            await asyncio.sleep(0.5)
+        return Peak(idle, most, gateway.rss, time.monotonic() - begin, got)
+    finally:
+        hostile.close()
+        await gateway.remove()
+
+
+async def check(run: Run) -> None:
+    peaks = {
+        "2,000 answers of 1 MiB that one caller holds": (held_answers, run.size(2000, 400)),
+        "ten readers of a conversation of 2 MiB a turn": (transcripts, run.size(60, 15)),
+    }
+    for name, (make, count) in peaks.items():
+        seen = await peak(run, make, count)
+        say(f"{name}: {', '.join(f'{many:,} {what}' for what, many in sorted(seen.got.items()))}")
+        limit = f"RSS <= {mib(MAX_RSS)}, and within {SHARE:.0%} of idle {run.size(PATIENCE, SHORT_PATIENCE)} s later"
+        wrong = [] if seen.held else [seen.told()]
+        run.add(Row(f"memory after {name}", limit, seen.told(), seen.held, wrong, {"got": dict(seen.got)}))
