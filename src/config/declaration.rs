@@ -52,8 +52,8 @@ pub struct Group {
 /// The table that explains a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Table {
-    /// That of the README.
-    Readme,
+    /// That of `docs/settings.md`.
+    Settings,
     /// That of `docs/limits.md`.
     Limits,
     /// That of `docs/backup.md`.

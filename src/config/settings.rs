@@ -16,7 +16,7 @@ use super::kinds::{
 };
 
 declare! {
-    "The mirror", Readme {
+    "The mirror", Settings {
         /// Base URL of the mirror; with or without `/v1`, or the full address of a chat; several with commas
         /// between
         UPSTREAM_URL: Text = text("URL"),
@@ -72,7 +72,7 @@ declare! {
             example: "gpt-4o,gpt-4o-mini";
     }
 
-    "Who may call", Readme {
+    "Who may call", Settings {
         /// Comma-separated keys that callers must present, each as `name:key` or alone; 16 characters at least
         GATEWAY_API_KEYS: Text = secret("KEYS"),
             zh: "呼叫端必須出示的金鑰，以逗號分隔的 `name:key` 或 `key`；至少 16 個字元",
@@ -104,7 +104,7 @@ declare! {
             zh: "可呼叫的瀏覽器來源，以逗號分隔；一律不附帶憑證；`GATEWAY_AUTH=none` 時，`*` 不放行任何來源";
     }
 
-    "Where the service is", Readme {
+    "Where the service is", Settings {
         /// This service's own public base URL, which the documents carry
         PUBLIC_URL: Text = text("URL"),
             zh: "本服務對外的基底網址，會寫進文件",
@@ -126,7 +126,7 @@ declare! {
             zh: "監聽的連接埠；0 表示自動選一個";
     }
 
-    "What is kept", Readme {
+    "What is kept", Settings {
         /// Where conversations and keys are kept: `sqlite://PATH`, `postgres://…`, or `memory:`
         DATABASE_URL: Text = secret("URL"),
             zh: "對話與金鑰的保存位置：`sqlite://PATH`、`postgres://…` 或 `memory:`",
@@ -313,7 +313,7 @@ declare! {
             zh: "`openai`：每次提問時一併重送的對話位元組數上限";
     }
 
-    "Logs and metrics", Readme {
+    "Logs and metrics", Settings {
         /// Whether `/metrics` may be read without the admin key
         METRICS_PUBLIC: Flag = flag(false),
             zh: "是否不需管理金鑰即可讀取 `/metrics`";

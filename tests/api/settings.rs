@@ -91,8 +91,8 @@ fn comment(text: &str) -> String {
 #[test]
 fn the_tables_in_the_documents_are_those_of_the_program() {
     for (file, table, language) in [
-        ("README.md", Table::Readme, Language::English),
-        ("README.zh-Hant.md", Table::Readme, Language::Chinese),
+        ("docs/settings.md", Table::Settings, Language::English),
+        ("docs/settings.zh-Hant.md", Table::Settings, Language::Chinese),
         ("docs/limits.md", Table::Limits, Language::English),
         ("docs/limits.zh-Hant.md", Table::Limits, Language::Chinese),
         ("docs/backup.md", Table::Backup, Language::English),

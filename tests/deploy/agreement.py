@@ -59,9 +59,9 @@ def yaml(source: str) -> Any:
 # --- the program: what all files must agree with ---
 
 # A test of the program holds these tables equal to its settings.
-tables = text("README.md") + text("docs/limits.md") + text("docs/backup.md")
+tables = text("docs/settings.md") + text("docs/limits.md") + text("docs/backup.md")
 rows = dict(re.findall(r"^\| `([A-Z][A-Z0-9_]*)` \| `?([^|`]*)", tables, re.MULTILINE))
-check(len(rows) > 20, "the tables of settings in README.md, docs/limits.md and docs/backup.md were not understood")
+check(len(rows) > 20, "the tables of settings in docs/settings.md, docs/limits.md and docs/backup.md were not understood")
 SETTINGS = set(rows)
 PORT = int(rows["PORT"])
 HEALTH = one(r'#\[get\("(/health)"\)\]', text("src/api/live.rs"), "the health path in src/api/live.rs")
