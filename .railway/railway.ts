@@ -52,6 +52,7 @@ export default defineRailway(() => {
     env: {
       // Set these in the dashboard: `preserve` keeps what is there, so that no secret stands here.
       GATEWAY_API_KEYS: preserve(),
+      ADMIN_KEY: preserve(),
       SECRET_KEY: preserve(),
       UPSTREAM_URL: preserve(),
       UPSTREAM_PROTOCOL: preserve(),
