@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::helpers::{Answer, KEY, OTHER_KEY, TestApp, spawn, spawn_before};
 use crate::upstream::{Fake, Step, chunk, response, send, stream_end, stream_head};
@@ -74,8 +76,30 @@ async fn without_a_token_or_event_streams_and_in_time_the_answer_is_one_object()
         let app = spawn_before(&fake.url, "openai", &settings).await;
         let answer = post(&app, accept, &call(json!(1), meta)).await;
         assert_eq!(answer.header("content-type"), Some("application/json"));
+        let was_announced = settings == soon;
+        assert_eq!(answer.header("x-accel-buffering").is_some(), was_announced, "nginx holds nothing back");
+        assert_eq!(answer.text.starts_with(' '), was_announced);
         assert_eq!(answer.json()["result"]["structuredContent"]["answer"], "late");
     }
+}
+
+#[actix_web::test]
+async fn a_client_that_closes_the_event_stream_has_given_the_call_up() {
+    let fake = late(Duration::from_secs(60)).await;
+    let app = spawn_before(&fake.url, "openai", &[("HEARTBEAT_SECONDS", "0.2")]).await;
+    let body = call(json!(1), json!({"progressToken": 1})).to_string();
+    let request = format!(
+        "POST /mcp HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nContent-Type: application/json\r\nAccept: {BOTH}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(app.address).await.expect("a connection");
+    stream.write_all(request.as_bytes()).await.expect("a request");
+    let mut read = Vec::new();
+    while !String::from_utf8_lossy(&read).contains("notifications/progress") {
+        assert_ne!(stream.read_buf(&mut read).await.expect("an event"), 0, "the stream goes on");
+    }
+    drop(stream);
+    actix_web::rt::time::timeout(Duration::from_secs(5), fake.left()).await.expect("the upstream is left");
 }
 
 /// Tells the service that a request was given up.

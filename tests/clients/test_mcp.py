@@ -133,6 +133,10 @@ def test_a_client_like_difys_is_served(demo: Service) -> None:
             assert kinds <= {"string"}
             schema = tool.get("outputSchema", {"properties": {}})  # `ask` answers in plain text
             assert not {"text", "json", "files"} & set(schema["properties"])
+            # A list of types makes the editor of 1.9.2 to 1.11.1 crash.
+            assert all(isinstance(value["type"], str) for value in schema["properties"].values())
         call = {"name": "chat", "arguments": {"message": "你好"}}
         result = send({"id": 2, "method": "tools/call", "params": call}).json()["result"]
         assert "你好" in json.loads(result["content"][0]["text"])["answer"]
+        # Dify reads the tokens of a call from here.
+        assert result["_meta"]["usage"]["total_tokens"] > 0
