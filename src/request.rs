@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::Either;
+use tokio::sync::Semaphore;
 use tokio::task::futures::TaskLocalFuture;
 
 use crate::budget::Share;
-use crate::domain::error::Error;
+use crate::domain::error::{Error, Kind};
 
 tokio::task_local! {
     static CONTEXT: Context;
@@ -74,6 +75,28 @@ pub fn sync_scope<T>(context: Option<Context>, work: impl FnOnce() -> T) -> T {
 /// What belongs to the request that is worked for.
 pub fn current() -> Option<Context> {
     CONTEXT.try_with(Context::clone).ok()
+}
+
+/// From how many bytes on a body is read apart from the thread that serves all others.
+const LARGE: usize = 256 << 10;
+
+/// Work on so many bytes of the request that this is called for. Where they are many it is done on a thread
+/// of its own, one after the other, so that a large body holds nobody else up.
+///
+/// # Errors
+/// When it could not be done: it panicked.
+pub async fn apart<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
+    if bytes < LARGE {
+        return Ok(work());
+    }
+    let _turn = ONE_AT_A_TIME.acquire().await;
+    let context = current();
+    let done = tokio::task::spawn_blocking(move || sync_scope(context, work)).await;
+    done.map_err(|_| Error::new(Kind::Internal, "the program met a defect of its own"))
 }
 
 /// The id of the request that is worked for.

@@ -1,7 +1,7 @@
 //! The audit trail: what was done at the owner's doors, noted there and read here.
 
 use actix_web::http::StatusCode;
-use actix_web::web::{Data, Query};
+use actix_web::web::Data;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, get};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -10,6 +10,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use crate::gateway::{Deed, Gateway};
 use crate::http::auth::Caller;
 use crate::http::base_url::Peers;
+use crate::http::body;
 use crate::http::failure::Failure;
 use crate::http::log_fields::LogFields;
 use crate::http::reply::{self, ErrorBody, FailureBody};
@@ -75,12 +76,12 @@ pub struct AuditResult {
     security(("bearer" = [])),
 )]
 #[get("/api/audit")]
-async fn read_audit(
-    request: HttpRequest,
-    gateway: Data<Gateway>,
-    query: Query<AuditQuery>,
-) -> Result<HttpResponse, Failure> {
-    let deeds = gateway.deeds(query.before, PAGE).await.map_err(|error| Failure::new(&request, error))?;
+async fn read_audit(request: HttpRequest, gateway: Data<Gateway>) -> Result<HttpResponse, Failure> {
+    let read = async {
+        let AuditQuery { before } = body::query(&request)?;
+        gateway.deeds(before, PAGE).await
+    };
+    let deeds = read.await.map_err(|error| Failure::new(&request, error))?;
     let entry = |(at, deed): (i64, Deed)| {
         let Deed { actor, address, action, target } = deed;
         DeedBody { at, actor, address, action: action.into_owned(), target }

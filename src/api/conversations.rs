@@ -4,9 +4,9 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use actix_web::http::StatusCode;
-use actix_web::web::{Data, Path, Query, ReqData};
+use actix_web::web::{Data, Path, ReqData};
 use actix_web::{HttpRequest, HttpResponse, delete, get};
-use serde::de::{DeserializeOwned, Error as _};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -15,6 +15,7 @@ use crate::domain::conversations::ConversationRef;
 use crate::domain::error::{Error, Kind};
 use crate::gateway::{Gateway, Listed};
 use crate::http::auth::Caller;
+use crate::http::body;
 use crate::http::failure::Failure;
 use crate::http::log_fields::LogFields;
 use crate::http::reply::{self, ErrorBody};
@@ -131,12 +132,6 @@ fn number<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(reader: D) -> Res
     given.map(str::parse).transpose().map_err(D::Error::custom)
 }
 
-fn query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Error> {
-    Query::from_query(request.query_string()).map(Query::into_inner).map_err(|error| {
-        Error::new(Kind::InvalidRequest, "the query is not understood").detail(Some(error.to_string()))
-    })
-}
-
 fn most(limit: Option<usize>, default: usize) -> usize {
     limit.unwrap_or(default).clamp(1, 1000)
 }
@@ -219,7 +214,7 @@ async fn list_conversations(
     gateway: Data<Gateway>,
 ) -> Result<HttpResponse, Failure> {
     let fail = |error| Failure::new(&request, error);
-    let page: ListPage = query(&request).map_err(fail)?;
+    let page: ListPage = body::query(&request).map_err(fail)?;
     let (after, most) = (page.place().map_err(fail)?, most(page.limit, 100));
     let listed = gateway.conversations(&caller.owner, after, most).await.map_err(fail)?;
     let last = listed.last().filter(|_| listed.len() == most);
@@ -276,7 +271,7 @@ async fn get_conversation(
 ) -> Result<HttpResponse, Failure> {
     let fail = |error| Failure::new(&request, error);
     let meant: ConversationRef = id.parse().map_err(fail)?;
-    let Page { before, limit } = query(&request).map_err(fail)?;
+    let Page { before, limit } = body::query(&request).map_err(fail)?;
     let transcript =
         gateway.transcript(&caller.owner, meant.id(), before, most(limit, 200)).await.map_err(fail)?;
     let message = |role, content, partial| TurnMessage { role, content, partial };

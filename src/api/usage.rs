@@ -1,7 +1,7 @@
 //! What a key has used, for whoever holds it.
 
 use actix_web::http::StatusCode;
-use actix_web::web::{Data, Query, ReqData};
+use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse, get};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -10,6 +10,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use crate::domain::limits::day_name;
 use crate::gateway::{DayOfUse, Gateway, LimitState};
 use crate::http::auth::{Caller, Guard};
+use crate::http::body;
 use crate::http::failure::Failure;
 use crate::http::log_fields::LogFields;
 use crate::http::reply::{self, ErrorBody};
@@ -139,10 +140,12 @@ async fn get_usage_of_all(
     request: HttpRequest,
     gateway: Data<Gateway>,
     guard: Data<Guard>,
-    query: Query<AllQuery>,
 ) -> Result<HttpResponse, Failure> {
-    let days = query.days.unwrap_or(31).min(400);
-    let usage = gateway.usage_of_all(days).await.map_err(|error| Failure::new(&request, error))?;
+    let read = async {
+        let AllQuery { days } = body::query(&request)?;
+        gateway.usage_of_all(days.unwrap_or(31).min(400)).await
+    };
+    let usage = read.await.map_err(|error| Failure::new(&request, error))?;
     let names = guard.names();
     let day = |used: DayOfUse| DayBody {
         day: day_name(used.day),

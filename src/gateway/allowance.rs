@@ -120,11 +120,12 @@ impl Allowance {
     }
 }
 
-/// The refusal of a question, if one of the limits has nothing left: of several, that which lasts longest.
-pub fn refusal(states: &[LimitState]) -> Option<Error> {
-    let spent = states.iter().filter(|state| state.left == 0).max_by_key(|state| state.reset)?;
-    let what = format!("this key may ask for {}, and nothing of that is left", spent.words);
-    Some(Error::new(Kind::KeyLimit, what).retry_after(Some(spent.reset.max(Duration::from_secs(1)))))
+/// The refusal of a question, where one of the limits has nothing left: of several, that which lasts longest.
+pub fn refusal(states: &[LimitState]) -> Error {
+    let spent = states.iter().filter(|state| state.left == 0).max_by_key(|state| state.reset);
+    let (words, reset) = spent.map_or(("more", Duration::ZERO), |state| (state.words.as_str(), state.reset));
+    let what = format!("this key may ask for {words}, and nothing of that is left");
+    Error::new(Kind::KeyLimit, what).retry_after(Some(reset.max(Duration::from_secs(1))))
 }
 
 /// The beginning and the end of the day in UTC.
@@ -162,7 +163,7 @@ mod tests {
         let mut admitted = Vec::new();
         for now in (NOON..NOON + 300_000).step_by(250) {
             allowance.renew(now, "one", 0);
-            if refusal(&allowance.states(&limits, now)).is_none() {
+            if left(&allowance, &limits, now) != [0] {
                 allowance.enter(now, "one");
                 admitted.push(now);
             }
@@ -179,7 +180,6 @@ mod tests {
         allowance.enter(NOON, "one");
         allowance.enter(NOON, "other");
         assert_eq!(left(&allowance, &limits, NOON), [0]);
-        assert!(refusal(&allowance.states(&limits, NOON)).is_some());
         allowance.renew(NOON + LEASE - 1, "one", 0);
         assert_eq!(left(&allowance, &limits, NOON), [1]);
         allowance.renew(NOON + LEASE, "one", 0);
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(at(&mut allowance, NOON), [100, 250]);
         allowance.spend(120);
         assert_eq!(at(&mut allowance, NOON), [0, 130]);
-        let refused = refusal(&allowance.states(&limits, NOON)).expect("a refusal");
+        let refused = refusal(&allowance.states(&limits, NOON));
         assert_eq!(refused.retry_after, Some(Duration::from_secs(12 * 3600)));
         assert_eq!(at(&mut allowance, NOON + 12 * 3_600_000), [100, 130]);
         allowance.spend(130);

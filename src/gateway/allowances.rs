@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot};
 
 use super::allowance::{Allowance, LEASE, LimitState, refusal};
 use crate::domain::chat::Owner;
@@ -46,8 +47,13 @@ struct Book {
     tokens: AtomicU64,
     /// Whether the store has not been told of a change.
     is_behind: AtomicBool,
+    /// Those who wait to be let in.
+    queue: Mutex<Vec<Ticket>>,
     kept: AsyncMutex<Option<Kept>>,
 }
+
+/// Whether one who waited was let in, and how the key stands.
+type Ticket = oneshot::Sender<Result<(Option<Entered>, Vec<LimitState>), Error>>;
 
 /// The state as it was last read or written.
 struct Kept {
@@ -65,46 +71,91 @@ impl Allowances {
         Allowances { store, process, books: Mutex::default(), changed: Notify::new() }
     }
 
-    /// Takes one question in; it runs until the permit is dropped.
+    /// Takes one question in; it runs until what is given is dropped. Questions that come while the store is
+    /// written to wait, and go in together by the next write.
     ///
     /// # Errors
     /// That the key has nothing left of one of its limits, or that the store cannot be used.
     pub async fn enter(self: &Arc<Self>, owner: &Owner, limits: &KeyLimits) -> Result<Entered, Error> {
         let book = self.book(owner);
-        let mut kept = book.kept.lock().await;
+        loop {
+            let (ticket, mut outcome) = oneshot::channel();
+            book.queue().push(ticket);
+            let mut kept = book.kept.lock().await;
+            let outcome = match outcome.try_recv() {
+                // Whoever had the lock has let this question in, or refused it.
+                Ok(outcome) => outcome,
+                Err(TryRecvError::Empty) => {
+                    self.let_in(&book, limits, &mut kept).await;
+                    drop(kept);
+                    match outcome.await {
+                        Ok(outcome) => outcome,
+                        Err(_) => continue,
+                    }
+                }
+                // Whoever had the lock left in the middle of it.
+                Err(TryRecvError::Closed) => continue,
+            };
+            let (entered, states) = outcome?;
+            tell(&states);
+            return entered.ok_or_else(|| refusal(&states));
+        }
+    }
+
+    /// Lets all in who wait, as far as the limits go, by one write.
+    async fn let_in(self: &Arc<Self>, book: &Arc<Book>, limits: &KeyLimits, kept: &mut Option<Kept>) {
+        let mut waiting = std::mem::take(&mut *book.queue());
+        waiting.retain(|ticket| !ticket.is_closed());
+        let outcome = self.count(book, limits, kept, waiting.len()).await;
+        let (admitted, states) = match outcome {
+            Ok(counted) => counted,
+            Err(error) => {
+                return waiting.into_iter().for_each(|ticket| drop(ticket.send(Err(error.clone()))));
+            }
+        };
+        for (place, ticket) in waiting.into_iter().enumerate() {
+            let entered = (place < admitted).then(|| self.entered(book));
+            // One who has left drops it at once.
+            let _ = ticket.send(Ok((entered, states.clone())));
+        }
+    }
+
+    /// Counts so many questions as running, or as many of them as may: gives how many, and how the key stands.
+    async fn count(
+        &self,
+        book: &Book,
+        limits: &KeyLimits,
+        kept: &mut Option<Kept>,
+        wanted: usize,
+    ) -> Result<(usize, Vec<LimitState>), Error> {
         for _ in 0..TRIES {
-            let known = self.known(owner, &mut kept).await?;
-            let (now, mut state) = (known.now(), known.state.clone());
+            let known = self.known(&book.owner, kept).await?;
+            let (now, mut state, is_fresh) = (known.now(), known.state.clone(), known.seen.elapsed() < FRESH);
             let tokens = book.settle(&mut state, now, &self.process);
-            let states = state.states(limits, now);
-            if let Some(refusal) = refusal(&states) {
-                if known.seen.elapsed() < FRESH {
-                    tell(&states);
-                    return Err(refusal);
-                }
-                *kept = None;
-                continue;
-            }
-            if limits.requests_per_minute.is_none() && limits.parallel.is_none() {
-                if known.seen.elapsed() >= FRESH {
-                    *kept = None;
-                    continue;
-                }
-                tell(&states);
-            } else {
+            let mut admitted = 0;
+            while admitted < wanted && state.states(limits, now).iter().all(|limit| limit.left > 0) {
                 state.enter(now, &self.process);
-                let states = state.states(limits, now);
-                if !self.write(owner, &mut kept, state).await? {
-                    continue;
-                }
-                book.tokens.fetch_sub(tokens, Ordering::Relaxed);
-                tell(&states);
+                admitted += 1;
             }
-            book.running.fetch_add(1, Ordering::Relaxed);
-            return Ok(Entered { allowances: Arc::clone(self), book: Arc::clone(&book) });
+            let states = state.states(limits, now);
+            let writes = limits.requests_per_minute.is_some() || limits.parallel.is_some();
+            if !is_fresh && (admitted < wanted || !writes) {
+                // Others may have given back meanwhile, or spent.
+                *kept = None;
+            } else if admitted == 0 || !writes {
+                return Ok((admitted, states));
+            } else if self.write(&book.owner, kept, state).await? {
+                book.tokens.fetch_sub(tokens, Ordering::Relaxed);
+                return Ok((admitted, states));
+            }
         }
         Err(Error::new(Kind::Overloaded, "the limits of this key are being counted by too many at once")
             .retry_after(Some(RETRY)))
+    }
+
+    fn entered(self: &Arc<Self>, book: &Arc<Book>) -> Entered {
+        book.running.fetch_add(1, Ordering::Relaxed);
+        Entered { allowances: Arc::clone(self), book: Arc::clone(book) }
     }
 
     /// Counts tokens of a key, if it has limits.
@@ -210,6 +261,7 @@ impl Allowances {
             running: AtomicU32::new(0),
             tokens: AtomicU64::new(0),
             is_behind: AtomicBool::new(false),
+            queue: Mutex::default(),
             kept: AsyncMutex::new(None),
         });
         books.insert(owner.clone(), Arc::clone(&book));
@@ -227,6 +279,10 @@ impl Allowances {
 }
 
 impl Book {
+    fn queue(&self) -> MutexGuard<'_, Vec<Ticket>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Brings a state up to date with what this process knows; gives the tokens that it now has.
     fn settle(&self, state: &mut Allowance, now: i64, process: &str) -> u64 {
         state.renew(now, process, self.running.load(Ordering::Relaxed));

@@ -169,7 +169,8 @@ impl Gateway {
         }
         // What is read is as large again.
         request::take(transcript.body.len())?;
-        let chat = (transcript.read)(&transcript.body)?;
+        let Transcript { body, read, .. } = transcript;
+        let chat = request::apart(body.len(), move || read(&body)).await??;
         let talk = Talk::of(chat, &self.shared.store, owner).await;
         talk.prefer(&mut candidates);
         let asked = self.ask_in_turn(candidates, async |member| {

@@ -1,6 +1,7 @@
 //! What keys use: counted here as it happens, and added to the store every few seconds.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -122,6 +123,8 @@ pub enum Estimate {
     Tokens(u64),
     /// A request, and how its tokens are estimated; a small one is read only when that is needed.
     Request(Bytes, fn(&[u8]) -> u64),
+    /// The tokens of a large request, once they are counted on a thread of their own.
+    Counted(Arc<AtomicU64>),
 }
 
 impl Estimate {
@@ -143,7 +146,10 @@ impl Meter {
         let asked = match asked {
             // Read now, so that its bytes are not held for as long as the answer takes.
             Estimate::Request(body, tokens) if body.len() > MAX_KEPT_REQUEST => {
-                Estimate::Tokens(tokens(&body))
+                let count = Arc::new(AtomicU64::new(0));
+                let counted = Arc::clone(&count);
+                tokio::task::spawn_blocking(move || counted.store(tokens(&body), Ordering::Relaxed));
+                Estimate::Counted(count)
             }
             asked => asked,
         };
@@ -166,6 +172,7 @@ impl Meter {
             let prompt_tokens = match &self.asked {
                 Estimate::Tokens(tokens) => *tokens,
                 Estimate::Request(body, tokens) => tokens(body),
+                Estimate::Counted(count) => count.load(Ordering::Relaxed),
             };
             Usage::estimate(prompt_tokens, self.tokens)
         })
@@ -201,8 +208,8 @@ mod tests {
         assert_eq!(open.tallies[&ann][OTHER_MODELS].requests, MOST_MODELS as u64 + 1);
     }
 
-    #[test]
-    fn a_large_request_is_read_at_once_and_let_go() {
+    #[tokio::test]
+    async fn a_large_request_is_read_at_once_and_let_go() {
         let book = Arc::new(book());
         let meter = |length: usize| {
             let request = Estimate::Request(vec![b'x'; length].into(), |body| body.len() as u64);
@@ -210,7 +217,10 @@ mod tests {
         };
         assert!(matches!(meter(100).asked, Estimate::Request(..)));
         let large = meter(MAX_KEPT_REQUEST + 1);
-        assert!(matches!(large.asked, Estimate::Tokens(_)));
+        assert!(matches!(large.asked, Estimate::Counted(_)));
+        while large.usage().prompt_tokens == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
         assert_eq!(large.usage().prompt_tokens, MAX_KEPT_REQUEST as u64 + 1);
     }
 }

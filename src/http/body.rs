@@ -2,7 +2,7 @@
 
 use actix_web::dev::Payload;
 use actix_web::http::header;
-use actix_web::web::{Bytes, BytesMut, Data};
+use actix_web::web::{Bytes, BytesMut, Data, Query};
 use actix_web::{FromRequest, HttpRequest};
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
@@ -37,6 +37,16 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
             read.await.map_err(|error| Failure::new(&request, error))
         })
     }
+}
+
+/// What a request's query says.
+///
+/// # Errors
+/// When it is not understood.
+pub fn query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Error> {
+    Query::from_query(request.query_string()).map(Query::into_inner).map_err(|error| {
+        Error::new(Kind::InvalidRequest, "the query is not understood").detail(Some(error.to_string()))
+    })
 }
 
 /// Reads a body within its limits.

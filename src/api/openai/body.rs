@@ -6,7 +6,7 @@ use actix_web::{FromRequest, HttpRequest};
 use futures_util::future::LocalBoxFuture;
 
 use crate::domain::error::{Error, Kind};
-use crate::http::body::{check_depth, check_media_type, is_json, media_type, read};
+use crate::http::body::{check_media_type, is_json, media_type, read};
 use crate::http::failure::Failure;
 
 /// A request body on `/v1`, as it is.
@@ -16,10 +16,9 @@ impl V1Body {
     /// The bytes of a body that is declared as JSON.
     ///
     /// # Errors
-    /// When it is not, or nests too deep.
+    /// When it is not.
     pub fn json(self, request: &HttpRequest) -> Result<Bytes, Error> {
         check_media_type(request)?;
-        check_depth(&self.0)?;
         Ok(self.0)
     }
 

@@ -27,6 +27,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::gateway::{Failed, Gateway, InferenceRequest};
 use crate::http::auth::Caller;
+use crate::http::body::check_depth;
 use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, EventStream, Heartbeat};
 use crate::http::log_fields::{LogFields, RequestId};
@@ -75,12 +76,17 @@ async fn chat_completions(
     let request_id = RequestId::of(request.extensions());
     let fail = |error| Failure::new(&request, error);
     let body = body.json(&request).map_err(fail)?;
-    let needs = needs::of_body(&body, false);
+    let length = body.len();
+    let (owner, headers) = (caller.owner.clone(), headers::asked(&request));
+    let read = move || {
+        check_depth(&body)?;
+        Ok((needs::of_body(&body, false), request::inference(owner, headers, body)?))
+    };
+    let (needs, (asked, include_usage)) =
+        crate::request::apart(length, read).await.and_then(|read| read).map_err(fail)?;
     if !needs.paths.is_empty() {
         gateway.allow(&caller.owner, &needs).await.map_err(fail)?;
     }
-    let (asked, include_usage) =
-        request::inference(caller.owner.clone(), headers::asked(&request), body).map_err(fail)?;
     let gateway = gateway.into_inner();
     Ok(if asked.stream {
         let begin = Box::pin(streamed(gateway, asked, include_usage, request_id));

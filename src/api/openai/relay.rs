@@ -33,8 +33,10 @@ pub async fn relay(
     }
     let fail = |error: Error| Failure::new(&request, error);
     let body = body.json_or_form(&request).map_err(fail)?;
+    let length = body.len();
     let relayed = asked(&request, body).map_err(fail)?;
-    let needs = needs::of_request(&relayed.method, &relayed.path, &relayed.body);
+    let read = move || (needs::of_request(&relayed.method, &relayed.path, &relayed.body), relayed);
+    let (needs, relayed) = crate::request::apart(length, read).await.map_err(fail)?;
     gateway.allow(&caller.owner, &needs).await.map_err(fail)?;
     let request_id = RequestId::of(request.extensions());
     let Relaying { upstream, headers: passed, form, body } = match gateway
