@@ -77,17 +77,27 @@ pub async fn relay(
     if response.status() == StatusCode::OK {
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
         let name = reply::upstream_header(upstream.as_deref().unwrap_or_default());
-        let passed = passed.into_iter().filter_map(|(name, value)| {
-            Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?))
-        });
-        for (name, value) in account.into_iter().chain(name).chain(passed) {
-            response.headers_mut().insert(name, value);
-        }
-        if form == RelayForm::Bytes {
-            disarm(response.headers_mut());
-        }
+        dress(response.headers_mut(), account.into_iter().chain(name), passed, form);
     }
     Ok(response)
+}
+
+/// Sets the headers of an answer: those of ours, and over them those that the upstream's body has.
+fn dress(
+    headers: &mut HeaderMap,
+    ours: impl Iterator<Item = (HeaderName, HeaderValue)>,
+    passed: Vec<(&'static str, String)>,
+    form: RelayForm,
+) {
+    let passed = passed.into_iter().filter_map(|(name, value)| {
+        Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?))
+    });
+    for (name, value) in ours.chain(passed) {
+        headers.insert(name, value);
+    }
+    if form == RelayForm::Bytes {
+        disarm(headers);
+    }
 }
 
 /// Keeps a browser from running what an upstream sent, which would then speak in this service's name: only
