@@ -25,6 +25,7 @@ pub fn routes(config: &mut ServiceConfig) {
 
 /// Which page of the audit trail.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct AuditQuery {
     /// The `at` of the last entry of the page before this one.
     before: Option<i64>,

@@ -118,6 +118,7 @@ pub struct DayBody {
 
 /// For how long back.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct AllQuery {
     /// Days, today with them: 31 where it is left out, at most 400.
     days: Option<u32>,
