@@ -15,12 +15,6 @@ TOOL_STATUSES = {200, 400, 401, 404, 405, 413, 415, 422, 424}
 ENVELOPE_ERROR = {"code", "message", "hint", "retryable", "request_id"}
 
 
-@schemathesis.hook
-def filter_query(ctx, query) -> bool:
-    """The shape of FastAPI wrappers is no schema of the document's: tests of their own try it."""
-    return not isinstance(query, dict) or query.get("shape") != "wrapper"
-
-
 @schemathesis.check
 def contract(ctx, response, case) -> None:
     if not case.path.startswith("/api/"):

@@ -204,7 +204,7 @@ impl ChatResult {
 /// of an earlier answer to continue that conversation.
 #[utoipa::path(
     tag = "tools",
-    params(("shape" = Option<String>, Query, description = "`wrapper` answers as FastAPI wrappers around a mirror do: `success`, `data` with `response`, `conversation_id` and `response_id`, and `error`, a text or null; failures too are 200", example = "wrapper")),
+    params(("shape" = Option<String>, Query, description = "`wrapper` answers as FastAPI wrappers around a mirror do: `success`, `data` with `response`, `conversation_id` and `response_id`, and `error`, a text or null; failures too are 200")),
     request_body(content = ChatRequest, description = "The question and how to answer it"),
     responses(
         (status = 200, description = "The answer, or a failure that showed late", body = ChatResult, example = json!({"success": true, "answer": "An OpenAPI document describes an HTTP API so that programs can use it.", "conversation_id": "conv_0f8fad5bd9cb469fa16570867728950e", "response_id": "chatcmpl-123", "model": "gpt-4o", "finish_reason": "stop", "usage": {"prompt_tokens": 12, "completion_tokens": 34, "total_tokens": 46, "estimated": false}, "error": null})),
