@@ -11,7 +11,8 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::audit;
 use crate::domain::error::{Error, Kind};
-use crate::domain::limits::{Asked, KeyLimits};
+use crate::domain::keys;
+use crate::domain::limits::{self, KeyLimits};
 use crate::gateway::{Gateway, StoredKey, check_name};
 use crate::http::auth::Guard;
 use crate::http::body::JsonBody;
@@ -59,16 +60,15 @@ pub struct KeyRequest {
 
 impl KeyRequest {
     fn limits(self) -> Result<KeyLimits, Error> {
-        let asked = Asked { expires: self.expires.as_deref(), storage: self.storage.as_deref() };
-        let (expires_at, storage_bytes) = asked.read(SystemTime::now())?;
+        let expiry = |text: String| limits::expiry(&text, SystemTime::now());
         Ok(KeyLimits {
-            expires_at,
+            expires_at: self.expires.map(expiry).transpose()?,
             models: self.models,
             requests_per_minute: self.rpm,
             parallel: self.parallel,
             tokens_per_day: self.tokens_per_day,
             tokens_per_month: self.tokens_per_month,
-            storage_bytes,
+            storage_bytes: self.storage.map(|text| limits::storage(&text)).transpose()?,
             paths: self.paths.unwrap_or_default(),
         })
     }
@@ -194,8 +194,7 @@ async fn create_key(
         let name = body.0.name.clone().unwrap_or_default();
         check_name(&name)?;
         if guard.names().values().any(|taken| *taken == name) {
-            return Err(Error::new(Kind::InvalidRequest, format!("there is a key `{name}` already"))
-                .hinted("choose another name, or revoke that key first"));
+            return Err(keys::taken(&name));
         }
         let key = gateway.new_key(&name, body.0.limits()?).await?;
         Ok(NewKeyResult { success: true, name, key, error: None })

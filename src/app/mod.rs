@@ -96,11 +96,7 @@ impl Application {
             store.interrupt_answers().await.map_err(StartError::Store)?;
         }
         background::start(&config, &store, &shared, guard);
-        for endpoint in upstreams.iter().filter(|endpoint| endpoint.settings.url.is_some()) {
-            let follower = shared.activity().follower();
-            upstreams::session_sync(&config, &store, endpoint).start(available, follower).await;
-            background::watch_expiry(endpoint);
-        }
+        follow_sessions(&config, &store, &shared, &upstreams, available).await;
         let uploads = claim(backup).await?;
         // Some systems have no second handle to a socket: then new callers wait until the end.
         let again = listener.try_clone().ok();
@@ -213,6 +209,22 @@ async fn claim(backup: Option<Uploader>) -> Result<Option<Uploads>, StartError> 
     match backup {
         Some(backup) => backup.start().await.map(Some).map_err(StartError::Backup),
         None => Ok(None),
+    }
+}
+
+/// Follows the kept session of each upstream that has an address, from a store that is `available` now or
+/// not.
+async fn follow_sessions(
+    config: &Config,
+    store: &Arc<Store>,
+    shared: &Shared,
+    upstreams: &[Endpoint],
+    available: bool,
+) {
+    for endpoint in upstreams.iter().filter(|endpoint| endpoint.settings.url.is_some()) {
+        let follower = shared.activity().follower();
+        upstreams::session_sync(config, store, endpoint).start(available, follower).await;
+        background::watch_expiry(endpoint);
     }
 }
 

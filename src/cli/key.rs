@@ -11,7 +11,7 @@ use crate::config::settings::MODELS;
 use crate::config::{self, Config, Location};
 use crate::domain::error::{Error, Kind};
 use crate::domain::keys;
-use crate::domain::limits::{Asked, KeyLimits};
+use crate::domain::limits::{self as key_limits, KeyLimits};
 use crate::gateway::check_name;
 use crate::store::{Deed, Store};
 use crate::telemetry;
@@ -31,7 +31,7 @@ pub fn key(config: Config, matches: &ArgMatches) -> ExitCode {
         let (command, inner) = matches.subcommand().unwrap_or(("list", matches));
         let name = inner.try_get_one::<String>("name").ok().flatten().cloned().unwrap_or_default();
         match command {
-            "new" => new_key(&store, &name, limits(KeyLimits::default(), inner)?, &config).await,
+            "new" => new_key(&store, &name, limited(KeyLimits::default(), inner)?, &config).await,
             "set" => set_limits(&store, &name, inner).await,
             "rotate" => rotate(&store, &name).await,
             "revoke" => {
@@ -52,8 +52,7 @@ pub fn key(config: Config, matches: &ArgMatches) -> ExitCode {
 async fn new_key(store: &Store, name: &str, limits: KeyLimits, config: &Config) -> Result<(), Error> {
     check_name(name)?;
     if config.gateway.keys.iter().any(|key| key.name == name) {
-        return Err(Error::new(Kind::InvalidRequest, format!("there is a key `{name}` in GATEWAY_API_KEYS"))
-            .hinted("choose another name"));
+        return Err(keys::taken(name).hinted("it is one of GATEWAY_API_KEYS: choose another name"));
     }
     let text = store.make_key(name, limits).await?;
     note(store, "key.new", name).await;
@@ -69,7 +68,7 @@ async fn new_key(store: &Store, name: &str, limits: KeyLimits, config: &Config) 
 async fn set_limits(store: &Store, name: &str, matches: &ArgMatches) -> Result<(), Error> {
     let kept = store.keys().await?.into_iter().find(|key| key.name == name);
     let before = kept.map(|key| key.limits).unwrap_or_default();
-    let limits = limits(before, matches)?;
+    let limits = limited(before, matches)?;
     store.limit_key(name, &limits).await?;
     note(store, "key.set", name).await;
     let _ =
@@ -102,47 +101,46 @@ async fn list_keys(store: &Store, config: &Config) -> Result<(), Error> {
 }
 
 /// The limits that flags ask for, over those that a key has.
-fn limits(mut limits: KeyLimits, matches: &ArgMatches) -> Result<KeyLimits, Error> {
+fn limited(mut limits: KeyLimits, matches: &ArgMatches) -> Result<KeyLimits, Error> {
     let given = |flag: &str| matches.get_one::<String>(flag).map(|text| text.trim());
     let some = |text: &'_ str| (!text.eq_ignore_ascii_case("none")).then(|| text.to_string());
-    let number = |flag: &str, text: &str| {
+    let number = |text: &str, flag: &str| {
         let invalid = || {
             Error::new(Kind::InvalidRequest, format!("`--{flag}`: `{text}` is no whole number"))
                 .hinted("write a number, or `none` for no limit")
         };
         some(text).map(|text| text.parse::<u64>().map_err(|_| invalid())).transpose()
     };
-    let small = |flag: &str, text: &str| {
-        Ok::<_, Error>(number(flag, text)?.map(|number| u32::try_from(number).unwrap_or(u32::MAX)))
+    let small = |text: &str, flag: &str| {
+        Ok::<_, Error>(number(text, flag)?.map(|number| u32::try_from(number).unwrap_or(u32::MAX)))
     };
-    let list = |text: &str| -> Vec<String> {
+    let list = |text: String| -> Vec<String> {
         text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(String::from).collect()
     };
-    let time = Asked { expires: given("expires").filter(|text| some(text).is_some()), storage: None };
-    let size = Asked { storage: given("storage").filter(|text| some(text).is_some()), expires: None };
-    if given("expires").is_some() {
-        limits.expires_at = time.read(SystemTime::now())?.0;
+    if let Some(text) = given("expires") {
+        limits.expires_at =
+            some(text).map(|text| key_limits::expiry(&text, SystemTime::now())).transpose()?;
     }
-    if given("storage").is_some() {
-        limits.storage_bytes = size.read(SystemTime::now())?.1;
+    if let Some(text) = given("storage") {
+        limits.storage_bytes = some(text).map(|text| key_limits::storage(&text)).transpose()?;
     }
     if let Some(text) = given(MODELS.name) {
-        limits.models = some(text).map(|text| list(&text));
+        limits.models = some(text).map(list);
     }
     if let Some(text) = given("paths") {
-        limits.paths = some(text).map(|text| list(&text)).unwrap_or_default();
+        limits.paths = some(text).map(list).unwrap_or_default();
     }
     if let Some(text) = given("rpm") {
-        limits.requests_per_minute = small("rpm", text)?;
+        limits.requests_per_minute = small(text, "rpm")?;
     }
     if let Some(text) = given("parallel") {
-        limits.parallel = small("parallel", text)?;
+        limits.parallel = small(text, "parallel")?;
     }
     if let Some(text) = given("tokens-per-day") {
-        limits.tokens_per_day = number("tokens-per-day", text)?;
+        limits.tokens_per_day = number(text, "tokens-per-day")?;
     }
     if let Some(text) = given("tokens-per-month") {
-        limits.tokens_per_month = number("tokens-per-month", text)?;
+        limits.tokens_per_month = number(text, "tokens-per-month")?;
     }
     Ok(limits)
 }

@@ -147,12 +147,12 @@ fn welcome(config: &Config, application: &Application, tunnel: Option<&Tunnel>) 
         line("tunnel", format!("{} by {}", tunnel.url, tunnel.provider.name()));
     }
     let made = &application.new_keys;
-    let fragment = |name: &str, key: &Option<String>| key.as_ref().map(|key| format!("#{name}={key}"));
-    line("page", format!("{url}/{}", fragment("key", &made.caller).unwrap_or_default()));
+    let fragment = made.caller.as_ref().map(|key| format!("#key={key}"));
+    line("page", format!("{url}/{}", fragment.unwrap_or_default()));
     line("document", format!("{url}/openapi.json  <- import this URL in Dify"));
     line("key", key_line(config, made));
-    if let (Some(key), Some(fragment)) = (&made.owner, fragment("admin", &made.owner)) {
-        line("owner", format!("{url}/{fragment}  <- your own link, shown only now"));
+    if let Some(key) = &made.owner {
+        line("owner", format!("{url}/#admin={key}  <- your own link, shown only now"));
         line("admin key", format!("{key}  <- opens what callers may not do: the login, keys, metrics"));
     }
     if made.names().next().is_some() && config.store.backup.is_none() {

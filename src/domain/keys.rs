@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::domain::chat::Owner;
-use crate::domain::error::Error;
+use crate::domain::error::{Error, Kind};
 use crate::domain::limits::KeyLimits;
 
 /// The name of the key that is generated at the first start.
@@ -170,6 +170,12 @@ pub fn parse_list(text: &str) -> Result<Vec<GatewayKey>, Vec<String>> {
         }
     }
     if problems.is_empty() { Ok(keys) } else { Err(problems) }
+}
+
+/// The error for a new key whose name another key has.
+pub fn taken(name: &str) -> Error {
+    Error::new(Kind::InvalidRequest, format!("there is a key `{name}` already"))
+        .hinted("choose another name, or revoke that key first")
 }
 
 /// Whether a text can name a key: up to 40 letters, digits, `-`, `_` and `.`.

@@ -58,45 +58,36 @@ impl KeyLimits {
 
     /// Whether anything of it must be counted.
     pub fn are_counted(&self) -> bool {
-        self.requests_per_minute.is_some() || self.parallel.is_some() || self.bound_tokens()
+        self.are_counted_at_once() || self.tokens_per_day.is_some() || self.tokens_per_month.is_some()
     }
 
-    /// Whether the number of tokens is limited.
-    pub fn bound_tokens(&self) -> bool {
-        self.tokens_per_day.is_some() || self.tokens_per_month.is_some()
+    /// Whether a question counts when it comes, and not only by what it costs.
+    pub fn are_counted_at_once(&self) -> bool {
+        self.requests_per_minute.is_some() || self.parallel.is_some()
     }
 }
 
-/// Limits as people write them.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Asked<'t> {
-    /// How long the key holds.
-    pub expires: Option<&'t str>,
-    /// How many bytes of conversations are kept for it.
-    pub storage: Option<&'t str>,
+/// When a key ends that holds for so long from now on, in milliseconds since 1970.
+///
+/// # Errors
+/// When the time is not understood.
+pub fn expiry(text: &str, now: SystemTime) -> Result<i64, Error> {
+    let time = parse_duration(text);
+    let time = time.ok_or_else(|| invalid("expires", text, "write a time such as `30d`, `12h` or `2w`"))?;
+    Ok(milliseconds(now).saturating_add(time.as_millis() as i64))
 }
 
-impl Asked<'_> {
-    /// When the key ends, and the bytes.
-    ///
-    /// # Errors
-    /// What is not understood.
-    pub fn read(self, now: SystemTime) -> Result<(Option<i64>, Option<u64>), Error> {
-        let invalid = |name: &str, text: &str, hint: &str| {
-            Error::new(Kind::InvalidRequest, format!("`{name}`: `{text}` is not understood")).hinted(hint)
-        };
-        let expires = self.expires.map(|text| {
-            let time = parse_duration(text);
-            let time =
-                time.ok_or_else(|| invalid("expires", text, "write a time such as `30d`, `12h` or `2w`"));
-            Ok::<_, Error>(milliseconds(now).saturating_add(time?.as_millis() as i64))
-        });
-        let storage = self.storage.map(|text| {
-            let bytes = parse_bytes(text);
-            bytes.ok_or_else(|| invalid("storage", text, "write a size such as `200MiB`, or `0` for any"))
-        });
-        Ok((expires.transpose()?, storage.transpose()?))
-    }
+/// A number of bytes that may be kept for a key.
+///
+/// # Errors
+/// When it is not understood.
+pub fn storage(text: &str) -> Result<u64, Error> {
+    let hint = "write a size such as `200MiB`, or `0` for any";
+    parse_bytes(text).ok_or_else(|| invalid("storage", text, hint))
+}
+
+fn invalid(name: &str, text: &str, hint: &str) -> Error {
+    Error::new(Kind::InvalidRequest, format!("`{name}`: `{text}` is not understood")).hinted(hint)
 }
 
 /// A time in milliseconds since 1970.
@@ -112,7 +103,7 @@ pub fn day_name(day: i64) -> String {
 }
 
 /// A time such as `30d`, `12h`, `90m` or `2w`.
-pub fn parse_duration(text: &str) -> Option<Duration> {
+fn parse_duration(text: &str) -> Option<Duration> {
     const UNITS: [(char, u64); 5] = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400), ('w', 604_800)];
     let text = text.trim();
     let (unit, seconds) = UNITS.into_iter().find(|(unit, _)| text.ends_with(*unit))?;
@@ -124,7 +115,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// A number of bytes such as `200MiB`, `1GB` or `1048576`.
-pub fn parse_bytes(text: &str) -> Option<u64> {
+fn parse_bytes(text: &str) -> Option<u64> {
     const UNITS: [(&str, u64); 7] = [
         ("kib", 1 << 10),
         ("mib", 1 << 20),

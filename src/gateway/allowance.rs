@@ -40,8 +40,8 @@ pub struct Allowance {
 pub struct LimitState {
     /// Which limit, as headers name it.
     pub name: &'static str,
-    /// What it is called in a sentence, with its number.
-    pub words: String,
+    /// What it counts, in a sentence.
+    what: &'static str,
     /// How much there may be.
     pub limit: u64,
     /// How much of it is left.
@@ -92,10 +92,10 @@ impl Allowance {
         let requests = self.requests.iter().map(|(_, count)| u64::from(*count)).sum();
         let oldest = self.requests.first().map_or(now, |(slot, _)| (slot + 1) * SLOT + MINUTE);
         let running = self.running.values().map(|(count, _)| u64::from(*count)).sum();
-        let state_of = |name, what: &str, limit: Option<u64>, used: u64, reset: i64| {
+        let state_of = |name, what, limit: Option<u64>, used: u64, reset: i64| {
             limit.map(|limit| LimitState {
                 name,
-                words: format!("{limit} {what}"),
+                what,
                 limit,
                 left: limit.saturating_sub(used),
                 reset: Duration::from_millis(u64::try_from(reset - now).unwrap_or_default()),
@@ -123,9 +123,10 @@ impl Allowance {
 /// The refusal of a question, where one of the limits has nothing left: of several, that which lasts longest.
 pub fn refusal(states: &[LimitState]) -> Error {
     let spent = states.iter().filter(|state| state.left == 0).max_by_key(|state| state.reset);
-    let (words, reset) = spent.map_or(("more", Duration::ZERO), |state| (state.words.as_str(), state.reset));
-    let what = format!("this key may ask for {words}, and nothing of that is left");
-    Error::new(Kind::KeyLimit, what).retry_after(Some(reset.max(Duration::from_secs(1))))
+    let (limit, what) = spent.map_or((0, "questions"), |state| (state.limit, state.what));
+    let reset = spent.map_or(Duration::ZERO, |state| state.reset).max(Duration::from_secs(1));
+    let what = format!("this key may ask for {limit} {what}, and nothing of that is left");
+    Error::new(Kind::KeyLimit, what).retry_after(Some(reset))
 }
 
 /// The beginning and the end of the day in UTC.

@@ -138,7 +138,7 @@ impl Allowances {
                 admitted += 1;
             }
             let states = state.states(limits, now);
-            let writes = limits.requests_per_minute.is_some() || limits.parallel.is_some();
+            let writes = limits.are_counted_at_once();
             if !is_fresh && (admitted < wanted || !writes) {
                 // Others may have given back meanwhile, or spent.
                 *kept = None;

@@ -37,7 +37,11 @@ impl Gateway {
         self.shared.settle_usage().await?;
         let last = self.shared.store.last_uses().await?;
         let keys = self.shared.store.keys().await?.into_iter().filter(|key| key.name != keys::OWNERS_KEY);
-        Ok(keys.map(|key| (last.get(&key.owner).copied(), key)).map(|(last, key)| (key, last)).collect())
+        let with_last = |key: StoredKey| {
+            let used_at = last.get(&key.owner).copied();
+            (key, used_at)
+        };
+        Ok(keys.map(with_last).collect())
     }
 
     /// Makes a key; gives its text, which is kept nowhere.

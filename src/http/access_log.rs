@@ -67,8 +67,7 @@ pub async fn track<B: MessageBody>(
     match AssertUnwindSafe(answer).catch_unwind().await {
         Ok(result) => {
             let mut response = result?;
-            set_head(&mut response, id);
-            set_told(&mut response, context.told());
+            set_head(&mut response, id, context.told());
             line.answered = Some(Answered {
                 status: response.status(),
                 is_stream: is_event_stream(response.headers()),
@@ -99,8 +98,8 @@ pub async fn track<B: MessageBody>(
     }
 }
 
-/// Sets what the head of every answer has.
-fn set_head<B>(response: &mut ServiceResponse<B>, id: HeaderValue) {
+/// Sets what the head of every answer has, and the headers that were told for this one.
+fn set_head<B>(response: &mut ServiceResponse<B>, id: HeaderValue, told: Vec<(String, String)>) {
     // Else a caller who keeps its connection would hold up the end.
     let draining = response.request().app_data::<Data<Draining>>();
     if draining.is_some_and(|draining| draining.has_begun()) {
@@ -110,13 +109,9 @@ fn set_head<B>(response: &mut ServiceResponse<B>, id: HeaderValue) {
     headers.insert(REQUEST_ID, id);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-}
-
-/// Sets the headers that were told for this answer.
-fn set_told<B>(response: &mut ServiceResponse<B>, told: Vec<(String, String)>) {
     for (name, value) in told {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-            response.headers_mut().insert(name, value);
+            headers.insert(name, value);
         }
     }
 }

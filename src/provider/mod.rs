@@ -26,6 +26,7 @@ mod random_streams;
 mod reason;
 pub mod relay;
 pub mod report;
+mod rewriting;
 pub mod session;
 mod stop;
 mod template;

@@ -4,14 +4,12 @@
 //! Held back is only what may be the beginning of such a text. Where an answer is cut does not depend on
 //! how its words came in pieces.
 
-use std::collections::VecDeque;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::ops::ControlFlow;
 
-use futures_util::Stream;
 use memchr::memmem;
 
 use super::decoding::Deltas;
+use super::rewriting::{Queue, Rewriter, rewritten};
 use crate::domain::answer::Delta;
 use crate::domain::error::Error;
 
@@ -24,63 +22,43 @@ pub fn at(deltas: Deltas, stops: &[String]) -> Deltas {
     if stops.is_empty() {
         return deltas;
     }
-    let cutter = Cutter::new(stops);
-    deltas.wrapped(|deltas| Box::pin(Stopping { deltas: Some(deltas), cutter, queue: VecDeque::new() }))
+    rewritten(deltas, Cutter::new(stops))
 }
 
-struct Stopping<S> {
-    /// `None` after its end, which for the upstream comes with this.
-    deltas: Option<S>,
-    cutter: Cutter,
-    queue: VecDeque<Result<Delta, Error>>,
-}
-
-impl<S: Stream<Item = Result<Delta, Error>> + Unpin> Stream for Stopping<S> {
-    type Item = Result<Delta, Error>;
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        loop {
-            if let Some(next) = this.queue.pop_front() {
-                return Poll::Ready(Some(next));
-            }
-            let Some(deltas) = &mut this.deltas else { return Poll::Ready(None) };
-            match ready!(Pin::new(deltas).poll_next(context)) {
-                Some(Ok(delta)) => this.take(delta),
-                ended => {
-                    this.deltas = None;
-                    let rest = this.cutter.rest();
-                    if !rest.is_empty() {
-                        this.queue.push_back(Ok(Delta { text: rest, ..Delta::default() }));
-                    }
-                    this.queue.extend(ended);
-                }
-            }
-        }
-    }
-}
-
-impl<S> Stopping<S> {
-    fn take(&mut self, mut delta: Delta) {
+impl Rewriter for Cutter {
+    fn take(&mut self, mut delta: Delta, queue: &mut Queue) -> ControlFlow<()> {
         if delta.settled {
             // It stands for all words before it.
-            self.cutter.rest();
+            self.rest();
         }
         let said = std::mem::take(&mut delta.text);
-        let cut = self.cutter.take(&said);
+        let cut = self.cut(&said);
         delta.text = cut.words;
-        if cut.rest.is_some() {
-            self.deltas = None;
-            let metadata = delta.metadata.get_or_insert_default();
-            metadata.finish = Some("stop".into());
-            metadata.cut = true;
-        } else if delta.settled {
+        let flow = match cut.rest {
+            Some(_) => {
+                let metadata = delta.metadata.get_or_insert_default();
+                metadata.finish = Some("stop".into());
+                metadata.cut = true;
+                ControlFlow::Break(())
+            }
+            None => ControlFlow::Continue(()),
+        };
+        if flow.is_continue() && delta.settled {
             delta.text = said;
-            self.cutter.rest();
+            self.rest();
         }
         if delta != Delta::default() {
-            self.queue.push_back(Ok(delta));
+            queue.push_back(Ok(delta));
         }
+        flow
+    }
+
+    fn end(&mut self, failure: Option<Error>, queue: &mut Queue) {
+        let rest = self.rest();
+        if !rest.is_empty() {
+            queue.push_back(Ok(Delta { text: rest, ..Delta::default() }));
+        }
+        queue.extend(failure.map(Err));
     }
 }
 
@@ -112,7 +90,7 @@ impl Cutter {
     }
 
     /// What may go on of the words so far, and whether they are cut there.
-    pub fn take(&mut self, words: &str) -> Cut {
+    pub fn cut(&mut self, words: &str) -> Cut {
         self.held.push_str(words);
         let places = self.stops.iter().filter_map(|stop| {
             let start = memmem::find(self.held.as_bytes(), stop.as_bytes())?;
@@ -144,7 +122,7 @@ mod tests {
         let mut cutter = Cutter::new(stops);
         let mut said = String::new();
         for piece in pieces {
-            let cut = cutter.take(piece);
+            let cut = cutter.cut(piece);
             said += &cut.words;
             if cut.rest.is_some() {
                 return (said, true);
@@ -173,8 +151,8 @@ mod tests {
     #[test]
     fn only_what_may_be_a_beginning_is_held_back() {
         let mut cutter = Cutter::new(vec!["\nObservation".into()]);
-        assert_eq!(cutter.take("Hello\nOb").words, "Hello");
-        assert_eq!(cutter.take("ject").words, "\nObject");
+        assert_eq!(cutter.cut("Hello\nOb").words, "Hello");
+        assert_eq!(cutter.cut("ject").words, "\nObject");
     }
 
     proptest! {

@@ -8,14 +8,12 @@
 
 mod blocks;
 
-use std::collections::VecDeque;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::ops::ControlFlow;
 
-use futures_util::Stream;
 use serde_json::{Value, json};
 
 use super::decoding::{Deltas, new_call_id};
+use super::rewriting::{Queue, Rewriter, rewritten};
 use super::stop::Cutter;
 use crate::domain::answer::{Delta, Metadata, ToolCallDelta};
 use crate::domain::chat::{Chat, Message, Part, Role, Tool, ToolCall, ToolChoice};
@@ -97,26 +95,13 @@ fn instructions(chat: &Chat) -> String {
 }
 
 /// The answer with the calls read out of its words.
-pub fn read(mut deltas: Deltas, offer: Offer, upstream: &str) -> Deltas {
+pub fn read(deltas: Deltas, offer: Offer, upstream: &str) -> Deltas {
     mending::tell(Mending::ToolsEmulated, upstream, 1);
-    deltas.headers.push((HEADER.0.into(), HEADER.1.into()));
-    let upstream = upstream.to_string();
-    deltas.wrapped(|deltas| {
-        Box::pin(Reading {
-            deltas: Some(deltas),
-            offer,
-            upstream,
-            cutter: Cutter::new(blocks::MARKS.map(String::from).into()),
-            blanks: String::new(),
-            collected: None,
-            queue: VecDeque::new(),
-        })
-    })
+    request::tell(vec![(HEADER.0.into(), HEADER.1.into())]);
+    rewritten(deltas, Reading::new(offer, upstream.to_string()))
 }
 
-struct Reading<S> {
-    /// `None` after its end.
-    deltas: Option<S>,
+struct Reading {
     offer: Offer,
     upstream: String,
     cutter: Cutter,
@@ -124,30 +109,10 @@ struct Reading<S> {
     blanks: String,
     /// All words from the beginning of the first call on.
     collected: Option<String>,
-    queue: VecDeque<Result<Delta, Error>>,
 }
 
-impl<S: Stream<Item = Result<Delta, Error>> + Unpin> Stream for Reading<S> {
-    type Item = Result<Delta, Error>;
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        loop {
-            if let Some(next) = this.queue.pop_front() {
-                return Poll::Ready(Some(next));
-            }
-            let Some(deltas) = &mut this.deltas else { return Poll::Ready(None) };
-            match ready!(Pin::new(deltas).poll_next(context)) {
-                Some(Ok(delta)) => this.take(delta),
-                Some(Err(error)) => this.end(Some(error)),
-                None => this.end(None),
-            }
-        }
-    }
-}
-
-impl<S> Reading<S> {
-    fn take(&mut self, mut delta: Delta) {
+impl Rewriter for Reading {
+    fn take(&mut self, mut delta: Delta, queue: &mut Queue) -> ControlFlow<()> {
         let said = std::mem::take(&mut delta.text);
         if delta.settled {
             // It stands for all words before it.
@@ -155,45 +120,25 @@ impl<S> Reading<S> {
             self.blanks.clear();
             self.release();
         }
-        match &mut self.collected {
-            Some(collected) => {
-                if let Err(error) = request::take(said.len()) {
-                    return self.end(Some(error));
-                }
-                collected.push_str(&said);
-            }
-            None => {
-                let cut = self.cutter.take(&said);
-                delta.text = self.without_last_blanks(cut.words);
-                self.collected = cut.rest;
-                let held = self.collected.as_ref().map_or(0, String::len);
-                if let Err(error) = request::take(held) {
-                    return self.end(Some(error));
-                }
-            }
+        let call = if self.collected.is_some() {
+            Some(said)
+        } else {
+            let cut = self.cutter.cut(&said);
+            delta.text = self.without_last_blanks(cut.words);
+            cut.rest
+        };
+        if let Some(Err(error)) = call.map(|words| self.collect(&words)) {
+            self.end(Some(error), queue);
+            return ControlFlow::Break(());
         }
         if delta != Delta::default() {
-            self.queue.push_back(Ok(delta));
+            queue.push_back(Ok(delta));
         }
-    }
-
-    /// Words with the blanks before them that were held back; those after them are held back in turn.
-    fn without_last_blanks(&mut self, words: String) -> String {
-        let mut words = std::mem::take(&mut self.blanks) + &words;
-        self.blanks = words.split_off(words.trim_end().len());
-        words
-    }
-
-    /// Gives back the memory of what was collected.
-    fn release(&mut self) -> Option<String> {
-        let collected = self.collected.take()?;
-        request::give(collected.len());
-        Some(collected)
+        ControlFlow::Continue(())
     }
 
     /// Gives out what was held back, and the calls where the answer is complete.
-    fn end(&mut self, failure: Option<Error>) {
-        self.deltas = None;
+    fn end(&mut self, failure: Option<Error>, queue: &mut Queue) {
         let collected = self.release();
         let split = match (&failure, collected) {
             (None, Some(collected)) => blocks::split(&collected, &self.offer.names),
@@ -213,17 +158,45 @@ impl<S> Reading<S> {
             words.trim_end().into()
         };
         if !words.is_empty() {
-            self.queue.push_back(Ok(Delta { text: words, ..Delta::default() }));
+            queue.push_back(Ok(Delta { text: words, ..Delta::default() }));
         }
         let none_came = calls.is_empty();
-        self.queue.extend(calls.into_iter().enumerate().map(|(index, call)| Ok(delta_of(index, call))));
+        queue.extend(calls.into_iter().enumerate().map(|(index, call)| Ok(delta_of(index, call))));
         if let Some(error) = failure {
-            self.queue.push_back(Err(error));
+            queue.push_back(Err(error));
         } else if none_came && self.offer.must_call {
             let error = Error::new(Kind::UpstreamInvalid, "the model called no tool, though it had to")
                 .hinted("ask again, or leave `tool_choice` out: before a web chat tools are an emulation");
-            self.queue.push_back(Err(error));
+            queue.push_back(Err(error));
         }
+    }
+}
+
+impl Reading {
+    fn new(offer: Offer, upstream: String) -> Self {
+        let cutter = Cutter::new(blocks::MARKS.map(String::from).into());
+        Reading { offer, upstream, cutter, blanks: String::new(), collected: None }
+    }
+
+    /// Holds words of a call back, within the memory budget.
+    fn collect(&mut self, words: &str) -> Result<(), Error> {
+        request::take(words.len())?;
+        self.collected.get_or_insert_default().push_str(words);
+        Ok(())
+    }
+
+    /// Words with the blanks before them that were held back; those after them are held back in turn.
+    fn without_last_blanks(&mut self, words: String) -> String {
+        let mut words = std::mem::take(&mut self.blanks) + &words;
+        self.blanks = words.split_off(words.trim_end().len());
+        words
+    }
+
+    /// Gives back the memory of what was collected.
+    fn release(&mut self) -> Option<String> {
+        let collected = self.collected.take()?;
+        request::give(collected.len());
+        Some(collected)
     }
 }
 
@@ -239,6 +212,7 @@ fn delta_of(index: usize, call: ToolCall) -> Delta {
 mod tests {
     use super::*;
     use crate::domain::answer::Answer;
+    use crate::provider::rewriting::Rewriting;
     use futures_util::{StreamExt, stream};
     use proptest::prelude::*;
 
@@ -253,15 +227,7 @@ mod tests {
         };
         let pieces: Vec<_> =
             pieces.iter().map(|piece| Ok(Delta { text: piece.to_string(), ..Delta::default() })).collect();
-        let reading = Reading {
-            deltas: Some(stream::iter(pieces)),
-            offer,
-            upstream: "u".into(),
-            cutter: Cutter::new(blocks::MARKS.map(String::from).into()),
-            blanks: String::new(),
-            collected: None,
-            queue: VecDeque::new(),
-        };
+        let reading = Rewriting::new(stream::iter(pieces), Reading::new(offer, "u".into()));
         let mut answer = Answer::default();
         let deltas =
             futures_util::FutureExt::now_or_never(reading.collect::<Vec<_>>()).expect("all is there");

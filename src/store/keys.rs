@@ -51,11 +51,7 @@ impl Store {
     pub async fn make_key(&self, name: &str, limits: KeyLimits) -> Result<String, Error> {
         let text = keys::generate()?;
         let key = GatewayKey::new(name, &text).limited(limits);
-        if self.add_key(&key).await? {
-            return Ok(text);
-        }
-        Err(Error::new(Kind::InvalidRequest, format!("there is a key `{name}` already"))
-            .hinted("choose another name, or revoke that key first"))
+        if self.add_key(&key).await? { Ok(text) } else { Err(keys::taken(name)) }
     }
 
     /// Gives the key of a name, which may be the owner's, another text; gives that, which is kept nowhere.

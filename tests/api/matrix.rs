@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use crate::helpers::{ADMIN_KEY, Answer, OTHER_KEY, TestApp, spawn};
-use crate::keys::new_key;
+use crate::keys::{new_key, until_ended};
 
 /// To whom a route is open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,7 +102,7 @@ async fn each_route_is_open_to_those_alone_to_whom_it_should_be() {
     over.push(new_key(&app, "parallel", json!({"parallel": 0})).await);
     let kept = ask(&app, Some(&caller), "POST", "/api/chat", &json!({"message": SAID})).await.json();
     let id = kept["conversation_id"].as_str().expect("a conversation").to_string();
-    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+    until_ended(&app, &expired).await;
 
     for (method, path, open, body) in &rows {
         let path = path.replace("{id}", if path.contains("models") { "demo" } else { &id });

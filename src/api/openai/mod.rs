@@ -9,6 +9,7 @@ mod events;
 mod failure;
 mod forms;
 mod headers;
+mod messages;
 mod models;
 mod needs;
 pub mod paths;

@@ -61,8 +61,9 @@ pub fn of_request(method: &str, path: &[String], body: &[u8]) -> Needs {
 /// What a body needs. That `of_responses` is read in any case; in others ids are rare, and looked for first.
 pub fn of_body(body: &[u8], of_responses: bool) -> Needs {
     let mut needs = Needs::default();
+    let mentions = |text: &str| memmem::find(body, text.as_bytes()).is_some();
     // A name may be written with escapes.
-    if of_responses || memmem::find(body, b"_id").is_some() || memmem::find(body, b"\\u").is_some() {
+    if of_responses || IDS.iter().any(|(name, _)| mentions(name)) || mentions("\\u") {
         let mut json = serde_json::Deserializer::from_slice(body);
         // What is no JSON names nothing: its own error is told elsewhere.
         let _ = Walk { needs: &mut needs, on_top: of_responses, names: None }.deserialize(&mut json);
@@ -236,6 +237,7 @@ mod tests {
         }
         let goes_on = needs("POST", "responses", r#"{"previous_response_id":"resp_9"}"#);
         assert_eq!((goes_on.objects, goes_on.makes_object), (vec!["resp_9".to_string()], true));
+        assert_eq!(of_body(br#"{"container":"container_1"}"#, false).paths, ["containers"]);
         let chat = of_body(br#"{"messages":[{"content":[{"file":{"file_id":"f"}}]}],"prompt":"x"}"#, false);
         assert_eq!(chat.paths, ["files"]);
         assert!(of_body(br#"{"prompt":{"id":"x"},"tool_call_id":"c"}"#, false).paths.is_empty());

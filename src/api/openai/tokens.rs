@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::forms::text_or_json;
-use super::request::Content;
+use super::messages::Content;
 use crate::domain::chat::{Part, estimate_tokens};
 
 /// An estimate of the tokens in the texts of a request; pictures and sounds count nothing.
