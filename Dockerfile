@@ -25,12 +25,9 @@ FROM gcr.io/distroless/cc-debian12:nonroot@sha256:9dac0a79194e45a7da0158a9c6da57
 COPY --from=build /rootfs /
 COPY LICENSE THIRD_PARTY.md /usr/share/doc/mirrorgate/
 # The store is in /data/mirrorgate, unless DATA_DIR or the platform's volume names another place.
-# glibc gives memory back after a peak only when it is told to.
 ENV HOST=0.0.0.0 \
     PORT=8080 \
-    XDG_DATA_HOME=/data \
-    MALLOC_ARENA_MAX=2 \
-    MALLOC_TRIM_THRESHOLD_=131072
+    XDG_DATA_HOME=/data
 # The base's own working directory is closed to this user; a file `.env` is looked for in it.
 WORKDIR /
 USER 1000:1000

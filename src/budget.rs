@@ -22,13 +22,30 @@ pub struct Budget(Arc<Pool>);
 
 struct Pool {
     free: AtomicUsize,
+    /// The least that was free since that was last forgotten.
+    least: AtomicUsize,
     most: usize,
 }
 
 impl Budget {
     /// A budget of so many bytes.
     pub fn new(most: usize) -> Self {
-        Budget(Arc::new(Pool { free: AtomicUsize::new(most), most }))
+        Budget(Arc::new(Pool { free: AtomicUsize::new(most), least: AtomicUsize::new(most), most }))
+    }
+
+    /// How many bytes are taken now.
+    pub fn taken(&self) -> usize {
+        self.0.most - self.0.free.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes were taken at most, since [`Budget::forget_peak`].
+    pub fn peak(&self) -> usize {
+        self.0.most - self.0.least.load(Ordering::Relaxed)
+    }
+
+    /// Begins to look for the peak anew.
+    pub fn forget_peak(&self) {
+        self.0.least.store(self.0.free.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// A share of it that holds nothing yet.
@@ -66,7 +83,8 @@ impl Share {
         let step = (used - taken).max(STEP);
         let left = |free: usize| free.checked_sub(step);
         match self.pool.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left) {
-            Ok(_) => {
+            Ok(free) => {
+                self.pool.least.fetch_min(free - step, Ordering::Relaxed);
                 self.taken.fetch_add(step, Ordering::Relaxed);
                 Ok(())
             }
@@ -116,5 +134,8 @@ mod tests {
         other.take(2 * STEP).expect("room again");
         drop(other);
         budget.share().take(4 * STEP).expect("all of it");
+        assert_eq!((budget.peak(), budget.taken()), (4 * STEP, 0));
+        budget.forget_peak();
+        assert_eq!(budget.peak(), 0);
     }
 }

@@ -19,6 +19,7 @@ pub mod demo;
 pub mod telemetry;
 pub mod metrics;
 pub mod activity;
+pub mod allocator;
 pub mod budget;
 pub mod request;
 pub mod domain;

@@ -15,8 +15,10 @@ use actix_web::dev::{Server, ServerHandle};
 use actix_web::web::Data;
 use tokio::sync::oneshot;
 
+use crate::allocator;
 use crate::api;
 use crate::backup::{Uploader, Uploads};
+use crate::budget::Budget;
 use crate::config::{self, Config};
 use crate::doctor::Doctor;
 use crate::gateway::Shared;
@@ -96,6 +98,7 @@ impl Application {
             store.interrupt_answers().await.map_err(StartError::Store)?;
         }
         background::start(&config, &store, &shared, guard);
+        tokio::task::spawn_local(allocator::give_back(Budget::clone(&parts.budget)));
         follow_sessions(&config, &store, &shared, &upstreams, available).await;
         let uploads = claim(backup).await?;
         // Some systems have no second handle to a socket: then new callers wait until the end.

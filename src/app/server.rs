@@ -52,7 +52,8 @@ pub struct Parts {
     documents: Data<Documents>,
     renderers: Data<ErrorRenderers>,
     metrics: Data<Metrics>,
-    budget: Data<Budget>,
+    /// The memory that the requests hold.
+    pub budget: Data<Budget>,
     limits: Data<Limits>,
     heartbeat: Data<Heartbeat>,
     activity: Data<Activity>,

@@ -21,6 +21,7 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
+use crate::allocator;
 use crate::api;
 use crate::config::settings::{self, GROUPS, LONG_ANSWERS};
 use crate::config::{self, AnyKind, Config, Kind, Language, Location, Setting};
@@ -31,6 +32,7 @@ use crate::telemetry;
 
 /// Runs one command and gives the process's exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    allocator::configure();
     // clap prints help, versions and mistakes itself, and exits with 0 or 2.
     let matches = command().get_matches_from(arguments);
     let code = run_command(&matches);

@@ -147,6 +147,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("telemetry", LEAF),
     ("vault.rs", LEAF),
     ("vault", LEAF),
+    ("allocator.rs", &["budget"]),
     ("budget.rs", LEAF),
     ("request.rs", LEAF),
     ("cli/tunnel.rs", LEAF),
