@@ -81,27 +81,29 @@ async fn index(request: HttpRequest, peers: Data<Peers>) -> HttpResponse {
         pages
     });
     let (language, base) = (Language::of(&request), peers.base_url(&request));
-    let texts = texts(language);
-    let apps: Vec<Value> = APPS
-        .iter()
-        .map(|(name, _)| {
-            serde_json::json!({
-                "id": name,
-                "name": texts["app"][format!("{name}_name")],
-                "when": texts["page"][format!("{name}_when")],
-                "url": format!("{base}/dify/{}", file_name(name, language)),
-            })
-        })
-        .collect();
     let context = context! {
         lang => language.tag(),
-        t => Serde(&texts["page"]),
-        apps => Serde(apps),
+        t => Serde(&texts(language)["page"]),
+        apps => Serde(listed(language, &base)),
         reach => Unreachable::of(&base).map(Unreachable::name),
         base_url => base,
     };
     let page = PAGES.get_template("page.html").and_then(|template| template.render(context));
     page::html(page.expect("the page names only what the context holds"))
+}
+
+/// The apps as pages list them: name, when to take it, and address.
+pub fn listed(language: Language, base: &str) -> Vec<Value> {
+    let texts = texts(language);
+    let app = |(name, _): &(&str, &str)| {
+        serde_json::json!({
+            "id": name,
+            "name": texts["app"][format!("{name}_name")],
+            "when": texts["page"][format!("{name}_when")],
+            "url": format!("{base}/dify/{}", file_name(name, language)),
+        })
+    };
+    APPS.iter().map(app).collect()
 }
 
 /// The texts of the apps and of the page.

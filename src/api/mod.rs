@@ -1,6 +1,7 @@
 //! The faces: each translates between a wire format and the use cases, and decides nothing.
 
 pub mod audit;
+pub mod console;
 pub mod conversations;
 pub mod dify;
 pub mod docs;
@@ -37,6 +38,7 @@ pub fn routes(config: &mut ServiceConfig) {
     session::routes(config);
     keys::routes(config);
     audit::routes(config);
+    console::routes(config);
     doctor::routes(config);
     home::routes(config);
     live::routes(config);
@@ -51,6 +53,7 @@ pub fn pages(config: &mut web::ServiceConfig) {
     openai::pages(config);
     docs::pages(config);
     dify::pages(config);
+    console::pages(config);
     home::assets(config);
     config.default_service(web::to(not_found));
 }
@@ -80,6 +83,7 @@ fn is_owners(path: &str) -> bool {
         path,
         "/api/session" | "/api/doctor" | "/metrics" | "/api/keys" | "/api/audit" | "/api/usage/all"
     ) || path.starts_with("/api/keys/")
+        || console::is_owners(path)
 }
 
 /// What importers, browsers and platforms read before they have a key.
@@ -95,6 +99,7 @@ fn is_public(path: &str) -> bool {
             | "/dify"
             | "/favicon.ico"
     ) || is_well_known(path)
+        || console::is_frame(path)
         || path.starts_with("/docs/")
         || path.starts_with("/dify/")
         || path.starts_with("/assets/")

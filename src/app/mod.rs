@@ -13,14 +13,16 @@ use std::sync::Arc;
 
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::web::Data;
+use secrecy::ExposeSecret;
 use tokio::sync::oneshot;
 
 use crate::allocator;
 use crate::api;
 use crate::backup::{Uploader, Uploads};
 use crate::budget::Budget;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Location};
 use crate::doctor::Doctor;
+use crate::domain::error::Error;
 use crate::gateway::Shared;
 use crate::http::auth::Guard;
 use crate::http::base_url::Peers;
@@ -79,7 +81,7 @@ impl Application {
         let Kept { store, available, backup } = upstreams::open_kept(&config.store).await?;
         let restored = backup.as_ref().and_then(Uploader::restored);
         let store = Arc::new(store);
-        let guard = guard(&config);
+        let guard = guard(&config)?;
         let shared = Arc::new(Shared::new(Arc::clone(&store), &config.limits));
         // While the store is down, the keys of the environment do.
         let needs_store = config.gateway.auth && (available || config.gateway.keys.is_empty());
@@ -183,12 +185,25 @@ fn bind(config: &Config) -> Result<(TcpListener, SocketAddr), StartError> {
     Ok((listener, address))
 }
 
-fn guard(config: &Config) -> Data<Guard> {
+fn guard(config: &Config) -> Result<Data<Guard>, StartError> {
     let configured = config.gateway.keys.iter().chain(&config.gateway.admin).cloned().collect();
     let guard = Guard::new(!config.gateway.auth, configured)
         .limited(config.limits.rate_per_minute)
-        .opening(api::access(config.public.metrics));
-    Data::new(guard)
+        .opening(api::access(config.public.metrics))
+        .signing(&token_secret(config).map_err(|error| StartError::Other(error.message))?);
+    Ok(Data::new(guard))
+}
+
+/// What the console's tokens are signed over beside the admin key's digest: nothing, where no store has that;
+/// else what all replicas know and the store does not. A SQLite file has one process.
+fn token_secret(config: &Config) -> Result<Vec<u8>, Error> {
+    let store = &config.store;
+    Ok(match (&config.gateway.admin, &store.secret_key, &store.location) {
+        (Some(_), ..) => Vec::new(),
+        (None, Some(secret), _) => secret.expose_secret().as_bytes().to_vec(),
+        (None, None, Location::Postgres { url, .. }) => url.expose_secret().as_bytes().to_vec(),
+        (None, None, Location::File(_) | Location::Memory) => crate::random::bytes::<32>()?.to_vec(),
+    })
 }
 
 /// All upstreams, the first of them with these sessions, and the demo where that is among them.

@@ -152,7 +152,7 @@ fn welcome(config: &Config, application: &Application, tunnel: Option<&Tunnel>) 
     line("document", format!("{url}/openapi.json  <- import this URL in Dify"));
     line("key", key_line(config, made));
     if let Some(key) = &made.owner {
-        line("owner", format!("{url}/#admin={key}  <- your own link, shown only now"));
+        line("owner", format!("{url}/console#admin={key}  <- your own link, shown only now"));
         line("admin key", format!("{key}  <- opens what callers may not do: the login, keys, metrics"));
     }
     if made.names().next().is_some() && config.store.backup.is_none() {

@@ -135,7 +135,12 @@ impl KeyRing {
 
     /// Whether the owner's key is among them.
     pub fn has_owner(&self) -> bool {
-        self.keys().any(GatewayKey::is_owners)
+        self.owners().is_some()
+    }
+
+    /// The owner's key.
+    pub fn owners(&self) -> Option<&GatewayKey> {
+        self.keys().find(|key| key.is_owners())
     }
 
     /// All of them.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -22,6 +22,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use super::base_url::Peers;
 use super::failure::Failure;
 use super::guesses::Guesses;
+use super::token::{self, Signer, Token};
 use crate::activity::Activity;
 use crate::domain::chat::Owner;
 use crate::domain::error::{Error, Kind};
@@ -64,13 +65,15 @@ pub struct Guard {
     rate: Option<DefaultKeyedRateLimiter<Owner>>,
     /// To whom a path is open.
     access: fn(&str) -> Access,
+    tokens: Signer,
 }
 
 impl Guard {
     /// A guard over the keys of the environment, or none at all when it is `open`.
     pub fn new(open: bool, configured: Vec<GatewayKey>) -> Self {
         let keys = RwLock::new(Arc::new(KeyRing::new(configured.clone())));
-        Guard { open, configured, keys, guesses: Guesses::default(), rate: None, access: |_| Access::Owner }
+        let (guesses, tokens) = (Guesses::default(), Signer::new(&[]));
+        Guard { open, configured, keys, guesses, rate: None, access: |_| Access::Owner, tokens }
     }
 
     /// Lets each key send so many requests a minute.
@@ -81,6 +84,11 @@ impl Guard {
     /// Opens each path to those whom `access` names; else all is the owner's.
     pub fn opening(self, access: fn(&str) -> Access) -> Self {
         Guard { access, ..self }
+    }
+
+    /// Signs the console's tokens over this secret, which is in no store.
+    pub fn signing(self, secret: &[u8]) -> Self {
+        Guard { tokens: Signer::new(secret), ..self }
     }
 
     /// Whether the path of a request is open to all.
@@ -113,9 +121,44 @@ impl Guard {
         ring.keys().map(|key| (key.owner.clone(), key.shown_name().to_string())).collect()
     }
 
-    /// The key of a request that was admitted by one.
+    /// Whether there is a key that opens what is the owner's.
+    pub fn has_owner(&self) -> bool {
+        self.ring().has_owner()
+    }
+
+    /// A token of the console for the owner, and how long it holds: the first of a sign-in where the admin key
+    /// was presented, the next where a token was.
+    ///
+    /// # Errors
+    /// When no key is needed, or the sign-in has lasted as long as one may.
+    pub fn sign_in(&self, request: &HttpRequest) -> Result<(String, Duration), Error> {
+        let (ring, now) = (self.ring(), SystemTime::now());
+        let Some(admin) = ring.owners().filter(|_| !self.open) else {
+            let error = Error::new(Kind::InvalidRequest, "this service asks for no key");
+            return Err(error.hinted("use the console without signing in"));
+        };
+        let token = match self.token(request, &ring) {
+            Some((_, token)) => token.renewed(now),
+            None => Some(Token::begin(now)),
+        };
+        let token = token.and_then(|token| Some((token, token.left(now)?)));
+        token.map(|(token, left)| (self.tokens.sign(admin, token), left)).ok_or_else(signed_out)
+    }
+
+    /// The token that a request presents, if this service has signed it, whether it still holds or not. Only
+    /// the console sends tokens, so they are looked for where it puts them and nowhere else.
+    fn token(&self, request: &HttpRequest, ring: &KeyRing) -> Option<(String, Token)> {
+        let header = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
+        let text = header.strip_prefix("Bearer ").filter(|text| text.starts_with(token::PREFIX))?;
+        Some((text.to_string(), self.tokens.read(ring.owners()?, text)?))
+    }
+
+    /// The key, or the token, of a request that was admitted by one.
     pub fn accepted(&self, request: &HttpRequest) -> Option<String> {
         let ring = self.ring();
+        if let Some((text, _)) = self.token(request, &ring) {
+            return Some(text);
+        }
         let mut keys = presented(request).into_iter().flat_map(meant);
         keys.find(|(key, place)| ring.find(key).is_some_and(|entry| place.may_hold(entry)))
             .map(|(key, _)| key)
@@ -149,6 +192,11 @@ impl Guard {
             });
         }
         let (ring, presented) = (self.ring(), presented(request));
+        if let Some((_, token)) = self.token(request, &ring) {
+            let (owner, name) = (Owner(keys::OWNER.into()), keys::OWNER.into());
+            let caller = Caller { owner, name, is_owner: true };
+            return token.left(SystemTime::now()).map(|_| caller).ok_or_else(signed_out);
+        }
         if presented.is_empty() {
             return Err(Error::new(Kind::KeyMissing, "this needs a gateway key, and none was sent"));
         }
@@ -174,13 +222,18 @@ impl Guard {
 
     fn owner_only(&self) -> Error {
         let error = Error::new(Kind::OwnerOnly, "this is open to the service's owner alone");
-        if self.ring().has_owner() {
+        if self.has_owner() {
             return error;
         }
         error.hinted(
             "this service has no admin key: set `ADMIN_KEY` to a long random text, and send that as the key",
         )
     }
+}
+
+fn signed_out() -> Error {
+    Error::new(Kind::KeyExpired, "this sign-in to the console has ended")
+        .hinted("sign in to the console again")
 }
 
 /// The middleware.

@@ -16,3 +16,4 @@ pub mod page;
 pub mod origin;
 pub mod python_json;
 pub mod reply;
+pub mod token;

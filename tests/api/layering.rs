@@ -180,7 +180,8 @@ const REACTS_TO_KINDS: &[(&str, &str)] = &[
 
 /// The APIs under `src/api` that may know another, and that other. All else that several share is
 /// under `src/http`, and `src/api/mod.rs` puts them together.
-const NEIGHBOURS: &[(&str, &str)] = &[("mcp", "tools"), ("keys", "audit"), ("session", "audit")];
+const NEIGHBOURS: &[(&str, &str)] =
+    &[("mcp", "tools"), ("keys", "audit"), ("session", "audit"), ("console", "audit"), ("console", "dify")];
 
 /// The lines of a file that name something forbidden.
 fn violations(text: &str, forbidden: &[&str]) -> Vec<String> {

@@ -20,6 +20,7 @@ mod canaries;
 mod catalog;
 mod certificate;
 mod completions;
+mod console;
 mod conversations;
 mod dify;
 mod doctor;

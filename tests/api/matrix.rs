@@ -52,6 +52,7 @@ fn rows() -> Vec<(&'static str, &'static str, Open, Value)> {
         ("POST", "/api/keys/{name}/rotate", Owner, Value::Null),
         ("DELETE", "/api/keys/{name}", Owner, Value::Null),
         ("GET", "/api/audit", Owner, Value::Null),
+        ("POST", "/api/console/token", Owner, Value::Null),
         ("GET", "/api/doctor", Owner, Value::Null),
         ("GET", "/metrics", Owner, Value::Null),
         ("GET", "/", Public, Value::Null),
