@@ -467,6 +467,23 @@ def test_a_read_only_postgresql_is_told_before_the_upstream_is_asked(
         assert asked(client, "two", conversation)[1] == answer(2, "two")
 
 
+def test_a_connection_to_a_postgresql_that_was_read_only_is_not_used_again(
+    service: Make, mirror: Upstream, cluster: Cluster
+):
+    """After a failover the server before it may go on as a standby, and its connections with it."""
+    url = cluster.new_database()
+    name = url.rpartition("/")[2]
+    gateway = service(**settings(mirror, DATABASE_URL=url))
+    # What is changed for a database holds for the connections that are made afterwards.
+    cluster.sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    cluster.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    eventually(lambda: not ready(gateway), 5, "not ready while it cannot write")
+    cluster.sql(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    eventually(lambda: ready(gateway), 5, "ready when new connections can write")
+    with gateway.client() as client:
+        asked(client, "one")
+
+
 def test_what_is_deleted_is_gone_from_the_disk(service: Make, mirror: Upstream):
     gateway = service(**settings(mirror))
     secret = "a text that nobody wants to find again " * 1000

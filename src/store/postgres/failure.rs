@@ -26,8 +26,10 @@ impl Failure {
         let code = error.code();
         let is_put_off =
             matches!(code, Some(&SqlState::T_R_SERIALIZATION_FAILURE | &SqlState::T_R_DEADLOCK_DETECTED));
-        let ends_connection = code.is_none_or(ends_session);
-        Failure { undecided: ends_connection, is_put_off, ends_connection, error: failed(&error) }
+        let undecided = code.is_none_or(ends_session);
+        // A server that was a primary before a failover stays read-only: a new connection finds the new one.
+        let ends_connection = undecided || code == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
+        Failure { undecided, is_put_off, ends_connection, error: failed(&error) }
     }
 }
 

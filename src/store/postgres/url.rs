@@ -11,13 +11,15 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
-use url::Url;
 
 use crate::domain::error::{Error, Kind};
 use crate::outbound::tls::mozilla_roots;
 
 /// How long the operating system waits for what was sent to be taken.
 const SEND_TIME: Duration = Duration::from_secs(10);
+
+/// How long one of several servers is waited for before the next is tried.
+const SERVER_TIME: Duration = Duration::from_secs(1);
 
 /// A server, and how a connection to it is made.
 pub struct Server {
@@ -56,8 +58,9 @@ enum Trust {
 /// # Errors
 /// What of it is not understood. The text never quotes a value, which may be the password.
 pub fn parse(url: &SecretString) -> Result<Server, Error> {
-    let mut url = Url::parse(url.expose_secret()).map_err(|_| misread("it is no URL"))?;
-    let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+    // Several servers, `HOST:PORT,HOST:PORT`, are libpq's way and the driver's, but none that is a URL's.
+    let (address, query) = url.expose_secret().split_once('?').unwrap_or((url.expose_secret(), ""));
+    let pairs = url::form_urlencoded::parse(query.as_bytes()).into_owned();
     let mut trust = Trust::Any;
     let (mut kept, mut roots) = (Vec::new(), None);
     for (name, value) in pairs {
@@ -94,18 +97,18 @@ pub fn parse(url: &SecretString) -> Result<Server, Error> {
         }
     }
     trust = roots.map_or(trust, Trust::Roots);
-    url.set_query(None);
-    if !kept.is_empty() {
-        // Not as a form: the driver takes `+` for itself.
-        let encode = |text: &str| {
-            url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
-        };
-        let query: Vec<_> = kept.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
-        url.set_query(Some(&query.join("&")));
-    }
-    let mut config: Config = url.as_str().parse().map_err(|_| misread("a part of it is not understood"))?;
+    // Not as a form: the driver takes `+` for itself.
+    let encode = |text: &str| {
+        url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+    };
+    let query: Vec<_> = kept.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
+    let url = format!("{address}?{}", query.join("&"));
+    let mut config: Config = url.parse().map_err(|_| misread("a part of it is not understood"))?;
     if config.get_application_name().is_none() {
         config.application_name("mirrorgate");
+    }
+    if config.get_connect_timeout().is_none() && config.get_hosts().len() > 1 {
+        config.connect_timeout(SERVER_TIME);
     }
     config.tcp_user_timeout(SEND_TIME);
     Ok(Server { config, tls: MakeRustlsConnect::new(tls(trust)) })
@@ -181,7 +184,7 @@ impl ServerCertVerifier for AnyCertificate {
 
 #[cfg(test)]
 mod tests {
-    use tokio_postgres::config::{ChannelBinding, SslMode};
+    use tokio_postgres::config::{ChannelBinding, SslMode, TargetSessionAttrs};
 
     use super::*;
 
@@ -202,6 +205,10 @@ mod tests {
         let config = parse(&options.into()).expect("libpq's").config;
         assert_eq!((config.get_ssl_mode(), config.get_options()), (SslMode::Require, Some("-c a=b+1")));
         assert_eq!(config.get_application_name(), Some("mine"));
+        let pair = "postgres://u:p%40ss@a:5433,b:5434/d?target_session_attrs=read-write";
+        let config = parse(&pair.into()).expect("two servers").config;
+        assert_eq!((config.get_ports(), config.get_dbname()), ([5433, 5434].as_slice(), Some("d")));
+        assert_eq!(config.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
     }
 
     #[test]
