@@ -252,6 +252,9 @@ async fn sweep(store: Arc<Store>, ttl: Option<Duration>, activity: Arc<Activity>
         if let Err(error) = store.expire_usage(USAGE_DAYS_KEPT).await {
             log::warn!("the usage of days long ago is not deleted: {}", error.message);
         }
+        if let Err(error) = store.forget_allowances().await {
+            log::warn!("what revoked keys have used is not forgotten: {}", error.message);
+        }
         let Some(ttl) = ttl else { continue };
         match store.expire(ttl).await {
             Ok(0) => {}

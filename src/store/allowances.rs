@@ -11,6 +11,10 @@ const WRITE: &Text = text![
      ON CONFLICT (owner) DO UPDATE SET version = excluded.version, state = excluded.state \
      WHERE allowances.version = CAST($2 AS BIGINT)"
 ];
+// A question that ends after its key was revoked is counted once more, so this is not done with the key.
+const FORGET: &Text = text![
+    "DELETE FROM allowances WHERE owner NOT IN (SELECT COALESCE(owner, SUBSTR(digest, 1, 32)) FROM gateway_keys)"
+];
 
 /// What is kept, and when that was by the store's clock, in milliseconds since 1970.
 pub struct KeptAllowance {
@@ -44,5 +48,13 @@ impl Store {
     /// When the store cannot be used.
     pub async fn set_allowance(&self, owner: &Owner, version: i64, state: String) -> Result<bool, Error> {
         self.changes(Statement::new(WRITE, [owner.0.as_str().into(), version.into(), state.into()])).await
+    }
+
+    /// Forgets what keys have used that are no more.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn forget_allowances(&self) -> Result<(), Error> {
+        self.changes(Statement::new(FORGET, [])).await.map(drop)
     }
 }

@@ -67,6 +67,22 @@ async fn an_allowance_is_changed_over_the_version_that_was_read() {
 }
 
 #[tokio::test]
+async fn what_a_key_has_used_is_forgotten_after_the_key() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for store in stores() {
+        let name = owner().0;
+        let key = GatewayKey::new(&name, &name);
+        assert!(store.add_key(&key).await.expect("kept"));
+        assert!(store.set_allowance(&key.owner, 0, "used".into()).await.expect("written"));
+        store.forget_allowances().await.expect("looked");
+        assert_eq!(store.allowance(&key.owner).await.expect("asked").state, "used", "the key is there");
+        store.remove_key(&name).await.expect("removed");
+        store.forget_allowances().await.expect("forgotten");
+        assert_eq!(store.allowance(&key.owner).await.expect("asked").version, 0);
+    }
+}
+
+#[tokio::test]
 async fn what_the_upstream_keeps_is_its_makers() {
     let _alone = ONE_AT_A_TIME.lock().await;
     for store in stores() {
