@@ -66,14 +66,14 @@ def free_port() -> int:
 
 
 class Cluster:
-    """One server, not started yet."""
+    """One server, not started yet: with an empty cluster of databases, or as a copy of one that runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, of: Cluster | None = None, port: int | None = None) -> None:
         folder = programs()
         if folder is None:
             raise FileNotFoundError(f"no server under {INSTALLED}: apt-get install postgresql")
         self.programs = folder
-        self.port = free_port()
+        self.port = port or free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._as: dict = {"cwd": "/", "stdin": subprocess.DEVNULL}
         self.home = Path(tempfile.mkdtemp(prefix="mirrorgate-postgres-"))
@@ -82,8 +82,12 @@ class Cluster:
             os.chown(self.home, account.pw_uid, account.pw_gid)
             self._as |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
         try:
-            options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
-            self._run("initdb", "-D", self.data, *options)
+            if of is None:
+                options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+                self._run("initdb", "-D", self.data, *options)
+            else:
+                options = ["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+                self._run("pg_basebackup", "-D", self.data, "-d", of.url(), *options)
         except BaseException:
             self.remove()
             raise
@@ -111,6 +115,28 @@ class Cluster:
         name = "test_" + secrets.token_hex(6)
         self.sql(f"CREATE DATABASE {name}")
         return self.url(name)
+
+    def standby(self, port: int | None = None) -> Cluster:
+        """A server that follows this one and takes over when it is promoted: from now on this one
+        acknowledges no commit that the other does not have on its disk."""
+        standby = Cluster(self, port)
+        try:
+            standby.start()
+            self.sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            self.sql("SELECT pg_reload_conf()")
+            deadline = time.monotonic() + START_TIMEOUT
+            while self.sql("SELECT sync_state FROM pg_stat_replication").strip() != "sync":
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"the standby does not follow:\n{standby.log}")
+                time.sleep(0.05)
+        except BaseException:
+            standby.remove()
+            raise
+        return standby
+
+    def promote(self) -> None:
+        """Makes a standby a server of its own, which waits for no other."""
+        self.sql("SELECT pg_promote()")
 
     @property
     def log(self) -> str:

@@ -1,0 +1,227 @@
+"""The store fails under load: a full disk; a PostgreSQL that stops, freezes, or hands over to its standby; replicas
+that are killed in turn. What was told is true afterwards, and the service goes on by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from postgres import Cluster
+
+from .callers import Load
+from .gateway import Gateway
+from .planned import Upstream
+from .plans import OPENAI
+from .table import Row, Run, say
+
+# How long a dead process's conversations stay its own: the lease of a turn, and of a call that may come again.
+LEASES = 10
+# What the service waits for before it looks at a store anew, and the time to connect.
+HEALED_WITHIN = 6.0
+DISK = 16 << 20
+
+
+@asynccontextmanager
+async def gateways(run: Run, count: int, **settings: object) -> AsyncIterator[tuple[list[Gateway], Upstream]]:
+    """So many replicas with the same keys, before one upstream."""
+    upstream = Upstream()
+    first = Gateway(run.binary, **upstream.settings(OPENAI), **settings)
+    started = [first]
+    try:
+        for _ in range(count - 1):
+            same = {"GATEWAY_API_KEYS": first.env["GATEWAY_API_KEYS"]}
+            started.append(Gateway(run.binary, **upstream.settings(OPENAI), **settings, **same))
+            started[-1].keys = first.keys
+        for gateway in started:
+            await gateway.start()
+        yield started, upstream
+    finally:
+        for gateway in started:
+            await gateway.remove()
+        upstream.close()
+
+
+async def outage(
+    run: Run, name: str, title: str, fail: Callable[[Load, list[Gateway]], Awaitable[None]], count: int = 1,
+    pause: float = HEALED_WITHIN, padding: int = 0, **settings: object,
+) -> None:  # fmt: skip
+    """Callers ask while `fail` does what is tried, which it says when it is over by `Load.goes_on`."""
+    async with gateways(run, count, **settings) as (replicas, upstream):
+        load = Load(replicas, name, padding)
+        load.begin()
+        try:
+            await fail(load, replicas)
+        finally:
+            await load.end()
+        seen = await load.settle(upstream)
+        if load.told.total() == load.told["kept"] and count == 1:
+            load.wrong.append("nobody was told of a failure")
+        slow = [f"goes on only after {seconds:.1f} s" for seconds in load.pauses if seconds > pause]
+        told = ", ".join(f"{number:,} {what}" for what, number in sorted(load.told.items()) if what != "kept")
+        figure = f"{load.told['kept']:,} turns, " + ", ".join(f"{number} {what}" for what, number in seen.items())
+        figure += f", goes on within {max(load.pauses):.1f} s, the longest wait {load.slowest:.0f} s"
+        say(f"{name}: told beside kept: {told or 'nothing'}")
+        limit = f"0 lost, 0 doubled, 0 told wrongly, 0 paid twice; goes on within {pause:.0f} s"
+        run.add(Row(title, limit, figure, not load.wrong and not slow, load.wrong + slow, {"told": dict(load.told)}))
+
+
+# --- a full disk ---
+
+
+@asynccontextmanager
+async def small_disk() -> AsyncIterator[Path | None]:
+    """A file system of its own for a store; `None` where none may be mounted."""
+    with tempfile.TemporaryDirectory(prefix="mirrorgate-battery-disk-") as folder:
+        options = f"size={DISK},mode=0700"
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+        is_mounted = subprocess.run(command, capture_output=True).returncode == 0
+        try:
+            yield Path(folder) if is_mounted else None
+        finally:
+            if is_mounted:
+                subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(disk: Path, leave: int) -> Path:
+    """Takes the free space of a disk but for so many bytes."""
+    filler, space = disk / "filler", os.statvfs(disk)
+    with filler.open("wb") as file:
+        try:
+            file.write(bytes(max(space.f_bavail * space.f_frsize - leave, 0)))
+        except OSError:
+            # A turn took the last of it meanwhile: it is as full as it can be.
+            pass
+    return filler
+
+
+async def refusals(load: Load, count: int) -> None:
+    """Waits until so many more questions were refused."""
+    before = load.told["storage_unavailable"]
+    while load.told["storage_unavailable"] < before + count:
+        await asyncio.sleep(0.01)
+
+
+async def check_disk(run: Run) -> None:
+    async with small_disk() as disk:
+        if disk is None:
+            say("left out: a small disk needs the right to mount one")
+            return
+
+        async def fail(load: Load, _: list[Gateway]) -> None:
+            for number in range(run.size(10, 2)):
+                await load.turns(40)
+                by_turns = number % 2 == 1
+                filler = fill(disk, (1 << 20) * by_turns)
+                async with asyncio.timeout(60):
+                    await refusals(load, 20)
+                if by_turns:
+                    await make_room(load)
+                else:
+                    filler.unlink()
+                await load.goes_on()
+                filler.unlink(missing_ok=True)
+
+        title = "a disk that fills up, healed by a delete without a restart"
+        await outage(run, "disk", title, fail, padding=20_000, DATA_DIR=disk)
+
+
+async def make_room(load: Load) -> None:
+    """Callers delete conversations of theirs, but not those that they hold, until there is room for turns."""
+    before = load.told["kept"]
+    for word in load.words:
+        for conversation in list(word.turns)[:-1]:
+            if not await load.delete(word, conversation):
+                load.wrong.append(f"{conversation} cannot be deleted on a full disk")
+            if load.told["kept"] > before:
+                return
+
+
+# --- PostgreSQL ---
+
+
+async def check_postgres(run: Run) -> None:
+    rounds = run.size(10, 2)
+    cluster = await asyncio.to_thread(Cluster)
+    try:
+        await asyncio.to_thread(cluster.start)
+
+        async def stop(load: Load, _: list[Gateway]) -> None:
+            for number in range(rounds):
+                await load.turns(40)
+                await asyncio.to_thread(cluster.crash if number % 2 else cluster.stop)
+                await refusals(load, 20)
+                await asyncio.to_thread(cluster.start)
+                await load.goes_on()
+
+        async def freeze(load: Load, _: list[Gateway]) -> None:
+            for number in range(rounds):
+                await load.turns(40)
+                cluster.freeze()
+                # Shorter than the service waits, and longer.
+                await asyncio.sleep(8 if number % 2 else 2)
+                cluster.thaw()
+                await load.goes_on()
+
+        for name, title, fail in [
+            ("stopped", f"PostgreSQL stopped and crashed x {rounds}", stop),
+            ("frozen", f"PostgreSQL frozen x {rounds}", freeze),
+        ]:
+            url = await asyncio.to_thread(cluster.new_database)
+            await outage(run, name, title, fail, DATABASE_URL=url)
+    finally:
+        cluster.remove()
+
+
+async def check_failover(run: Run) -> None:
+    """A standby that has every commit takes over; the address in `DATABASE_URL` names both."""
+    rounds = run.size(5, 1)
+    first = await asyncio.to_thread(Cluster)
+    pair = [first]
+    try:
+        await asyncio.to_thread(first.start)
+        pair.append(await asyncio.to_thread(first.standby))
+
+        async def fail_over(load: Load, _: list[Gateway]) -> None:
+            for _ in range(rounds):
+                primary, standby = pair
+                await load.turns(40)
+                await asyncio.to_thread(primary.crash)
+                await asyncio.sleep(1)
+                await asyncio.to_thread(standby.promote)
+                await load.goes_on()
+                pair.remove(primary)
+                await asyncio.to_thread(primary.remove)
+                pair.append(await asyncio.to_thread(standby.standby, primary.port))
+
+        hosts = ",".join(f"127.0.0.1:{cluster.port}" for cluster in pair)
+        url = f"postgres://postgres@{hosts}/postgres?target_session_attrs=read-write"
+        title = f"PostgreSQL fails over to its standby x {rounds}"
+        await outage(run, "failover", title, fail_over, DATABASE_URL=url)
+    finally:
+        for cluster in pair:
+            cluster.remove()
+
+
+async def check_replicas(run: Run) -> None:
+    rounds = run.size(20, 4)
+    cluster = await asyncio.to_thread(Cluster)
+    try:
+        await asyncio.to_thread(cluster.start)
+
+        async def kill_in_turn(load: Load, replicas: list[Gateway]) -> None:
+            for number in range(rounds):
+                await load.turns(40)
+                replicas[number % 2].kill()
+                await load.goes_on()
+                await replicas[number % 2].start()
+
+        url = await asyncio.to_thread(cluster.new_database)
+        title = f"two replicas killed in turn x {rounds}"
+        await outage(run, "replicas", title, kill_in_turn, 2, DATABASE_URL=url)
+    finally:
+        cluster.remove()
