@@ -56,6 +56,8 @@ struct Open {
     file: FileId,
     /// When something was last written, unless that has failed since.
     wrote: Option<Instant>,
+    /// How large the file is then, once the log is written back.
+    size: u64,
 }
 
 /// What a thread is asked to do.
@@ -196,7 +198,7 @@ impl Sqlite {
                 let is_fresh = open.wrote.is_some_and(|wrote| wrote.elapsed() < FRESH);
                 let is_there = || file_at(path).is_ok_and(|file| file == open.file);
                 // What is too full for a turn may have room within the file.
-                (is_fresh && is_there() && room::check(path, 0).is_ok()).then_some(())
+                (is_fresh && is_there() && room::check(path, 0, open.size).is_ok()).then_some(())
             }
         }
     }

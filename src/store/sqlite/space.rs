@@ -19,8 +19,17 @@ const MAX_REWRITTEN: u64 = 64 << 20;
 
 /// The bytes within the file that can be used again.
 pub fn reusable(connection: &Connection) -> rusqlite::Result<u64> {
-    let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    Ok((number("freelist_count")? * number("page_size")?) as u64)
+    pages(connection, "PRAGMA freelist_count")
+}
+
+/// The bytes of the file once the log is written back.
+pub fn size(connection: &Connection) -> rusqlite::Result<u64> {
+    pages(connection, "PRAGMA page_count")
+}
+
+fn pages(connection: &Connection, which: &str) -> rusqlite::Result<u64> {
+    let number = |pragma| connection.prepare_cached(pragma)?.query_row((), |row| row.get::<_, i64>(0));
+    Ok((number(which)? * number("PRAGMA page_size")?) as u64)
 }
 
 /// Gives some free pages back to the disk; says whether there are more.

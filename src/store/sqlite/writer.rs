@@ -95,8 +95,8 @@ impl Writer {
             }
             committed
         });
-        if let Some((file, _)) = self.connection {
-            self.opened(file, committed.is_ok());
+        if let Some((file, connection)) = &self.connection {
+            self.opened(*file, connection, committed.is_ok());
         }
         let outcomes = match committed {
             Ok(outcomes) => outcomes,
@@ -110,8 +110,10 @@ impl Writer {
     }
 
     /// Tells the others that this file is open, and whether it was written now.
-    fn opened(&self, file: FileId, is_written: bool) {
-        let open = Open { file, wrote: is_written.then(Instant::now) };
+    fn opened(&self, file: FileId, connection: &Connection, is_written: bool) {
+        let size = space::size(connection);
+        let wrote = (is_written && size.is_ok()).then(Instant::now);
+        let open = Open { file, wrote, size: size.unwrap_or_default() };
         *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(open);
     }
 
@@ -127,7 +129,10 @@ impl Writer {
         connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(failed)?;
         match place {
             Place::Memory => Ok(()),
-            Place::File(path) => room::check(path, space::reusable(connection).map_err(failed)?),
+            Place::File(path) => {
+                let (reusable, size) = (space::reusable(connection), space::size(connection));
+                room::check(path, reusable.map_err(failed)?, size.map_err(failed)?)
+            }
         }
     }
 
@@ -147,7 +152,7 @@ impl Writer {
                     space::rewrite_if_small(&connection, path);
                 }
                 log::debug!("the store is open");
-                self.opened(file, true);
+                self.opened(file, &connection, true);
                 connection
             }
         };
