@@ -20,6 +20,7 @@ pub mod telemetry;
 pub mod metrics;
 pub mod activity;
 pub mod allocator;
+pub mod traffic;
 pub mod budget;
 pub mod request;
 pub mod domain;

@@ -1,11 +1,11 @@
 //! What belongs to the request that work is done for: its id, which each line that the work logs carries,
-//! and its share of the memory budget.
+//! its share of the memory budget, and what the owner sees of it.
 //!
-//! Both belong to a task, and a task that is spawned begins without them: work that goes on for a request
+//! They belong to a task, and a task that is spawned begins without them: work that goes on for a request
 //! elsewhere is spawned as [`carried`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use futures_util::future::Either;
 use tokio::sync::Semaphore;
@@ -13,6 +13,7 @@ use tokio::task::futures::TaskLocalFuture;
 
 use crate::budget::Share;
 use crate::domain::error::{Error, Kind};
+use crate::traffic::OpenCall;
 
 tokio::task_local! {
     static CONTEXT: Context;
@@ -27,12 +28,25 @@ struct Inner {
     share: Share,
     paid: AtomicBool,
     told: Mutex<Vec<(String, String)>>,
+    call: OnceLock<Arc<OpenCall>>,
 }
 
 impl Context {
     /// That of a request with this id, which holds this share.
     pub fn new(id: Arc<str>, share: Share) -> Self {
-        Context(Arc::new(Inner { id, share, paid: AtomicBool::new(false), told: Mutex::default() }))
+        let (paid, told, call) = (AtomicBool::new(false), Mutex::default(), OnceLock::new());
+        Context(Arc::new(Inner { id, share, paid, told, call }))
+    }
+
+    /// The request as a call that the owner sees, where it is one.
+    pub fn call(&self) -> Option<&Arc<OpenCall>> {
+        self.0.call.get()
+    }
+
+    /// From now on it is such a call.
+    pub fn is_call(&self, call: Arc<OpenCall>) {
+        // It is known once who calls, and that does not change.
+        let _ = self.0.call.set(call);
     }
 
     /// The request's id.
@@ -102,6 +116,11 @@ pub async fn apart<T: Send + 'static>(
 /// The id of the request that is worked for.
 pub fn id() -> Option<Arc<str>> {
     CONTEXT.try_with(|context| Arc::clone(context.id())).ok()
+}
+
+/// The request that is worked for as a call that the owner sees, where it is one.
+pub fn call() -> Option<Arc<OpenCall>> {
+    CONTEXT.try_with(|context| context.call().cloned()).ok().flatten()
 }
 
 /// Takes so many bytes of memory for the request that is worked for, until its end. What is worked for no

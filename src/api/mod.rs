@@ -1,6 +1,7 @@
 //! The faces: each translates between a wire format and the use cases, and decides nothing.
 
 pub mod audit;
+pub mod calls;
 pub mod console;
 pub mod conversations;
 pub mod dify;
@@ -14,6 +15,7 @@ pub mod mcp;
 pub mod metrics;
 pub mod openai;
 pub mod session;
+pub mod statistics;
 pub mod tools;
 pub mod usage;
 
@@ -35,6 +37,8 @@ pub fn routes(config: &mut ServiceConfig) {
     mcp::routes(config);
     conversations::routes(config);
     usage::routes(config);
+    calls::routes(config);
+    statistics::routes(config);
     session::routes(config);
     keys::routes(config);
     audit::routes(config);
@@ -81,7 +85,15 @@ fn access_to(path: &str) -> Access {
 fn is_owners(path: &str) -> bool {
     matches!(
         path,
-        "/api/session" | "/api/doctor" | "/metrics" | "/api/keys" | "/api/audit" | "/api/usage/all"
+        "/api/session"
+            | "/api/doctor"
+            | "/metrics"
+            | "/api/keys"
+            | "/api/audit"
+            | "/api/usage/all"
+            | "/api/calls"
+            | "/api/calls/live"
+            | "/api/statistics"
     ) || path.starts_with("/api/keys/")
         || console::is_owners(path)
 }

@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use crate::activity::{Activity, Follower};
 use crate::config::Config;
 use crate::domain::error::Error;
-use crate::gateway::{CALLS_KEPT, OBJECTS_KEPT, Shared};
+use crate::gateway::{CALLS_KEPT, OBJECTS_KEPT, STATISTICS_KEPT, Shared};
 use crate::http::auth::Guard;
 use crate::provider::Endpoint;
 use crate::provider::session::Session;
@@ -29,6 +29,9 @@ const KEY_RENEWAL: Duration = Duration::from_secs(2);
 
 /// How often what keys use is added to the store: what a killed process can lose of it.
 const USAGE_SETTLING: Duration = Duration::from_secs(2);
+
+/// The same of the statistics.
+const STATISTICS_SETTLING: Duration = Duration::from_secs(30);
 
 /// How long an answer that its caller comes back for is kept.
 const ANSWERS_KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -178,6 +181,7 @@ pub fn start(config: &Config, store: &Arc<Store>, shared: &Arc<Shared>, guard: D
         Arc::clone(shared.activity()),
     ));
     tokio::task::spawn_local(settle_usage(Arc::clone(shared)));
+    tokio::task::spawn_local(settle_statistics(Arc::clone(shared)));
     tokio::task::spawn_local(Arc::clone(shared.allowances()).keep_up());
 }
 
@@ -220,6 +224,16 @@ async fn settle_usage(shared: Arc<Shared>) {
     }
 }
 
+/// Keeps the statistics in the store. While nobody asks, nothing is counted, and the store is left alone.
+async fn settle_statistics(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(STATISTICS_SETTLING).await;
+        if let Err(error) = shared.settle_statistics().await {
+            log::warn!(error = error.kind.code(); "the statistics are not kept now: {}", error.message);
+        }
+    }
+}
+
 /// Deletes conversations that nobody went on with for `ttl`, and old answers. A clock that jumps
 /// would age them all at once, so nothing is deleted while the store's clock and this machine's
 /// steady one disagree.
@@ -254,6 +268,11 @@ async fn sweep(store: Arc<Store>, ttl: Option<Duration>, activity: Arc<Activity>
         }
         if let Err(error) = store.forget_allowances().await {
             log::warn!("what revoked keys have used is not forgotten: {}", error.message);
+        }
+        for (span, kept) in STATISTICS_KEPT {
+            if let Err(error) = store.expire_statistics(span, kept).await {
+                log::warn!("old statistics are not deleted: {}", error.message);
+            }
         }
         let Some(ttl) = ttl else { continue };
         match store.expire(ttl).await {

@@ -169,6 +169,9 @@ impl Application {
         if let Err(error) = shared.settle_usage().await {
             log::warn!("the latest usage of keys is not kept: {}", error.message);
         }
+        if let Err(error) = shared.settle_statistics().await {
+            log::warn!("the latest statistics are not kept: {}", error.message);
+        }
         self.kept.close().await;
         if let Some(uploads) = self.uploads {
             uploads.finish().await;

@@ -33,6 +33,7 @@ use crate::http::keep_alive::Heartbeat;
 use crate::http::origin;
 use crate::metrics::Metrics;
 use crate::provider::Endpoint;
+use crate::traffic::Traffic;
 
 /// Longer than proxies keep a connection, which would else use one that is just being closed.
 const KEEP_ALIVE: Duration = Duration::from_secs(80);
@@ -52,6 +53,7 @@ pub struct Parts {
     documents: Data<Documents>,
     renderers: Data<ErrorRenderers>,
     metrics: Data<Metrics>,
+    traffic: Data<Traffic>,
     /// The memory that the requests hold.
     pub budget: Data<Budget>,
     limits: Data<Limits>,
@@ -78,6 +80,7 @@ impl Parts {
             documents: Data::new(api::documents(config.public.long_answers)),
             renderers: Data::new(api::ERROR_RENDERERS),
             metrics: Data::from(Arc::clone(shared.metrics())),
+            traffic: Data::from(Arc::clone(shared.traffic())),
             budget: Data::new(Budget::new(limits.memory_bytes)),
             limits: Data::new(limits.clone()),
             heartbeat: Data::new(Heartbeat {
@@ -100,6 +103,7 @@ impl Parts {
             .app_data(self.documents)
             .app_data(self.draining)
             .app_data(self.metrics)
+            .app_data(self.traffic)
             .app_data(self.budget)
             .app_data(self.doctor)
             .app_data(self.limits)

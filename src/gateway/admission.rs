@@ -19,6 +19,8 @@ use crate::domain::chat::Owner;
 use crate::domain::error::{Error, Kind};
 use crate::metrics::Metrics;
 use crate::provider::Deltas;
+use crate::request;
+use crate::traffic::OpenCall;
 
 /// When to come back to a process that is full now.
 const RETRY_FULL: Duration = Duration::from_secs(1);
@@ -85,6 +87,7 @@ impl Admission {
             over,
             ended: None,
             counted: None,
+            call: request::call(),
             _permit: permit,
         })
     }
@@ -163,6 +166,8 @@ pub struct Permit {
     ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// The question in the count of a key with limits.
     counted: Option<Entered>,
+    /// The call that asks it.
+    call: Option<Arc<OpenCall>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -191,7 +196,11 @@ impl Permit {
         };
         if self.silent && matches!(piece, Some(Ok(_))) {
             self.silent = false;
-            self.admission.metrics.first_token(self.operation, self.entered.elapsed());
+            let time = self.entered.elapsed();
+            self.admission.metrics.first_token(self.operation, time);
+            if let Some(call) = &self.call {
+                call.begins(time);
+            }
         }
         Poll::Ready(piece)
     }

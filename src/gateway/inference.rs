@@ -90,6 +90,9 @@ impl Gateway {
     /// Lets a question in, within what its key may.
     async fn enter(&self, request: &mut InferenceRequest) -> Result<Permit, Error> {
         let InferenceRequest { owner, operation, model, asked, .. } = request;
+        if let Some(call) = request::call() {
+            call.asks(operation, model.as_deref().or(self.settings.default_model.as_deref()));
+        }
         let limits = self.shared.callers.limits(owner);
         let limits = limits.as_deref();
         *model = model_for(limits, model.take(), self.settings.default_model.as_deref())?;

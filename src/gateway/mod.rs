@@ -18,6 +18,7 @@ mod models;
 mod admission;
 mod quota;
 mod relay;
+mod statistics;
 mod usage;
 
 use std::sync::Arc;
@@ -35,9 +36,11 @@ use crate::domain::limits::KeyLimits;
 use crate::metrics::Metrics;
 pub use crate::provider::relay::{Form as RelayForm, Request as RelayRequest};
 pub use crate::provider::session::Credentials;
+use crate::random;
 use crate::request;
 pub use crate::store::{DayOfUse, Deed, Listed, StoredKey};
 use crate::store::{Store, Transcript as KeptTranscript};
+use crate::traffic::Traffic;
 use admission::{Admission, Permit};
 pub use allowance::LimitState;
 use allowances::Allowances;
@@ -56,6 +59,7 @@ pub use needs::{Needs, OBJECTS_KEPT};
 use quota::Quota;
 pub use relay::Relaying;
 pub use router::Member;
+pub use statistics::{By, Range, STATISTICS_KEPT, Series, Statistics, Sum};
 use usage::UsageBook;
 
 /// How long a health or a list of models is good enough for what is not asked of the upstream
@@ -66,6 +70,9 @@ const CACHE_TIME: Duration = Duration::from_secs(30);
 pub struct Shared {
     store: Arc<Store>,
     metrics: Arc<Metrics>,
+    traffic: Arc<Traffic>,
+    /// By which the rows of the statistics that this process writes are told from those of others.
+    writer: String,
     admission: Arc<Admission>,
     /// One permit for each question that may go on after its caller was told to come back.
     long: Arc<Semaphore>,
@@ -96,6 +103,8 @@ impl Shared {
             usage: Arc::new(UsageBook::new(Arc::clone(&metrics), Arc::clone(&allowances))),
             allowances,
             metrics,
+            traffic: Arc::default(),
+            writer: format!("{:016x}", random::number()),
             catalog: Arc::default(),
             calls: Arc::default(),
             activity: Arc::default(),
@@ -111,6 +120,11 @@ impl Shared {
     /// What is counted.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// What callers ask.
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
     }
 
     /// Ends all answers that are still coming: the service's time is over.

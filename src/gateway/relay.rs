@@ -13,6 +13,7 @@ use super::usage::{Estimate, Meter};
 use crate::domain::chat::Owner;
 use crate::domain::error::{Error, Kind};
 use crate::provider::relay::{Form, Relayed, Request};
+use crate::request;
 
 /// The answer to such a request.
 pub struct Relaying {
@@ -39,6 +40,9 @@ impl Gateway {
     ) -> Result<Relaying, Error> {
         let limits = self.shared.callers.limits(&owner);
         let model = model_in(&request);
+        if let Some(call) = request::call() {
+            call.asks("relay", model.as_deref());
+        }
         if let Some(limits) =
             limits.as_deref().filter(|limits| limits.models.is_some() && request.method == "POST")
         {

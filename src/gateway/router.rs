@@ -12,6 +12,7 @@ use super::catalog::{Known, Need, REFRESH_TIME};
 use crate::config;
 use crate::domain::error::{Error, Kind};
 use crate::provider::{Endpoint, Passthrough, Upstream};
+use crate::request;
 use crate::telemetry::mending::{self, Mending};
 
 /// One of the upstreams, with what is set about it.
@@ -156,7 +157,11 @@ impl Gateway {
     ) -> Result<(&'a Member, T), Error> {
         let last = candidates.len().saturating_sub(1);
         let mut failure = None;
+        let call = request::call();
         for (place, member) in candidates.into_iter().enumerate() {
+            if let Some(call) = &call {
+                call.put_to(&member.settings.name);
+            }
             let outcome = ask(member).await;
             self.count(member, outcome.as_ref().err());
             if let Err(error) = &outcome {

@@ -11,7 +11,9 @@ use crate::domain::answer::Delta;
 use crate::domain::chat::{Chat, Owner, Tally, Usage, estimate_tokens};
 use crate::domain::error::Error;
 use crate::metrics::Metrics;
+use crate::request;
 use crate::store::Store;
+use crate::traffic::OpenCall;
 
 /// The largest request that is kept until its answer has ended, in bytes.
 const MAX_KEPT_REQUEST: usize = 64 << 10;
@@ -115,6 +117,8 @@ pub struct Meter {
     asked: Estimate,
     told: Option<Usage>,
     tokens: u64,
+    /// The call that asks.
+    call: Option<Arc<OpenCall>>,
 }
 
 /// What an estimate of a question's tokens is made from.
@@ -153,8 +157,12 @@ impl Meter {
             }
             asked => asked,
         };
+        let call = request::call();
+        if let Some(call) = &call {
+            call.is_answered_by(model);
+        }
         let model = model.unwrap_or_default().to_string();
-        Meter { book, owner, model, asked, told: None, tokens: 0 }
+        Meter { book, owner, model, asked, told: None, tokens: 0, call }
     }
 
     /// Takes in what a piece of the answer tells of the cost, or else an estimate of its tokens.
@@ -181,7 +189,11 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        self.book.count(&self.owner, &self.model, self.usage());
+        let usage = self.usage();
+        self.book.count(&self.owner, &self.model, usage);
+        if let Some(call) = &self.call {
+            call.costs(usage);
+        }
     }
 }
 

@@ -29,6 +29,7 @@ use crate::budget::Budget;
 use crate::domain::error::{Error, Kind};
 use crate::metrics::Metrics;
 use crate::request::Context as RequestContext;
+use crate::traffic::End;
 
 /// Stands for a status where the caller left before the answer's end, as nginx has it.
 const CALLER_LEFT: u16 = 499;
@@ -233,11 +234,24 @@ impl Line {
         }
     }
 
+    /// Tells the metrics and the owner's list of calls how it ended.
     fn count(&self, status: u16, log_fields: &LogFields) {
-        let Some(metrics) = &self.metrics else { return };
-        metrics.requests_in_flight.dec();
-        let code = log_fields.error.as_ref().map(|(kind, _)| kind.code());
-        metrics.request(log_fields.operation, status, code, self.start.elapsed(), self.bytes);
+        let failure = log_fields.error.as_ref().map(|(kind, failure)| (kind.code(), failure));
+        if let Some(metrics) = &self.metrics {
+            metrics.requests_in_flight.dec();
+            let code = failure.map(|(code, _)| code);
+            metrics.request(log_fields.operation, status, code, self.start.elapsed(), self.bytes);
+        }
+        let Some(call) = self.context.call() else { return };
+        call.ends(End {
+            operation: log_fields.operation,
+            status,
+            upstream_status: log_fields.upstream_status,
+            model: log_fields.model.as_deref(),
+            failure,
+            is_left: status == CALLER_LEFT,
+            sent: self.bytes,
+        });
     }
 }
 
@@ -245,21 +259,20 @@ impl Drop for Line {
     fn drop(&mut self) {
         let milliseconds = self.start.elapsed().as_millis() as u64;
         let (id, method, path) = (&**self.context.id(), self.method.as_str(), self.path.as_str());
-        let Some(Answered { status, key, log_fields, .. }) = &self.answered else {
+        let Some(Answered { status, key, log_fields, .. }) = self.answered.take() else {
             log::info!(target: "mirrorgate::access", request_id = id, method, path, status = CALLER_LEFT, ms = milliseconds; "the caller left");
             self.count(CALLER_LEFT, &LogFields::default());
             return;
         };
         let log_fields = log_fields.read();
         let logged = if self.complete { status.as_u16() } else { CALLER_LEFT };
-        self.count(logged, &log_fields);
         let quiet = log_fields.is_probe && status.is_success();
         let (level, message) = match &log_fields.error {
-            Some((kind, message)) if log_fields.operation.is_some() || kind.log_level() == Level::Error => {
-                (kind.log_level(), message.as_str())
+            Some((kind, failure)) if log_fields.operation.is_some() || kind.log_level() == Level::Error => {
+                (kind.log_level(), failure.message.as_str())
             }
             // No operation was meant: mostly noise of the Internet.
-            Some((_, message)) => (Level::Info, message.as_str()),
+            Some((_, failure)) => (Level::Info, failure.message.as_str()),
             None if !self.complete => (Level::Info, "the caller left"),
             None if quiet => (Level::Debug, "answered"),
             None => (Level::Info, "answered"),
@@ -277,5 +290,6 @@ impl Drop for Line {
             ms = milliseconds,
             bytes = self.bytes;
             "{message}");
+        self.count(logged, &log_fields);
     }
 }

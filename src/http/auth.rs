@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderName};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
@@ -27,6 +28,8 @@ use crate::activity::Activity;
 use crate::domain::chat::Owner;
 use crate::domain::error::{Error, Kind};
 use crate::domain::keys::{self, GatewayKey, KeyRing};
+use crate::request;
+use crate::traffic::{Beginning, Traffic};
 
 /// Where a key may stand beside `Authorization` and the query.
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -168,14 +171,14 @@ impl Guard {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn admit(&self, request: &HttpRequest) -> Result<Caller, Error> {
-        let caller = self.identify(request)?;
-        if !caller.is_owner && self.access(request) == Access::Owner {
+    /// Whether the caller may go on to a path that is open so, now.
+    fn admit(&self, caller: &Caller, access: Access) -> Result<(), Error> {
+        if !caller.is_owner && access == Access::Owner {
             return Err(self.owner_only());
         }
         let refused = self.rate.as_ref().and_then(|rate| rate.check_key(&caller.owner).err());
         match refused {
-            None => Ok(caller),
+            None => Ok(()),
             Some(refused) => {
                 Err(Error::new(Kind::RateLimited, "this key has sent as many requests in a minute as it may")
                     .retry_after(Some(refused.wait_time_from(DefaultClock::default().now()))))
@@ -245,14 +248,19 @@ pub async fn check<B: MessageBody>(
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
     let guard = request.app_data::<Data<Guard>>().expect("the application holds the guard");
-    if guard.opens(request.request()) {
+    let access = guard.access(request.request());
+    if access == Access::Public {
         return Ok(next.call(request).await?.map_into_left_body());
     }
     if let Some(activity) = request.app_data::<Data<Activity>>() {
         // A key may have been made or revoked meanwhile, and a login swapped.
         activity.note().await;
     }
-    match guard.admit(request.request()) {
+    let caller = guard.identify(request.request());
+    if access == Access::Caller {
+        see(request.request(), caller.as_ref().ok());
+    }
+    match caller.and_then(|caller| guard.admit(&caller, access).map(|()| caller)) {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             Ok(next.call(request).await?.map_into_left_body())
@@ -261,6 +269,23 @@ pub async fn check<B: MessageBody>(
             let response = Failure::new(request.request(), error).error_response();
             Ok(request.into_response(response).map_into_right_body())
         }
+    }
+}
+
+/// Shows the owner a call. One without a key of the service's is shown only where there is something at its
+/// path: else it is noise of the Internet.
+fn see(request: &HttpRequest, caller: Option<&Caller>) {
+    let Some(traffic) = request.app_data::<Data<Traffic>>() else { return };
+    if let Some(context) = request::current()
+        && (caller.is_some() || request.resource_map().has_resource(request.path()))
+    {
+        let beginning = Beginning {
+            key: caller.map(|caller| caller.name.as_str()),
+            path: request.path(),
+            is_post: request.method() == Method::POST,
+            request_id: Arc::clone(context.id()),
+        };
+        context.is_call(traffic.begin(beginning));
     }
 }
 

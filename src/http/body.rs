@@ -75,7 +75,13 @@ pub async fn read(
         }
         match chunk {
             Err(_) => return Err(Error::new(Kind::BodyTimeout, "the request body did not arrive in time")),
-            Ok(None) => return Ok(first.unwrap_or_else(|| bytes.freeze())),
+            Ok(None) => {
+                let bytes = first.unwrap_or_else(|| bytes.freeze());
+                if let Some(call) = request::call() {
+                    call.receives(bytes.len());
+                }
+                return Ok(bytes);
+            }
             Ok(Some(Err(_))) => return Err(Error::new(Kind::InvalidJson, "the request body broke off")),
             Ok(Some(Ok(chunk))) if first.as_ref().map_or(bytes.len(), Bytes::len) + chunk.len() > limit => {
                 return Err(too_large(limit));

@@ -9,6 +9,7 @@ use actix_web::http::header::HeaderName;
 
 use crate::domain::answer::Answer;
 use crate::domain::error::{Error, Kind};
+use crate::traffic::Failure;
 
 /// The header of the id.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -49,8 +50,8 @@ pub struct LogFields {
     pub upstream_status: Option<u16>,
     /// Whether a good answer is worth a line only to those who look for trouble: probes come often.
     pub is_probe: bool,
-    /// The failure, with its message as the log may have it.
-    pub error: Option<(Kind, String)>,
+    /// The failure, in words that the log may have.
+    pub error: Option<(Kind, Failure)>,
 }
 
 impl LogFields {
@@ -69,7 +70,7 @@ impl LogFields {
     /// Adds the failure. Its detail stays out: an upstream may quote the prompt.
     pub fn failed(mut self, error: &Error) -> Self {
         self.upstream_status = error.upstream_status.or(self.upstream_status);
-        self.error = Some((error.kind, error.message.clone()));
+        self.error = Some((error.kind, error.into()));
         self
     }
 }

@@ -41,6 +41,7 @@ pub const MIGRATIONS: &[Migration] = &migrations![
     (10, "0010_owner_and_callers"),
     (11, "0011_names_of_conversations"),
     (12, "0012_lists_of_conversations"),
+    (13, "0013_statistics"),
 ];
 
 impl Migration {

@@ -21,6 +21,7 @@ mod postgres;
 mod sessions;
 mod sqlite;
 mod statement;
+mod statistics;
 mod transcripts;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ pub use keys::StoredKey;
 use lease::TurnLocks;
 pub use sqlite::{NoLock, ServiceLock, snapshot};
 use statement::{Done, Row, Statement};
+pub use statistics::SlotRow;
 pub use transcripts::{Listed, Transcript};
 pub use usage::DayOfUse;
 

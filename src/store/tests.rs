@@ -4,6 +4,7 @@ mod answers;
 mod earlier;
 mod keys;
 mod names;
+mod statistics;
 mod told;
 
 use futures_util::future::join_all;

@@ -142,6 +142,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("domain/error", &["crate::"]),
     ("reachability.rs", LEAF),
     ("activity.rs", LEAF),
+    ("traffic", LEAF),
     ("config", LEAF),
     ("metrics.rs", LEAF),
     ("telemetry", LEAF),

@@ -45,6 +45,9 @@ fn rows() -> Vec<(&'static str, &'static str, Open, Value)> {
         ("DELETE", "/api/conversations", Free, Value::Null),
         ("GET", "/api/usage", Free, Value::Null),
         ("GET", "/api/usage/all", Owner, Value::Null),
+        ("GET", "/api/calls", Owner, Value::Null),
+        ("GET", "/api/calls/live", Owner, Value::Null),
+        ("GET", "/api/statistics", Owner, Value::Null),
         ("PUT", "/api/session", Owner, json!({"api_key": "sk-1"})),
         ("GET", "/api/keys", Owner, Value::Null),
         ("POST", "/api/keys", Owner, json!({"name": "made"})),
@@ -110,6 +113,7 @@ async fn each_route_is_open_to_those_alone_to_whom_it_should_be() {
         let path = path
             .replace("{name}", "no-such-key")
             .replace("{response_id}", "resp_0")
+            .replace("/live", "/live?seconds=0")
             .replace("{file}", "chatflow.yml");
         let status = |answer: &Answer| answer.status.as_u16();
         let what = format!("{method} {path}");
