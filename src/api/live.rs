@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Status};
 use crate::http::draining::Draining;
 use crate::http::log_fields::LogFields;
 use crate::http::reply;
@@ -20,7 +20,7 @@ pub fn routes(config: &mut ServiceConfig) {
 /// The process serves.
 #[derive(Serialize, ToSchema)]
 pub struct LiveResult {
-    /// Always `ok`.
+    /// `ok`; `degraded` while an upstream did not accept the login when it was last asked a question.
     #[schema(example = "ok")]
     status: &'static str,
 }
@@ -41,7 +41,8 @@ fn probe() -> LogFields {
 
 /// Liveness
 ///
-/// Answers 200 while the process serves. It never asks the upstream.
+/// Answers 200 while the process serves. It never asks the upstream, and repeats what the last question
+/// showed of its login.
 #[utoipa::path(
     tag = "operations",
     responses(
@@ -51,8 +52,10 @@ fn probe() -> LogFields {
     security(()),
 )]
 #[get("/health")]
-async fn live() -> HttpResponse {
-    reply::json(StatusCode::OK, &LiveResult { status: "ok" }, probe())
+async fn live(gateway: Data<Gateway>) -> HttpResponse {
+    // Still 200: no restart brings a login back.
+    let status = if gateway.login_fails() { Status::Degraded } else { Status::Ok };
+    reply::json(StatusCode::OK, &LiveResult { status: status.name() }, probe())
 }
 
 /// Readiness

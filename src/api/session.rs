@@ -62,7 +62,8 @@ pub struct SessionResult {
     /// Always true.
     #[schema(example = true)]
     success: bool,
-    /// How the upstream took them: `ok`, `expiring` or `unknown`.
+    /// How the upstream took them: `ok`; `expiring`, when they end within a day by their own date; `unknown`,
+    /// when it gives what costs nothing without a login as well, so that only a question can show it.
     #[schema(example = "ok")]
     session: &'static str,
     /// Always null.

@@ -13,7 +13,7 @@ use crate::app::{StartError, upstreams};
 use crate::config::{self, Config, Location};
 use crate::domain::error::{Error, Kind};
 use crate::gateway::{Gateway, Member, Shared};
-use crate::provider::session::Credentials;
+use crate::provider::session::{Credentials, State};
 use crate::store::Store;
 use crate::telemetry;
 
@@ -57,11 +57,22 @@ pub fn session(config: Config, matches: &ArgMatches) -> ExitCode {
         &credentials,
     )));
     match outcome {
-        Ok(()) => {
-            let _ = say("the upstream accepts it; running services use it within seconds\n");
+        Ok(state) => {
+            let _ = say(format!("{}; running services use it within seconds\n", checked(state)));
             ExitCode::SUCCESS
         }
         Err(error) => fail(1, described(&error)),
+    }
+}
+
+/// What was seen of the new login: many an upstream gives what costs nothing to anyone.
+fn checked(state: State) -> &'static str {
+    match state {
+        State::Ok => "the upstream accepts it: without it the same request is refused",
+        State::Expiring => "the upstream does not refuse it, and by its own date it ends within a day",
+        State::Unknown | State::Expired | State::Refused => {
+            "the upstream does not refuse it, but gives the same without a login: only a question shows whether it is accepted, such as `mirrorgate chat Hello`"
+        }
     }
 }
 
@@ -91,7 +102,7 @@ async fn set_session(
     config: &Config,
     settings: &config::Upstream,
     credentials: &Credentials,
-) -> Result<(), Error> {
+) -> Result<State, Error> {
     let trouble = |error: StartError| Error::new(Kind::Internal, error.to_string());
     let (endpoint, _) = upstreams::open(settings).map_err(trouble)?;
     let store = Arc::new(Store::new(config.store.location.clone())?);
@@ -99,6 +110,7 @@ async fn set_session(
     sync.follow().await?;
     let member = Member::new(&endpoint);
     let gateway = Gateway::new(vec![member], Arc::new(Shared::new(store, &config.limits)));
-    gateway.swap(None, credentials).await?;
-    sync.keep().await
+    let state = gateway.swap(None, credentials).await?;
+    sync.keep().await?;
+    Ok(state)
 }

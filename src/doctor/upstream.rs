@@ -84,7 +84,7 @@ async fn probe(upstream: &Upstream, settings: &config::Upstream, findings: &mut 
         Ok(listed) => {
             findings.push(Finding::ok("upstream.probe", format!("it answers in {took} ms")));
             findings.push(Finding::ok("upstream.redirect", "it answers where it is asked"));
-            findings.push(login(settings, upstream.capabilities().browser_login));
+            findings.push(login(settings, upstream).await);
             let listed = listed.map(|models| models.into_iter().map(|model| model.id).collect::<Vec<_>>());
             findings.push(models(settings, listed.as_deref()));
             return true;
@@ -114,21 +114,30 @@ async fn probe(upstream: &Upstream, settings: &config::Upstream, findings: &mut 
     false
 }
 
-fn login(settings: &config::Upstream, browser_login: bool) -> Finding {
+/// What the good answer says of the login.
+async fn login(settings: &config::Upstream, upstream: &Upstream) -> Finding {
     const CHECK: &str = "upstream.login";
-    match (browser_login, &settings.cookie, &settings.api_key) {
-        (false, _, Some(_)) => Finding::ok(CHECK, "the key is accepted"),
-        (false, _, None) => Finding::ok(CHECK, "it lists its models without a key"),
-        (true, Some(_), _) => {
-            Finding::ok(CHECK, "it does not refuse the cookie; only a question (--deep) surely needs it")
+    let browser_login = upstream.capabilities().browser_login;
+    let (login, accepted) = match (browser_login, &settings.cookie, &settings.api_key) {
+        (false, _, None) => return Finding::ok(CHECK, "it lists its models without a key"),
+        (true, None, _) if settings.url.is_some() => {
+            return Finding::warning(
+                CHECK,
+                "a web chat without a cookie",
+                "set UPSTREAM_COOKIE, if the mirror has a login: `mirrorgate import-curl` reads it from your browser's request",
+            );
         }
-        (true, None, _) if settings.url.is_some() => Finding::warning(
-            CHECK,
-            "a web chat without a cookie",
-            "set UPSTREAM_COOKIE, if the mirror has a login: `mirrorgate import-curl` reads it from your browser's request",
-        ),
-        (true, None, _) => Finding::ok(CHECK, "the demo needs none"),
+        (true, None, _) => return Finding::ok(CHECK, "the demo needs none"),
+        (true, Some(_), _) => ("cookie", "the cookie is accepted: without it the same request is refused"),
+        (false, _, Some(_)) => ("key", "the key is accepted: without it the same request is refused"),
+    };
+    if upstream.probe_needs_login().await {
+        return Finding::ok(CHECK, accepted);
     }
+    let seen = format!(
+        "it does not refuse the {login}, and gives the same without it; only a question (--deep) surely needs it"
+    );
+    Finding::ok(CHECK, seen)
 }
 
 /// Whether the model that questions get is one that exists.

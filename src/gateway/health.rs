@@ -76,6 +76,11 @@ impl Gateway {
         Some(self.together(known))
     }
 
+    /// Whether an upstream did not accept the login when it was last asked. None is asked now.
+    pub fn login_fails(&self) -> bool {
+        self.members.iter().any(|member| member.upstream.session().state() == State::Expired)
+    }
+
     /// The health of each upstream as it is known. One that is not known at all is waited for a little.
     pub(super) async fn known_health(&self) -> Vec<Option<Health>> {
         let catalog = &self.shared.catalog;

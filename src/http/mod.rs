@@ -5,6 +5,7 @@ pub mod access_log;
 pub mod auth;
 pub mod base_url;
 pub mod body;
+pub mod causes;
 mod depth;
 pub mod documents;
 pub mod draining;

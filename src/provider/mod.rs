@@ -37,20 +37,25 @@ pub mod webhook;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use serde_json::Map;
+use tokio::time::timeout;
 use url::Url;
 
 use crate::config;
 use crate::domain::chat::{Chat, Model, Part, Prompt, ToolChoice};
-use crate::domain::error::{Error, Kind, Report};
+use crate::domain::error::{self, Error, Kind, Report};
 use crate::request;
 pub use decoding::Deltas;
 pub use endpoint::Endpoint;
-use session::{KeyHeader, Session};
+use session::{KeyHeader, Session, State};
 use transport::Transport;
+
+/// How long an upstream is waited for that is asked without a login.
+const STRANGER_TIME: Duration = Duration::from_secs(2);
 
 /// What comes of an exchange with an upstream.
 type Exchange<'a, T> = LocalBoxFuture<'a, Result<T, Error>>;
@@ -300,12 +305,38 @@ impl Upstream {
         }
     }
 
-    /// Asks for something that costs no tokens and needs the credentials.
+    /// Asks for something that costs no tokens, and learns from it of a login that was refused or not tried
+    /// yet, where it can.
     ///
     /// # Errors
     /// What the upstream fails with.
     pub async fn probe(&self) -> Result<(), Error> {
-        self.provider.probe().await
+        self.provider.probe().await?;
+        let session = self.session();
+        if session.has_login()
+            && matches!(session.state(), State::Unknown | State::Expired)
+            && self.probe_needs_login().await
+        {
+            session.learn(Ok(()), true);
+        }
+        Ok(())
+    }
+
+    /// Whether the upstream refuses to one without a login what a probe asks for: only then a good probe
+    /// shows that the login is accepted. It is asked once.
+    pub async fn probe_needs_login(&self) -> bool {
+        if let Some(guards) = self.session().guards() {
+            return guards;
+        }
+        let stranger = self.with_session(Arc::new(self.session().without_login()));
+        let guards = match timeout(STRANGER_TIME, stranger.provider.probe()).await {
+            Ok(Ok(())) => false,
+            Ok(Err(error)) if error.kind.session() == error::Session::Expired => true,
+            // It did not say, for another reason.
+            Ok(Err(_)) | Err(_) => return false,
+        };
+        self.session().learn_guards(guards);
+        guards
     }
 
     /// Whether the upstream keeps conversations itself, so that a prompt needs the new message only.

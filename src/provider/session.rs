@@ -4,8 +4,11 @@
 //! restart, and shared by all workers. It also remembers how the upstream last took it. Keeping it
 //! beyond the process is not done here: it only tells when it has changed.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use awc::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
@@ -67,6 +70,8 @@ pub struct Session {
     /// A digest of the settings that seeded it: when they change, what was kept is void.
     seed: String,
     inner: Mutex<Inner>,
+    /// Whether the upstream gives what costs nothing to those alone who have a login; empty until it said so.
+    guards: OnceLock<bool>,
     breaker: Breaker,
     changed: Notify,
     expired: Notify,
@@ -162,11 +167,19 @@ impl Session {
         Session::of(self.base.clone(), self.seed.clone(), inner)
     }
 
+    /// A copy of this session without its login, to see whether that makes a difference.
+    pub fn without_login(&self) -> Self {
+        let inner =
+            Inner { login: Login::default(), jar: Jar::default(), api_key: None, state: State::Unknown };
+        Session::of(self.base.clone(), self.seed.clone(), inner)
+    }
+
     fn of(base: Url, seed: String, inner: Inner) -> Self {
         Session {
             base,
             seed,
             inner: Mutex::new(inner),
+            guards: OnceLock::new(),
             breaker: Breaker::default(),
             changed: Notify::new(),
             expired: Notify::new(),
@@ -230,12 +243,29 @@ impl Session {
         self.lock().jar.ends()
     }
 
-    /// Learns from how an exchange ended. A good answer that is not `conclusive` leaves an expired
-    /// session expired, since it may not have needed the login.
+    /// Whether there is a login at all.
+    pub fn has_login(&self) -> bool {
+        let inner = self.lock();
+        inner.api_key.is_some() || inner.jar.values().next().is_some()
+    }
+
+    /// Whether a good answer to a request that costs nothing shows that the login is accepted; `None` while
+    /// that was not tried.
+    pub fn guards(&self) -> Option<bool> {
+        self.guards.get().copied()
+    }
+
+    /// Learns whether it does.
+    pub fn learn_guards(&self, guards: bool) {
+        let _ = self.guards.set(guards);
+    }
+
+    /// Learns from how an exchange ended. A good answer that is not `conclusive`, since it may not have
+    /// needed the login, says nothing of one that is expired or was not tried yet.
     pub fn learn(&self, outcome: Result<(), &Error>, conclusive: bool) {
         self.breaker.learn(outcome.map_err(|error| error.kind));
         let state = match outcome {
-            Ok(()) if !conclusive && self.lock().state == State::Expired => return,
+            Ok(()) if !conclusive && matches!(self.lock().state, State::Unknown | State::Expired) => return,
             Ok(()) => State::Ok,
             Err(error) => match error.kind.session() {
                 error::Session::Expired if error.spares_session => return,
@@ -322,94 +352,5 @@ impl Inner {
 
     fn is_expiring(&self) -> bool {
         self.jar.ends().is_some_and(|ends| ends < SystemTime::now() + EXPIRING)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::error::Kind;
-
-    fn session(url: &str, line: &str) -> Session {
-        let variables = [("UPSTREAM_URL", url), ("UPSTREAM_PROTOCOL", "web-chat"), ("UPSTREAM_COOKIE", line)];
-        let lookup =
-            |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
-        let config = config::Config::load(&lookup, std::iter::empty()).expect("good settings");
-        Session::new(&Url::parse(url).expect("a URL"), &config.upstream)
-    }
-
-    fn sorted(session: &Session, url: &Url) -> String {
-        let line = session.cookie_header(url).unwrap_or_default();
-        let mut pairs: Vec<&str> = line.split("; ").collect();
-        pairs.sort_unstable();
-        pairs.join("; ")
-    }
-
-    #[test]
-    fn cookies_are_seeded_adopted_replaced_and_kept_to_their_host() {
-        let session = session("https://mirror.example.com/x", "sso=old; theme=dark=1; ; broken");
-        let url = Url::parse("https://mirror.example.com/rest/app-chat/conversations/new").expect("url");
-        assert_eq!(sorted(&session, &url), "sso=old; theme=dark=1");
-        let lines =
-            ["sso=new; Path=/; Secure; HttpOnly", "theme=; Max-Age=0; Path=/", "evil=1; Domain=example.org"];
-        session.adopt(&url, lines.into_iter(), Login::default());
-        assert_eq!(sorted(&session, &url), "sso=new");
-        assert_eq!(session.cookie_header(&Url::parse("https://other.example.com/").expect("url")), None);
-        assert_eq!(session.cookie_header(&Url::parse("http://mirror.example.com/").expect("url")), None);
-    }
-
-    #[test]
-    fn a_kept_session_returns_until_the_settings_change() {
-        let (address, url) = ("https://m.example.com", Url::parse("https://m.example.com/").expect("url"));
-        let first = session(address, "sso=old");
-        first.adopt(&url, ["sso=new; Path=/; Max-Age=99999999"].into_iter(), Login::default());
-        let kept = first.snapshot();
-        let second = session(address, "sso=old");
-        assert!(second.restore(&kept));
-        assert_eq!(sorted(&second, &url), "sso=new");
-        let third = session(address, "sso=fresh");
-        assert!(!third.restore(&kept) && !third.restore("nonsense"));
-        assert_eq!(sorted(&third, &url), "sso=fresh");
-    }
-
-    #[test]
-    fn what_an_answer_brings_to_an_earlier_login_is_dropped() {
-        let url = Url::parse("https://m.example.com/").expect("url");
-        let session = session("https://m.example.com", "sso=old");
-        let login = session.login();
-        session.replace(&session.with(&Credentials { cookie: Some("sso=new".into()), api_key: None }));
-        session.adopt(&url, ["sso=old-renewed; Path=/"].into_iter(), login);
-        assert_eq!(sorted(&session, &url), "sso=new");
-        session.adopt(&url, ["sso=new-renewed; Path=/"].into_iter(), session.login());
-        assert_eq!(sorted(&session, &url), "sso=new-renewed");
-    }
-
-    #[test]
-    fn of_two_that_are_kept_at_the_same_time_the_later_login_stays() {
-        let session = |()| session("https://m.example.com", "sso=old");
-        let (one, other) = (session(()), session(()));
-        assert!(!one.restore_later(&other.snapshot()));
-        other.replace(&other.with(&Credentials { cookie: Some("sso=new".into()), api_key: None }));
-        assert!(one.restore_later(&other.snapshot()) && one.login() == other.login());
-        assert!(!one.restore_later(&session(()).snapshot()));
-    }
-
-    #[test]
-    fn the_end_of_a_login_is_seen_coming() {
-        let url = Url::parse("https://m.example.com/").expect("url");
-        let session = session("https://m.example.com", "sso=a; __cf_bm=b");
-        session.learn(Ok(()), true);
-        session.adopt(
-            &url,
-            ["__cf_bm=c; Max-Age=1800", "other=1; Max-Age=60", "sso=b; Max-Age=9999999"].into_iter(),
-            Login::default(),
-        );
-        assert_eq!(session.state(), State::Ok);
-        session.adopt(&url, ["sso=c; Max-Age=3600"].into_iter(), Login::default());
-        assert_eq!(session.state(), State::Expiring);
-        session.learn(Err(&Error::new(Kind::UpstreamAuthExpired, "no")), true);
-        assert_eq!(session.state(), State::Expired);
-        session.learn(Ok(()), false);
-        assert_eq!(session.state(), State::Expired);
     }
 }

@@ -152,8 +152,8 @@ impl Transport {
     pub async fn open(&self, call: Call<'_>) -> Result<Body, Error> {
         // A web page in place of an answer tells of the end of a browser's login.
         let browser_login = self.protocol.capabilities.browser_login;
-        // Behind a browser's login no request surely needs it but a question.
-        let needs_login = call.body.is_some() || !browser_login;
+        // Many an upstream gives its list of models to anyone.
+        let needs_login = call.body.is_some() || !self.session.has_login();
         let place = Place { browser_login, in_conversation: call.in_conversation, needs_login };
         let outcome = self.exchange(&call, place).await;
         if call.body.is_some() && outcome.as_ref().err().is_none_or(|error| !error.unworked) {

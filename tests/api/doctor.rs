@@ -104,7 +104,7 @@ async fn a_healthy_service_is_found_healthy_and_no_secret_is_shown() {
     assert_eq!(report.code, Some(0), "{:#}", report.json);
     report.has("upstream.dns", "ok", "127.0.0.1");
     report.has("upstream.tcp", "ok", "connects");
-    report.has("upstream.login", "ok", "the key is accepted");
+    report.has("upstream.login", "ok", "the key is accepted: without it the same request is refused");
     report.has("upstream.models", "ok", "`m`");
     report.has("session", "ok", "");
     report.has("document.fetch", "ok", "comes in");
@@ -116,6 +116,15 @@ async fn a_healthy_service_is_found_healthy_and_no_secret_is_shown() {
     assert!(fake.requests().iter().all(|request| request.line.starts_with("GET ")));
     let all = format!("{}{}", report.json, report.progress);
     assert!(!all.contains("sk-good-key") && !all.contains(KEY), "{all}");
+}
+
+#[actix_web::test]
+async fn a_list_that_anyone_is_given_says_nothing_of_the_key() {
+    let fake =
+        Fake::start(|_| send(response("200 OK", "application/json", "{\"data\":[{\"id\":\"m\"}]}"))).await;
+    let settings = [("UPSTREAM_URL", fake.url.as_str()), ("UPSTREAM_API_KEY", "sk-whatever-it-may-be")];
+    let report = doctor(&[], &settings).await;
+    report.has("upstream.login", "ok", "gives the same without it; only a question (--deep)");
 }
 
 #[actix_web::test]

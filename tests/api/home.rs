@@ -1,6 +1,9 @@
 //! The page at `/`.
 
-use crate::helpers::spawn;
+use serde_json::json;
+
+use crate::helpers::{spawn, spawn_before};
+use crate::upstream::{Fake, response, send};
 
 #[actix_web::test]
 async fn the_page_speaks_to_people_and_programs() {
@@ -45,4 +48,23 @@ async fn the_page_tells_nothing_that_a_key_protects() {
             && !page.text.contains("canary")
             && !page.text.contains("127.0.0.1:1/")
     );
+}
+
+#[actix_web::test]
+async fn what_is_wrong_stands_on_the_page_in_sentences_and_not_in_codes() {
+    let fake = Fake::start(|request| match request.line.starts_with("GET") {
+        true => send(response("200 OK", "application/json", "{}")),
+        false => send(response("401 Unauthorized", "application/json", "{}")),
+    })
+    .await;
+    let app = spawn_before(&fake.url, "web-chat", &[("UPSTREAM_COOKIE", "sso=1")]).await;
+    assert_eq!(app.chat(json!({"message": "Hello"})).await.code(), "upstream_auth_expired");
+    for (language, protocol, sentence) in [
+        ("en", "A web chat&#x27;s", "The mirror does not accept the login."),
+        ("zh-Hant", "網頁聊天", "鏡像站不接受目前的登入。"),
+    ] {
+        let page = app.call("GET", &format!("/?lang={language}"), &[("accept", "text/html")], None).await;
+        assert!(page.text.contains(sentence) && page.text.contains(protocol), "{}", page.text);
+        assert!(!page.text.contains("upstream_auth_expired") && !page.text.contains("web-chat<"));
+    }
 }

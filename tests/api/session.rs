@@ -178,19 +178,87 @@ async fn one_address_is_told_when_the_session_expires() {
     assert!(!requests[0].body.contains("bad-cookie"));
 }
 
+/// An upstream that gives what costs nothing to anyone, and answers questions with this.
+async fn open_to_strangers(question: String) -> Fake {
+    Fake::start(move |request| match request.line.starts_with("GET") {
+        true => send(response("200 OK", "application/json", "{\"data\":[{\"id\":\"m\"}]}")),
+        false => send(question.clone()),
+    })
+    .await
+}
+
+const LOGINS: [(&str, &str, &str); 3] = [
+    ("web-chat", "UPSTREAM_COOKIE", "sso=1"),
+    ("openai", "UPSTREAM_API_KEY", "sk-1"),
+    ("anthropic", "UPSTREAM_API_KEY", "sk-1"),
+];
+
 #[actix_web::test]
-async fn a_probe_that_needs_no_login_does_not_hide_an_expired_session() {
-    let fake = Fake::start(|request| match request.line.starts_with("GET") {
-        true => send(response("200 OK", "application/json", "{}")),
-        false => send(response("401 Unauthorized", "application/json", "{}")),
+async fn no_health_is_good_after_a_question_that_failed_for_the_login() {
+    for (protocol, setting, login) in LOGINS {
+        let fake = open_to_strangers(response("401 Unauthorized", "application/json", "{}")).await;
+        let app = spawn_before(&fake.url, protocol, &[(setting, login)]).await;
+        let health = app.get("/api/health").await.json();
+        assert_eq!((&health["session"], &health["status"]), (&json!("unknown"), &json!("ok")), "{health}");
+        assert_eq!(app.get("/health").await.json(), json!({"status": "ok"}));
+        assert_eq!(ask(&app).await, "upstream_auth_expired", "{protocol}");
+        for _ in 0..2 {
+            // What the upstream gives to anyone does not hide it.
+            app.get("/api/models").await;
+            let health = app.get("/api/health").await.json();
+            assert_eq!(
+                (&health["session"], &health["status"]),
+                (&json!("expired"), &json!("degraded")),
+                "{protocol}: {health}"
+            );
+            assert_eq!(health["error"]["code"], "upstream_auth_expired");
+        }
+        let live = app.get("/health").await;
+        assert_eq!((live.status.as_u16(), live.json()), (200, json!({"status": "degraded"})));
+        let home = app.call("GET", "/", &[("accept", "application/json")], None).await.json();
+        assert_eq!(home["status"], "degraded");
+    }
+}
+
+#[actix_web::test]
+async fn an_expired_login_is_good_again_once_what_strangers_are_refused_is_given_to_it() {
+    let good = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let is_good = std::sync::Arc::clone(&good);
+    let fake = Fake::start(move |request| {
+        let is_known = request.header("authorization") == Some("Bearer sk-1");
+        match is_known && is_good.load(std::sync::atomic::Ordering::SeqCst) {
+            true => send(response("200 OK", "application/json", "{\"data\":[{\"id\":\"m\"}]}")),
+            false => send(response("401 Unauthorized", "application/json", "{}")),
+        }
     })
     .await;
-    let app = spawn_before(&fake.url, "web-chat", &[("UPSTREAM_COOKIE", "sso=1")]).await;
-    assert_eq!(app.get("/api/health").await.json()["session"], "ok");
-    assert_eq!(ask(&app).await, "upstream_auth_expired");
-    let health = app.get("/api/health").await.json();
-    assert_eq!((&health["session"], &health["status"]), (&json!("expired"), &json!("degraded")), "{health}");
-    assert_eq!(health["error"]["code"], "upstream_auth_expired");
+    let app = spawn_before(&fake.url, "openai", &[("UPSTREAM_API_KEY", "sk-1")]).await;
+    for (now, session, status) in [(true, "ok", "ok"), (false, "expired", "degraded"), (true, "ok", "ok")] {
+        good.store(now, std::sync::atomic::Ordering::SeqCst);
+        let health = app.get("/api/health").await.json();
+        assert_eq!((&health["session"], &health["status"]), (&json!(session), &json!(status)), "{health}");
+    }
+}
+
+#[actix_web::test]
+async fn the_command_line_says_what_it_saw_of_a_new_login() {
+    let guarded = Fake::start(guarded).await;
+    let open = open_to_strangers(response("200 OK", "application/json", "{}")).await;
+    for (fake, words) in [
+        (&guarded, "accepts it: without it the same request is refused"),
+        (&open, "only a question shows whether it is accepted"),
+    ] {
+        let folder = temporary_folder();
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mirrorgate"));
+        command.env_clear().current_dir(&folder).args(["session", "set", "--cookie", "sso=good"]);
+        command.envs([("DATA_DIR", folder.as_str()), ("UPSTREAM_URL", &fake.url)]);
+        command.envs([("UPSTREAM_PROTOCOL", "web-chat"), ("UPSTREAM_COOKIE", "sso=one")]);
+        let output = actix_web::web::block(move || command.output().expect("it runs")).await;
+        let output = output.expect("a thread");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && text.contains(words), "{text} {output:?}");
+    }
 }
 
 /// A web chat that knows logins by their cookie, and renews `sso=X` to `sso=X-renewed`.
