@@ -109,6 +109,22 @@ pub struct Names {
     pub conversation: Option<String>,
 }
 
+impl Names {
+    /// Takes in what it calls things later on.
+    pub fn learn(&mut self, told: &Names) {
+        later(&mut self.response, &told.response);
+        later(&mut self.model, &told.model);
+        later(&mut self.conversation, &told.conversation);
+    }
+}
+
+/// What was told last holds.
+fn later(known: &mut Option<String>, told: &Option<String>) {
+    if told.is_some() {
+        known.clone_from(told);
+    }
+}
+
 /// What the pieces of an answer add up to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
@@ -155,14 +171,7 @@ impl Answer {
     }
 
     fn learn(&mut self, Metadata { names, finish, usage, cut }: &Metadata) {
-        let later = |known: &mut Option<String>, told: &Option<String>| {
-            if told.is_some() {
-                known.clone_from(told);
-            }
-        };
-        later(&mut self.names.response, &names.response);
-        later(&mut self.names.model, &names.model);
-        later(&mut self.names.conversation, &names.conversation);
+        self.names.learn(names);
         later(&mut self.finish_reason, finish);
         self.usage = usage.or(self.usage);
         self.cut |= cut;

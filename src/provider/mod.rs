@@ -238,7 +238,7 @@ pub trait Passthrough {
 
 /// One upstream, with connections of its own: it stays on the thread that made it.
 pub struct Upstream {
-    provider: Box<dyn Provider>,
+    provider: Rc<dyn Provider>,
     transport: Rc<Transport>,
 }
 
@@ -251,7 +251,7 @@ impl Upstream {
     fn at(base: Url, settings: &config::Upstream, session: Arc<Session>) -> Self {
         let protocol = Protocol::named(settings.protocol);
         let transport = Rc::new(Transport::new(base, Rc::new(settings.clone()), session, protocol));
-        Upstream { provider: (protocol.provider)(Rc::clone(&transport)), transport }
+        Upstream { provider: (protocol.provider)(Rc::clone(&transport)).into(), transport }
     }
 
     /// The same upstream with connections and a session of their own.
@@ -283,7 +283,8 @@ impl Upstream {
             None => self.provider.ask(prompt).await?,
             Some(offer) => {
                 let in_words = Prompt { chat: tool_emulation::in_words(&prompt.chat), ..prompt.clone() };
-                tool_emulation::read(self.provider.ask(&in_words).await?, offer, &settings.name)
+                let again = tool_emulation::Again::new(Rc::clone(&self.provider), prompt, settings);
+                tool_emulation::read(self.provider.ask(&in_words).await?, offer, again)
             }
         };
         Ok(if capabilities.stops { deltas } else { stop::at(deltas, &prompt.chat.stop) })

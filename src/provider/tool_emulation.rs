@@ -2,24 +2,31 @@
 //! and its calls are read out of the words of its answer.
 //!
 //! A call is a fenced block with JSON, since that goes through web pages and their markup unharmed. Words
-//! go on as they come until one begins; calls go on whole at the answer's end. What looks like a call and
-//! cannot be read, or names a tool that was not offered, stays a part of the words: it is what the model
-//! said. No question is asked a second time for it.
+//! go on as they come until one begins; calls go on whole at the answer's end. For what looks like a call and
+//! cannot be read, or names a tool that was not offered, the model is asked once more (`repair`). If that
+//! is in vain, it stays a part of the words: it is what the model said.
 
 mod blocks;
+mod repair;
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 
+use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
 use super::decoding::{Deltas, new_call_id};
-use super::rewriting::{Queue, Rewriter, rewritten};
+use super::rewriting::{Queue, Rewriter, Rewriting};
 use super::stop::Cutter;
-use crate::domain::answer::{Delta, Metadata, ToolCallDelta};
+use crate::domain::answer::{Delta, Metadata, Names, ToolCallDelta};
 use crate::domain::chat::{Chat, Message, Part, Role, Tool, ToolCall, ToolChoice};
 use crate::domain::error::{Error, Kind};
 use crate::request;
 use crate::telemetry::mending::{self, Mending};
+use blocks::Split;
+pub use repair::Again;
+use repair::Broken;
 
 /// The header that tells the caller of the emulation.
 const HEADER: (&str, &str) = ("x-tools", "emulated");
@@ -39,6 +46,23 @@ impl Offer {
         let names: Vec<String> = offered(chat).map(|tool| tool.name.clone()).collect();
         let must_call = matches!(chat.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
         (!names.is_empty()).then_some(Offer { names, must_call, single_call: chat.single_call })
+    }
+
+    /// What is told at the end of a complete answer, of which this was held back.
+    fn ending(&self, blanks: String, held: Split) -> Queue {
+        let Split { words, mut calls, .. } = held;
+        if self.single_call {
+            calls.truncate(1);
+        }
+        let words = if calls.is_empty() { blanks + &words } else { words.trim_end().into() };
+        let mut queue: Queue = told(words).map(Ok).into_iter().collect();
+        if calls.is_empty() && self.must_call {
+            let error = Error::new(Kind::UpstreamInvalid, "the model called no tool, though it had to")
+                .hinted("ask again, or leave `tool_choice` out: before a web chat tools are an emulation");
+            queue.push_back(Err(error));
+        }
+        queue.extend(calls.into_iter().enumerate().map(|(index, call)| Ok(delta_of(index, call))));
+        queue
     }
 }
 
@@ -62,12 +86,14 @@ pub fn in_words(chat: &Chat) -> Chat {
     Chat { messages, tools: Vec::new(), tool_choice: ToolChoice::Auto, ..chat.clone() }
 }
 
+/// How a call is to be written.
+fn example() -> String {
+    let arguments = r#"{"ARGUMENT": "VALUE"}"#.into();
+    blocks::written(&ToolCall { name: "NAME".into(), arguments, ..ToolCall::default() })
+}
+
 fn instructions(chat: &Chat) -> String {
-    let example = blocks::written(&ToolCall {
-        name: "NAME".into(),
-        arguments: r#"{"ARGUMENT": "VALUE"}"#.into(),
-        ..ToolCall::default()
-    });
+    let example = example();
     let several = if chat.single_call {
         "Call one tool at most."
     } else {
@@ -95,20 +121,34 @@ fn instructions(chat: &Chat) -> String {
 }
 
 /// The answer with the calls read out of its words.
-pub fn read(deltas: Deltas, offer: Offer, upstream: &str) -> Deltas {
-    mending::tell(Mending::ToolsEmulated, upstream, 1);
+pub fn read(deltas: Deltas, offer: Offer, again: Again) -> Deltas {
+    mending::tell(Mending::ToolsEmulated, again.upstream(), 1);
     request::tell(vec![(HEADER.0.into(), HEADER.1.into())]);
-    rewritten(deltas, Reading::new(offer, upstream.to_string()))
+    let (offer, broken) = (Rc::new(offer), Rc::new(Cell::new(None)));
+    let reading = Reading::new(Rc::clone(&offer), Rc::clone(&broken));
+    deltas.wrapped(|pieces| {
+        let repaired = async move {
+            match broken.take() {
+                Some(broken) => repair::repaired(broken, &offer, again).await,
+                None => Queue::new(),
+            }
+        };
+        let repaired = stream::once(repaired).flat_map(stream::iter);
+        Box::pin(Rewriting::new(pieces, reading).chain(repaired))
+    })
 }
 
 struct Reading {
-    offer: Offer,
-    upstream: String,
+    offer: Rc<Offer>,
     cutter: Cutter,
     /// Blanks that go on only if words follow them.
     blanks: String,
     /// All words from the beginning of the first call on.
     collected: Option<String>,
+    /// What the upstream calls the answer.
+    names: Names,
+    /// Where all that was held back is left, if a block in it cannot be read.
+    broken: Rc<Cell<Option<Broken>>>,
 }
 
 impl Rewriter for Reading {
@@ -131,6 +171,9 @@ impl Rewriter for Reading {
             self.end(Some(error), queue);
             return ControlFlow::Break(());
         }
+        if let Some(metadata) = &delta.metadata {
+            self.names.learn(&metadata.names);
+        }
         if delta != Delta::default() {
             queue.push_back(Ok(delta));
         }
@@ -139,43 +182,27 @@ impl Rewriter for Reading {
 
     /// Gives out what was held back, and the calls where the answer is complete.
     fn end(&mut self, failure: Option<Error>, queue: &mut Queue) {
-        let collected = self.release();
-        let split = match (&failure, collected) {
-            (None, Some(collected)) => blocks::split(&collected, &self.offer.names),
-            (_, held) => blocks::Split { words: held.unwrap_or_default(), ..blocks::Split::default() },
-        };
-        let mut calls = split.calls;
-        if self.offer.single_call {
-            calls.truncate(1);
-        }
-        if split.unreadable > 0 {
-            mending::tell(Mending::ToolCallUnreadable, &self.upstream, split.unreadable);
-        }
-        let words = self.cutter.rest() + &split.words;
-        let words = if calls.is_empty() {
-            std::mem::take(&mut self.blanks) + &words
-        } else {
-            words.trim_end().into()
-        };
-        if !words.is_empty() {
-            queue.push_back(Ok(Delta { text: words, ..Delta::default() }));
-        }
-        let none_came = calls.is_empty();
-        queue.extend(calls.into_iter().enumerate().map(|(index, call)| Ok(delta_of(index, call))));
+        let held = self.cutter.rest() + &self.release().unwrap_or_default();
+        let blanks = std::mem::take(&mut self.blanks);
         if let Some(error) = failure {
+            queue.extend(told(blanks + &held).map(Ok));
             queue.push_back(Err(error));
-        } else if none_came && self.offer.must_call {
-            let error = Error::new(Kind::UpstreamInvalid, "the model called no tool, though it had to")
-                .hinted("ask again, or leave `tool_choice` out: before a web chat tools are an emulation");
-            queue.push_back(Err(error));
+            return;
+        }
+        let split = blocks::split(&held, &self.offer.names);
+        if split.unreadable > 0 {
+            let names = std::mem::take(&mut self.names);
+            self.broken.set(Some(Broken { blanks, held, split, names }));
+        } else {
+            queue.extend(self.offer.ending(blanks, split));
         }
     }
 }
 
 impl Reading {
-    fn new(offer: Offer, upstream: String) -> Self {
+    fn new(offer: Rc<Offer>, broken: Rc<Cell<Option<Broken>>>) -> Self {
         let cutter = Cutter::new(blocks::MARKS.map(String::from).into());
-        Reading { offer, upstream, cutter, blanks: String::new(), collected: None }
+        Reading { offer, cutter, blanks: String::new(), collected: None, names: Names::default(), broken }
     }
 
     /// Holds words of a call back, within the memory budget.
@@ -200,6 +227,11 @@ impl Reading {
     }
 }
 
+/// Words, if there are any, in a piece of their own.
+fn told(words: String) -> Option<Delta> {
+    (!words.is_empty()).then(|| Delta { text: words, ..Delta::default() })
+}
+
 /// A whole call, in a piece of its own.
 fn delta_of(index: usize, call: ToolCall) -> Delta {
     let ToolCall { name, arguments, .. } = call;
@@ -212,25 +244,25 @@ fn delta_of(index: usize, call: ToolCall) -> Delta {
 mod tests {
     use super::*;
     use crate::domain::answer::Answer;
-    use crate::provider::rewriting::Rewriting;
-    use futures_util::{StreamExt, stream};
     use proptest::prelude::*;
 
     const SAID: &str = "I look.\n\n```tool_call\n{\"name\": \"f\", \"arguments\": {\"x\": \"```\"}}\n```\n\n```tool_call\n{\"name\":\"g\"}\n```\n";
 
-    /// What the pieces add up to, whole or as a stream, and the words that went on before the end.
+    /// What the pieces add up to, where the model is not asked once more.
     fn answer(pieces: &[&str], names: &[&str]) -> Answer {
-        let offer = Offer {
-            names: names.iter().map(ToString::to_string).collect(),
-            must_call: false,
-            single_call: false,
-        };
+        let names = names.iter().map(ToString::to_string).collect();
+        let offer = Rc::new(Offer { names, must_call: false, single_call: false });
+        let broken = Rc::new(Cell::new(None));
         let pieces: Vec<_> =
             pieces.iter().map(|piece| Ok(Delta { text: piece.to_string(), ..Delta::default() })).collect();
-        let reading = Rewriting::new(stream::iter(pieces), Reading::new(offer, "u".into()));
+        let reading = Reading::new(Rc::clone(&offer), Rc::clone(&broken));
+        let reading = Rewriting::new(stream::iter(pieces), reading);
         let mut answer = Answer::default();
-        let deltas =
-            futures_util::FutureExt::now_or_never(reading.collect::<Vec<_>>()).expect("all is there");
+        let mut deltas =
+            futures_util::FutureExt::now_or_never(reading.collect::<Queue>()).expect("all is there");
+        if let Some(Broken { blanks, split, .. }) = broken.take() {
+            deltas.extend(offer.ending(blanks, split));
+        }
         deltas.iter().for_each(|delta| answer.apply(delta.as_ref().expect("good")));
         // Ids are random.
         answer.tool_calls.iter_mut().for_each(|call| call.id.clear());

@@ -56,6 +56,9 @@ mendings! {
     /// Tools were offered in words.
     ToolsEmulated, "tools_emulated", Info,
         "the upstream knows no tools: they were offered to the model in its prompt, and its calls are read out of its words, which is an emulation";
+    /// The model was asked for a call of such a tool once more.
+    ToolCallAskedAgain, "tool_call_asked_again", Warn,
+        "what looked like a call of an emulated tool could not be read: the model was asked to write it once more, which is a question of its own";
     /// What looked like a call of such a tool stayed words.
     ToolCallUnreadable, "tool_call_unreadable", Warn,
         "what looked like a call of an emulated tool could not be read, or named no tool that was offered, and went on as words";

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::helpers::{Answer, KEY, TestApp, spawn_before};
-use crate::upstream::{Fake, Request, Step, chunked, send};
+use crate::upstream::{Fake, Request, Step, chunked, response, send};
 
 const CALLS: &str = "Let me see.\n\n```tool_call\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Paris\"}}\n```\n```tool_call\n{\"name\": \"weather\", \"arguments\": {\"city\": \"臺北\"}}\n```\n";
 
@@ -133,6 +133,118 @@ async fn a_streams_words_go_on_until_a_call_begins_and_calls_come_whole() {
     }
 }
 
+const BROKEN: &str = "Let me see.\n\n```tool_call\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Par";
+const AGAIN: &str =
+    "Sorry!\n```tool_call\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Paris\"}}\n```";
+
+/// A web chat that says this, and at last, asked once more for a readable call, what comes of `again`.
+async fn mistaken(first: &'static str, settles: bool, again: fn() -> Vec<Step>) -> Fake {
+    Fake::start(move |request: &Request| {
+        let asked = request.json()["message"].as_str().expect("a text").to_string();
+        if asked.contains("cannot be read as the call") {
+            again()
+        } else if asked.contains("The result of the tool") {
+            answer("Fine.", settles)
+        } else {
+            answer(first, settles)
+        }
+    })
+    .await
+}
+
+#[actix_web::test]
+async fn a_call_that_cannot_be_read_is_asked_for_once_more_in_the_same_conversation() {
+    for (settles, stream) in [(true, true), (true, false), (false, true), (false, false)] {
+        let fake = mistaken(BROKEN, settles, || {
+            let lines = json!({"result": {"token": AGAIN, "responseId": "r2"}});
+            let end = json!({"result": {"isSoftStop": true, "responseId": "r2"}});
+            send(chunked("application/x-ndjson", &format!("{lines}\n{end}\n")))
+        })
+        .await;
+        let app = spawn_before(&fake.url, "web-chat", &[]).await;
+        let mut body = question(json!({"stream": stream}));
+        let answer = complete(&app, &body).await;
+        let said = if stream { joined(&chunks(&answer)) } else { answer.json()["choices"][0].clone() };
+        assert_eq!(
+            (&said["message"]["content"], &said["finish_reason"]),
+            (&json!("Let me see."), &json!("tool_calls")),
+            "{}",
+            answer.text
+        );
+        let call = said["message"]["tool_calls"][0].clone();
+        assert_eq!(call["function"], json!({"name": "weather", "arguments": r#"{"city":"Paris"}"#}));
+        let requests = fake.requests();
+        assert_eq!(requests.len(), 2);
+        assert!(requests[1].line.contains("/conversations/c1/responses"), "{}", requests[1].line);
+        let asked = requests[1].json();
+        assert_eq!(asked["parentResponseId"], "r1");
+        let asked = asked["message"].as_str().expect("a text").to_string();
+        assert!(asked.ends_with("There are these tools: weather, time"), "{asked}");
+
+        // The conversation goes on after the call that was read.
+        let messages = body["messages"].as_array_mut().expect("messages");
+        messages.push(json!({"role": "assistant", "content": "Let me see.", "tool_calls": [call]}));
+        messages.push(json!({"role": "tool", "tool_call_id": call["id"], "content": "sunny"}));
+        assert_eq!(complete(&app, &body).await.status.as_u16(), 200);
+        assert_eq!(fake.requests()[2].json()["parentResponseId"], "r2");
+    }
+}
+
+#[actix_web::test]
+async fn an_answer_stands_as_it_was_said_where_asking_once_more_is_in_vain() {
+    let fails = || send(response("500 Internal Server Error", "application/json", "{}"));
+    let breaks_off = || {
+        let line = json!({"result": {"token": AGAIN, "responseId": "r2"}});
+        send(chunked("application/x-ndjson", &format!("{line}\n")))
+    };
+    let again: [fn() -> Vec<Step>; 4] =
+        [|| answer(BROKEN, true), || answer("I called nothing.", false), fails, breaks_off];
+    for again in again {
+        let fake = mistaken(BROKEN, true, again).await;
+        let app = spawn_before(&fake.url, "web-chat", &[]).await;
+        let mut body = question(json!({}));
+        let whole = complete(&app, &body).await;
+        let said = whole.json()["choices"][0].clone();
+        assert_eq!(
+            (whole.status.as_u16(), &said["message"]["content"], &said["finish_reason"]),
+            (200, &json!(BROKEN), &json!("stop"))
+        );
+        assert_eq!(fake.requests().len(), 2, "nothing is asked a third time");
+        body["stream"] = true.into();
+        let said = joined(&chunks(&complete(&app, &body).await));
+        assert_eq!(said["message"]["content"], BROKEN);
+    }
+}
+
+#[actix_web::test]
+async fn what_the_second_question_costs_is_counted() {
+    let tokens = async |first: &'static str| {
+        let fake = mistaken(first, true, || answer(AGAIN, true)).await;
+        let app = spawn_before(&fake.url, "web-chat", &[]).await;
+        let usage = complete(&app, &question(json!({}))).await.json()["usage"].clone();
+        usage["total_tokens"].as_u64().expect("a number")
+    };
+    assert!(tokens(BROKEN).await > tokens(AGAIN).await + 50);
+}
+
+/// What the pieces of a stream add up to.
+fn joined(chunks: &[Value]) -> Value {
+    let mut message = json!({"content": ""});
+    let mut finish = Value::Null;
+    for choice in chunks.iter().filter_map(|chunk| chunk["choices"].get(0)) {
+        if let Some(words) = choice["delta"]["content"].as_str() {
+            message["content"] = (message["content"].as_str().unwrap_or_default().to_string() + words).into();
+        }
+        if choice["delta"]["tool_calls"].is_array() {
+            message["tool_calls"] = choice["delta"]["tool_calls"].clone();
+        }
+        if !choice["finish_reason"].is_null() {
+            finish = choice["finish_reason"].clone();
+        }
+    }
+    json!({"message": message, "finish_reason": finish})
+}
+
 #[actix_web::test]
 async fn what_is_no_call_is_told_as_it_was_said() {
     const SAID: &str = "Like this:\n```tool_call\n{\"name\": \"unknown\"}\n```\nor so.";
@@ -148,7 +260,7 @@ async fn what_is_no_call_is_told_as_it_was_said() {
     let words: String =
         chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect();
     assert_eq!(words, SAID);
-    assert_eq!(fake.requests().len(), 2, "nothing is asked, and paid, a second time");
+    assert_eq!(fake.requests().len(), 4, "each is asked once more, and not a third time");
 }
 
 #[actix_web::test]
@@ -229,4 +341,5 @@ async fn an_answer_that_breaks_off_within_a_call_fails_with_all_that_came() {
     let broken = complete(&app, &question(json!({"stream": true}))).await;
     assert!(!broken.text.contains("[DONE]") && broken.text.contains("upstream_truncated"), "{}", broken.text);
     assert!(broken.text.contains("```tool_call") && !broken.text.contains("tool_calls\""), "{}", broken.text);
+    assert_eq!(fake.requests().len(), 1, "nothing is asked again after a failure");
 }
