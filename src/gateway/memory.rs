@@ -266,7 +266,9 @@ fn digest(messages: &[Message]) -> String {
         }
         for call in &message.tool_calls {
             add(&call.name);
-            add(&call.arguments);
+            // Some callers write them anew before they send them back.
+            let arguments = serde_json::from_str::<serde_json::Value>(&call.arguments);
+            add(&arguments.map_or_else(|_| call.arguments.clone(), |arguments| arguments.to_string()));
         }
     }
     hex(&digest.finalize())
