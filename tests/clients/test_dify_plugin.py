@@ -228,6 +228,18 @@ def test_a_late_answer_that_is_not_streamed_arrives_too(
     assert told.get("text") == "after a long while", told
 
 
+def test_credentials_are_not_saved_on_a_failure_that_comes_late(
+    dify: Dify, service: Make, provider: Upstream
+):
+    beats = {"V1_HEARTBEAT_AFTER_SECONDS": "1", "HEARTBEAT_SECONDS": "1"}
+    gateway = service(**provider_settings(provider, **beats))
+    # By then the status has been sent, and it is 200.
+    provider.replies.append(Reply.error(429, "out of order").after(3.0))
+    told = dify.do("validate", gateway)
+    assert told.get("kind") == "CredentialsValidateFailedError", told
+    assert "out of order" in told["error"] and "hint" in told["error"], told
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("status", "code"),
