@@ -12,6 +12,7 @@ pub mod http;
 pub mod doctor;
 pub mod gateway;
 pub mod provider;
+pub mod paste;
 pub mod outbound;
 pub mod store;
 pub mod backup;

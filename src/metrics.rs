@@ -188,6 +188,13 @@ impl Metrics {
         self.upstream_requests.get_or_create(&Asked { upstream: upstream.into(), outcome }).inc();
     }
 
+    /// Says nothing more of the upstreams that were told of, since others answer now.
+    pub fn forget_upstreams(&self) {
+        self.upstream_up.clear();
+        self.upstream_breaker.clear();
+        self.upstream_session.clear();
+    }
+
     /// Says how an upstream does; `session` is the one of `sessions` that holds.
     pub fn upstream(&self, upstream: &str, up: bool, breaker: Breaker, session: &str, sessions: &[&str]) {
         let name = [("upstream", upstream.to_string())];

@@ -17,6 +17,7 @@ pub mod openai;
 pub mod session;
 pub mod statistics;
 pub mod tools;
+pub mod upstream;
 pub mod usage;
 
 use actix_web::web::{self, Data};
@@ -40,6 +41,7 @@ pub fn routes(config: &mut ServiceConfig) {
     calls::routes(config);
     statistics::routes(config);
     session::routes(config);
+    upstream::routes(config);
     keys::routes(config);
     audit::routes(config);
     console::routes(config);
@@ -86,6 +88,7 @@ fn is_owners(path: &str) -> bool {
     matches!(
         path,
         "/api/session"
+            | "/api/upstream"
             | "/api/doctor"
             | "/metrics"
             | "/api/keys"
@@ -95,6 +98,7 @@ fn is_owners(path: &str) -> bool {
             | "/api/calls/live"
             | "/api/statistics"
     ) || path.starts_with("/api/keys/")
+        || path.starts_with("/api/upstream/")
         || console::is_owners(path)
 }
 

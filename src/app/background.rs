@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::web::Data;
 use secrecy::SecretString;
+use tokio::task::JoinHandle;
 
 use crate::activity::{Activity, Follower};
 use crate::config::Config;
@@ -72,7 +73,7 @@ impl SessionSync {
 
     /// Takes the kept session over, and follows it from then on; a store that is not `available` now
     /// is read as soon as it is back.
-    pub async fn start(mut self, available: bool, mut follower: Follower) {
+    pub async fn start(mut self, available: bool, mut follower: Follower) -> JoinHandle<()> {
         if available {
             let _ = self.follow().await;
         }
@@ -95,7 +96,7 @@ impl SessionSync {
                     }
                 }
             }
-        });
+        })
     }
 
     /// Writes the session to the store; where another process kept a later login meanwhile, takes that
@@ -186,11 +187,10 @@ pub fn start(config: &Config, store: &Arc<Store>, shared: &Arc<Shared>, guard: D
 }
 
 /// Tells the webhook of an upstream, where it has one, whenever its session expires.
-pub fn watch_expiry(endpoint: &Endpoint) {
-    if let Some(url) = endpoint.settings.session_webhook.clone() {
-        let name = endpoint.settings.name.clone();
-        tokio::task::spawn_local(tell_expiry(Arc::clone(&endpoint.session), url, name));
-    }
+pub fn watch_expiry(endpoint: &Endpoint) -> Option<JoinHandle<()>> {
+    let url = endpoint.settings.session_webhook.clone()?;
+    let name = endpoint.settings.name.clone();
+    Some(tokio::task::spawn_local(tell_expiry(Arc::clone(&endpoint.session), url, name)))
 }
 
 async fn tell_expiry(session: Arc<Session>, url: SecretString, upstream: String) {

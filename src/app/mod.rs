@@ -4,6 +4,7 @@ pub mod background;
 mod descriptors;
 mod keys;
 mod server;
+mod serving;
 pub mod shutdown;
 mod start_error;
 pub mod upstreams;
@@ -23,14 +24,15 @@ use crate::budget::Budget;
 use crate::config::{self, Config, Location};
 use crate::doctor::Doctor;
 use crate::domain::error::Error;
-use crate::gateway::Shared;
+use crate::gateway::{Shared, UpstreamKeeper, Upstreams};
 use crate::http::auth::Guard;
 use crate::http::base_url::Peers;
-use crate::provider::Endpoint;
 use crate::provider::session::Session;
 use crate::store::Store;
+use crate::vault::Vault;
 pub use keys::NewKeys;
-use server::Parts;
+use server::{Given, Parts};
+use serving::Serving;
 use shutdown::{Shutdown, StopSignals};
 pub use start_error::StartError;
 use upstreams::Kept;
@@ -50,7 +52,7 @@ pub struct Application {
     /// The keys that were made at this start, to be shown once.
     pub new_keys: NewKeys,
     server: Server,
-    demo: Option<ServerHandle>,
+    keeper: Arc<UpstreamKeeper>,
     kept: Arc<Store>,
     uploads: Option<Uploads>,
     shutdown: Shutdown,
@@ -90,23 +92,29 @@ impl Application {
         } else {
             NewKeys::default()
         };
-        let (upstreams, demo) = open_upstreams(&config, sessions)?;
+        let kept = upstreams::read_kept(&config, &store).await?;
+        let (upstreams, demo) = serving::open(&config, &kept, sessions)?;
+        let vault = Vault::new(config.store.secret_key.as_ref());
+        let keeper = UpstreamKeeper::new(&config, Arc::clone(&store), vault, Upstreams::new(kept, upstreams));
+        let keeper = Arc::new(keeper);
         let peers = Peers::new(config.public.clone(), address);
         let url = peers.own_url();
         let standing = backup.as_ref().map(|backup| backup.standing.clone());
-        let doctor = doctor(&config, &upstreams, &store, address).watching(standing);
-        let parts = Parts::new(&config, peers, guard.clone(), doctor, Arc::clone(&shared));
+        let doctor = doctor(&config, &keeper, &store, address).watching(standing);
+        let given = Given { guard: guard.clone(), doctor, keeper: Arc::clone(&keeper) };
+        let parts = Parts::new(&config, peers, given, Arc::clone(&shared));
         if available {
             store.interrupt_answers().await.map_err(StartError::Store)?;
         }
         background::start(&config, &store, &shared, guard);
         tokio::task::spawn_local(allocator::give_back(Budget::clone(&parts.budget)));
-        follow_sessions(&config, &store, &shared, &upstreams, available).await;
+        let beside = (shared.activity(), shared.metrics());
+        Serving::new(&config, &store, beside, &keeper, demo).start(available).await;
         let uploads = claim(backup).await?;
         // Some systems have no second handle to a socket: then new callers wait until the end.
         let again = listener.try_clone().ok();
         let draining = parts.draining.clone();
-        let server = server::run(&config, parts, upstreams, listener, address)?;
+        let server = server::run(&config, parts, listener, address)?;
         let shutdown = Shutdown {
             time: config.limits.shutdown,
             server: server.handle(),
@@ -122,7 +130,7 @@ impl Application {
             lasts,
             new_keys,
             server,
-            demo,
+            keeper,
             kept: store,
             restored,
             uploads,
@@ -140,6 +148,11 @@ impl Application {
             }
         }
         self.new_keys.caller.is_none()
+    }
+
+    /// The upstreams that answer.
+    pub fn upstreams(&self) -> Arc<Upstreams> {
+        self.keeper.present()
     }
 
     /// To stop the service from elsewhere.
@@ -163,9 +176,6 @@ impl Application {
                 Ok(())
             }
         };
-        if let Some(demo) = self.demo {
-            demo.stop(false).await;
-        }
         if let Err(error) = shared.settle_usage().await {
             log::warn!("the latest usage of keys is not kept: {}", error.message);
         }
@@ -209,22 +219,6 @@ fn token_secret(config: &Config) -> Result<Vec<u8>, Error> {
     })
 }
 
-/// All upstreams, the first of them with these sessions, and the demo where that is among them.
-fn open_upstreams(
-    config: &Config,
-    sessions: Vec<Arc<Session>>,
-) -> Result<(Vec<Endpoint>, Option<ServerHandle>), StartError> {
-    let (mut demo, mut sessions) = (None, sessions.into_iter());
-    let mut all = Vec::new();
-    for settings in config.upstreams() {
-        let (endpoint, handle) = upstreams::open(settings)?;
-        demo = demo.or(handle);
-        let session = sessions.next().unwrap_or_else(|| Arc::clone(&endpoint.session));
-        all.push(Endpoint { session, ..endpoint });
-    }
-    Ok((all, demo))
-}
-
 /// Takes the backup away from a process that may still run, as late as this one can know that it starts itself.
 async fn claim(backup: Option<Uploader>) -> Result<Option<Uploads>, StartError> {
     match backup {
@@ -233,24 +227,9 @@ async fn claim(backup: Option<Uploader>) -> Result<Option<Uploads>, StartError> 
     }
 }
 
-/// Follows the kept session of each upstream that has an address, from a store that is `available` now or
-/// not.
-async fn follow_sessions(
-    config: &Config,
-    store: &Arc<Store>,
-    shared: &Shared,
-    upstreams: &[Endpoint],
-    available: bool,
-) {
-    for endpoint in upstreams.iter().filter(|endpoint| endpoint.settings.url.is_some()) {
-        let follower = shared.activity().follower();
-        upstreams::session_sync(config, store, endpoint).start(available, follower).await;
-        background::watch_expiry(endpoint);
-    }
-}
-
 /// The doctor that looks at this service from its own machine.
-fn doctor(config: &Config, upstreams: &[Endpoint], store: &Arc<Store>, address: SocketAddr) -> Doctor {
+fn doctor(config: &Config, keeper: &Arc<UpstreamKeeper>, store: &Arc<Store>, address: SocketAddr) -> Doctor {
     let local = Peers::new(config::Public { url: None, ..config.public.clone() }, address).own_url();
-    Doctor::new(config, upstreams.to_vec(), Arc::clone(store), local)
+    let keeper = Arc::clone(keeper);
+    Doctor::new(config, Box::new(move || keeper.present().endpoints.clone()), Arc::clone(store), local)
 }

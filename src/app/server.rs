@@ -1,7 +1,9 @@
 //! The HTTP server: what every worker's application holds, the middleware around it, and the
 //! policies of its connections.
 
+use std::cell::RefCell;
 use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use actix_web::web::{Data, ServiceConfig};
 use actix_web::{App, HttpServer};
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
+use tokio::sync::watch;
 use utoipa_actix_web::AppExt;
 
 use super::StartError;
@@ -22,7 +25,7 @@ use crate::api::{self, mcp, openai};
 use crate::budget::Budget;
 use crate::config::{Config, Limits};
 use crate::doctor::Doctor;
-use crate::gateway::{Gateway, Member, Shared};
+use crate::gateway::{Gateway, Shared, UpstreamKeeper, Upstreams};
 use crate::http::access_log;
 use crate::http::auth::{self, Guard};
 use crate::http::base_url::{LocalAddress, Peers};
@@ -32,7 +35,6 @@ use crate::http::failure::ErrorRenderers;
 use crate::http::keep_alive::Heartbeat;
 use crate::http::origin;
 use crate::metrics::Metrics;
-use crate::provider::Endpoint;
 use crate::traffic::Traffic;
 
 /// Longer than proxies keep a connection, which would else use one that is just being closed.
@@ -49,6 +51,7 @@ pub struct Parts {
     pub doctor: Data<Doctor>,
     /// What all threads share.
     pub shared: Arc<Shared>,
+    keeper: Data<UpstreamKeeper>,
     peers: Data<Peers>,
     documents: Data<Documents>,
     renderers: Data<ErrorRenderers>,
@@ -62,20 +65,25 @@ pub struct Parts {
     running: Data<mcp::Running>,
 }
 
+/// Parts that are there before the others.
+pub struct Given {
+    /// Who may call.
+    pub guard: Data<Guard>,
+    /// The service's own doctor.
+    pub doctor: Doctor,
+    /// Which upstreams answer.
+    pub keeper: Arc<UpstreamKeeper>,
+}
+
 impl Parts {
     /// The parts of a service that listens on this address.
-    pub fn new(
-        config: &Config,
-        peers: Peers,
-        guard: Data<Guard>,
-        doctor: Doctor,
-        shared: Arc<Shared>,
-    ) -> Self {
+    pub fn new(config: &Config, peers: Peers, given: Given, shared: Arc<Shared>) -> Self {
         let limits = &config.limits;
         Parts {
-            guard,
+            guard: given.guard,
             draining: Data::default(),
-            doctor: Data::new(doctor),
+            doctor: Data::new(given.doctor),
+            keeper: Data::from(given.keeper),
             peers: Data::new(peers),
             documents: Data::new(api::documents(config.public.long_answers)),
             renderers: Data::new(api::ERROR_RENDERERS),
@@ -94,11 +102,11 @@ impl Parts {
         }
     }
 
-    /// Hands them to an application; the use cases are a worker's own.
-    fn provide(self, application: &mut ServiceConfig, gateway: Gateway) {
+    /// Hands them to an application.
+    fn provide(self, application: &mut ServiceConfig) {
         application
-            .app_data(Data::new(gateway))
             .app_data(self.guard)
+            .app_data(self.keeper)
             .app_data(self.peers)
             .app_data(self.documents)
             .app_data(self.draining)
@@ -114,6 +122,38 @@ impl Parts {
     }
 }
 
+/// The use cases of a worker, over the upstreams that answer at the time: each request keeps those that it
+/// began with.
+struct Worker {
+    upstreams: RefCell<watch::Receiver<Arc<Upstreams>>>,
+    shared: Arc<Shared>,
+    /// What a request finds the use cases in.
+    present: RefCell<Rc<Extensions>>,
+}
+
+impl Worker {
+    fn new(parts: &Parts) -> Self {
+        let mut upstreams = parts.keeper.subscribe();
+        let present = RefCell::new(found_in(&upstreams.borrow_and_update(), &parts.shared));
+        Worker { upstreams: RefCell::new(upstreams), shared: Arc::clone(&parts.shared), present }
+    }
+
+    fn present(&self) -> Rc<Extensions> {
+        let mut upstreams = self.upstreams.borrow_mut();
+        // The sender lives as long as the service.
+        if upstreams.has_changed().unwrap_or(false) {
+            self.present.replace(found_in(&upstreams.borrow_and_update(), &self.shared));
+        }
+        Rc::clone(&self.present.borrow())
+    }
+}
+
+fn found_in(upstreams: &Upstreams, shared: &Arc<Shared>) -> Rc<Extensions> {
+    let mut extensions = Extensions::new();
+    extensions.insert(Data::new(Gateway::new(upstreams, Arc::clone(shared))));
+    Rc::new(extensions)
+}
+
 /// The server over these parts.
 ///
 /// # Errors
@@ -121,7 +161,6 @@ impl Parts {
 pub fn run(
     config: &Config,
     parts: Parts,
-    upstreams: Vec<Endpoint>,
     listener: TcpListener,
     address: SocketAddr,
 ) -> Result<Server, StartError> {
@@ -131,16 +170,16 @@ pub fn run(
     let (header_time, slow_reader, shutdown) =
         (config.limits.header_time, config.limits.slow_reader, config.limits.shutdown);
     let server = HttpServer::new(move || {
-        let members = upstreams.iter().map(Member::new).collect();
-        let gateway = Gateway::new(members, Arc::clone(&parts.shared));
+        let worker = Rc::new(Worker::new(&parts));
         let (app, _) = App::new().into_utoipa_app().configure(api::routes).split_for_parts();
-        app.configure(|application| parts.clone().provide(application, gateway))
+        app.configure(|application| parts.clone().provide(application))
             .configure(api::pages)
             .wrap(from_fn(api::idempotency::check))
             .wrap(from_fn(auth::check))
             .wrap(cors(cors_origins.as_deref()))
             .wrap(Condition::new(open, from_fn(origin::check)))
-            .wrap_fn(|mut request, next| {
+            .wrap_fn(move |mut request, next| {
+                request.add_data_container(worker.present());
                 // A HEAD is a GET whose body the server leaves out: RFC 9110, section 9.3.2.
                 if request.method() == Method::HEAD {
                     request.head_mut().method = Method::GET;

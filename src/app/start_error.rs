@@ -23,6 +23,11 @@ pub enum StartError {
     },
     /// A caller's key of this name is the owner's as well.
     OneKeyForBoth(String),
+    /// The upstream in the store was sealed under another `SECRET_KEY`.
+    UpstreamSealed {
+        /// Whether there is one now.
+        has_key: bool,
+    },
     /// Anything else.
     Other(String),
 }
@@ -31,7 +36,9 @@ impl StartError {
     /// The process's exit code: 78 (`EX_CONFIG`) where a setting is needed, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            StartError::KeyNotKept { .. } | StartError::OneKeyForBoth(_) => 78,
+            StartError::KeyNotKept { .. }
+            | StartError::OneKeyForBoth(_)
+            | StartError::UpstreamSealed { .. } => 78,
             StartError::Bind(..) | StartError::Store(_) | StartError::Backup(_) | StartError::Other(_) => 1,
         }
     }
@@ -52,6 +59,14 @@ impl fmt::Display for StartError {
                 f,
                 "error: ADMIN_KEY is the gateway key `{name}` as well, so whoever may call would be the owner\n  hint: give the owner another key: `openssl rand -hex 32`, or any long random text"
             ),
+            StartError::UpstreamSealed { has_key } => {
+                let why =
+                    if *has_key { "SECRET_KEY is not the one" } else { "SECRET_KEY is not set, and one was" };
+                write!(
+                    f,
+                    "error: the upstream that is kept in the store does not open: {why} under which it was sealed\n  hint: set SECRET_KEY as it was; or `mirrorgate setup` keeps another upstream in its place; or set UPSTREAM_URL and its login here, which then hold"
+                )
+            }
             StartError::Store(error) => write!(f, "error: {}\n  hint: {}", error.message, error.hint()),
             StartError::Backup(why) => write!(
                 f,

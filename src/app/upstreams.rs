@@ -10,6 +10,7 @@ use crate::backup::{Backup, Uploader};
 use crate::config::{self, Config, Location};
 use crate::demo::{self, Demo};
 use crate::domain::error::Kind;
+use crate::gateway::{Kept as KeptUpstream, KeptGroup};
 use crate::provider::Endpoint;
 use crate::store::Store;
 use crate::vault::Vault;
@@ -28,6 +29,36 @@ pub fn open(settings: &config::Upstream) -> Result<(Endpoint, Option<ServerHandl
             Ok((Endpoint::new(url, settings), Some(handle)))
         }
     }
+}
+
+/// The upstream that the store keeps, where the environment names none.
+///
+/// # Errors
+/// When the store cannot be used, or what it keeps does not open: to answer as if nothing were kept would let
+/// the demo answer in the mirror's place.
+pub async fn read_kept(config: &Config, store: &Store) -> Result<KeptUpstream, StartError> {
+    if !config.upstream_variables.is_empty() {
+        return Ok(KeptUpstream::nothing());
+    }
+    let vault = Vault::new(config.store.secret_key.as_ref());
+    let kept = KeptUpstream::read(store, &vault).await.map_err(StartError::Store)?;
+    match kept.group {
+        KeptGroup::Sealed => Err(StartError::UpstreamSealed { has_key: config.store.secret_key.is_some() }),
+        KeptGroup::Absent | KeptGroup::Open(_) => Ok(kept),
+    }
+}
+
+/// The same configuration with the upstream that the store keeps.
+///
+/// # Errors
+/// As [`read_kept`], and when what is kept is not understood.
+pub async fn with_kept(config: Config, store: &Store) -> Result<Config, StartError> {
+    let kept = read_kept(&config, store).await?;
+    let own = kept.settings(&config.upstream).map_err(|problems| StartError::Other(problems.to_string()))?;
+    Ok(match own {
+        Some(upstream) => Config { upstream, ..config },
+        None => config,
+    })
 }
 
 /// All upstreams, each with what keeps its session in the store, as far as the store tells it now: what

@@ -12,7 +12,7 @@ use super::{described, fail, start_log};
 use crate::app::upstreams;
 use crate::config::Config;
 use crate::domain::chat::Owner;
-use crate::gateway::{Asked, Gateway, InferenceRequest, Member, Shared, Turn};
+use crate::gateway::{Asked, Gateway, InferenceRequest, Kept, Shared, Turn, Upstreams};
 
 /// Asks the question and writes the answer as it comes.
 pub fn chat(config: Config, matches: &ArgMatches) -> ExitCode {
@@ -49,13 +49,20 @@ async fn ask(config: Config, question: InferenceRequest) -> ExitCode {
         Ok((store, _)) => Arc::new(store),
         Err(error) => return fail(error.exit_code(), error),
     };
+    let config = match upstreams::with_kept(config, &store).await {
+        Ok(config) => config,
+        Err(error) => return fail(error.exit_code(), error),
+    };
     let opened = match upstreams::open_all(&config, &store).await {
         Ok(opened) => opened,
         Err(error) => return fail(error.exit_code(), error),
     };
-    let members = opened.iter().map(|(endpoint, _)| Member::new(endpoint)).collect();
+    let endpoints = opened.iter().map(|(endpoint, _)| endpoint.clone()).collect();
     let before: Vec<_> = opened.iter().map(|(endpoint, _)| endpoint.session.snapshot()).collect();
-    let gateway = Gateway::new(members, Arc::new(Shared::new(Arc::clone(&store), &config.limits)));
+    let gateway = Gateway::new(
+        &Upstreams::new(Kept::nothing(), endpoints),
+        Arc::new(Shared::new(Arc::clone(&store), &config.limits)),
+    );
     let code = answer(&gateway, question).await;
     for ((endpoint, mut sync), before) in opened.into_iter().zip(before) {
         if endpoint.session.snapshot() != before

@@ -11,7 +11,7 @@ use tokio::task::LocalSet;
 
 use super::{Settings, fail, precedes_restore, start_log};
 use crate::app::background::SessionSync;
-use crate::app::{Application, upstreams};
+use crate::app::{Application, StartError, upstreams};
 use crate::config::{self, Config};
 use crate::doctor::{self, Finding, Level, Outside, Patient, Service, Source};
 use crate::domain::keys::{self, GatewayKey};
@@ -37,11 +37,7 @@ pub fn doctor(matches: &ArgMatches) -> ExitCode {
     let mut findings = Vec::new();
     let config = configuration(matches, &mut findings);
     start_log(config.as_ref().map(|config| &config.log), "off");
-    actix_web::rt::System::new().block_on(LocalSet::new().run_until(examine(
-        config.as_ref(),
-        &asked,
-        &mut findings,
-    )));
+    actix_web::rt::System::new().block_on(LocalSet::new().run_until(examine(config, &asked, &mut findings)));
     let text = if matches.get_flag("json") { as_json(&findings) } else { as_text(&findings, asked.deep) };
     if let Err(error) = std::io::stdout().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush())
     {
@@ -89,7 +85,7 @@ fn configuration(matches: &ArgMatches, findings: &mut Vec<Finding>) -> Option<Co
     None
 }
 
-async fn examine(config: Option<&Config>, asked: &Asked, findings: &mut Vec<Finding>) {
+async fn examine(mut config: Option<Config>, asked: &Asked, findings: &mut Vec<Finding>) {
     let mut patient = Patient { mirrors: Vec::new(), store: None, service: None, outside: None };
     if let Some(url) = &asked.url {
         patient.outside = Some(Outside { address: url.clone(), base: url.clone(), source: Source::Given });
@@ -103,7 +99,7 @@ async fn examine(config: Option<&Config>, asked: &Asked, findings: &mut Vec<Find
     }
     let mut keeping = Vec::new();
     let mut running = None;
-    if let Some(config) = config {
+    if let Some(config) = &mut config {
         match mirrors_and_store(config).await {
             Ok((mirrors, store, syncs)) => {
                 let sessions = mirrors.iter().map(|mirror| Arc::clone(&mirror.session));
@@ -128,7 +124,8 @@ async fn examine(config: Option<&Config>, asked: &Asked, findings: &mut Vec<Find
     }
     // What a mirror renewed while it was asked would be lost otherwise.
     for ((before, session), mut sync) in keeping {
-        if config.is_some_and(|config| config.upstream.url.is_some()) && session.snapshot() != before {
+        if config.as_ref().is_some_and(|config| config.upstream.url.is_some()) && session.snapshot() != before
+        {
             let _ = sync.keep().await;
         }
     }
@@ -137,12 +134,19 @@ async fn examine(config: Option<&Config>, asked: &Asked, findings: &mut Vec<Find
     }
 }
 
-/// The mirrors with the sessions that are kept, and the store.
-async fn mirrors_and_store(config: &Config) -> Result<(Vec<Endpoint>, Arc<Store>, Vec<SessionSync>), String> {
+/// The mirrors with the sessions that are kept, and the store; `config` gets the upstream that is kept there.
+async fn mirrors_and_store(
+    config: &mut Config,
+) -> Result<(Vec<Endpoint>, Arc<Store>, Vec<SessionSync>), String> {
     let location =
         if precedes_restore(config) { config::Location::Memory } else { config.store.location.clone() };
     let store = Arc::new(Store::new(location).map_err(|error| error.message)?);
-    // A store that cannot be used is a finding of its own.
+    match upstreams::with_kept(config.clone(), &store).await {
+        Ok(with_kept) => *config = with_kept,
+        // A store that cannot be used is a finding of its own.
+        Err(StartError::Store(_)) => {}
+        Err(error) => return Err(error.to_string()),
+    }
     let opened = upstreams::open_all(config, &store).await.map_err(|error| error.to_string())?;
     let (mirrors, syncs) = opened.into_iter().unzip();
     Ok((mirrors, store, syncs))

@@ -7,7 +7,7 @@ use clap::ArgMatches;
 
 use super::fail;
 use super::output::say;
-use crate::cli::curl;
+use crate::paste;
 
 /// Reads the text, prints the settings as lines for `.env`, and says on standard error what was left
 /// out. Nothing is sent anywhere.
@@ -30,11 +30,11 @@ pub fn import_curl(matches: &ArgMatches) -> ExitCode {
             return fail(2, format!("error: {why}\n  hint: give a file, or the text on standard input"));
         }
     };
-    let outcome = curl::import(&text).and_then(|imported| Ok((imported.env()?, imported.notes)));
+    let outcome = paste::import(&text).and_then(|(imported, _)| Ok((imported.env()?, imported.notes)));
     match outcome {
-        Ok((env, notes)) => {
-            for note in notes {
-                eprintln!("note: {note}");
+        Ok(((env, unwritten), notes)) => {
+            for note in notes.iter().chain(&unwritten) {
+                eprintln!("note: {}", note.text());
             }
             eprintln!("note: these lines hold your login: put them into `.env`, and show them to nobody");
             match say(env) {

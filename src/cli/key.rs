@@ -167,7 +167,7 @@ fn described_limits(limits: &KeyLimits) -> String {
 }
 
 /// Notes in the audit trail what was done here.
-async fn note(store: &Store, action: &'static str, target: &str) {
+pub async fn note(store: &Store, action: &'static str, target: &str) {
     let (actor, address) = ("terminal".into(), String::new());
     let deed = Deed { actor, address, action: action.into(), target: target.into() };
     if let Err(error) = store.note_deed(&deed).await {

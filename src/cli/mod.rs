@@ -1,6 +1,5 @@
 //! The command line: commands, flags, and what a person reads at the start.
 
-pub mod curl;
 pub mod tunnel;
 mod backup;
 mod chat;
@@ -10,6 +9,7 @@ mod key;
 mod output;
 mod serve;
 mod session;
+mod setup;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -46,6 +46,7 @@ fn run_command(matches: &ArgMatches) -> ExitCode {
         Some(("healthcheck", matches)) => with_config(matches, healthcheck),
         Some(("key", inner)) => with_store(inner, |config| key::key(config, inner)),
         Some(("session", inner)) => with_store(inner, |config| session::session(config, inner)),
+        Some(("setup", inner)) => with_store(inner, |config| setup::setup(config, inner)),
         Some(("backup", inner)) => with_config(inner, |config| backup::backup(config, inner)),
         Some(("restore", inner)) => with_config(inner, |config| backup::restore(config, inner)),
         Some(("import-curl", inner)) => import_curl::import_curl(inner),
@@ -65,7 +66,7 @@ fn command() -> Command {
     Command::new("mirrorgate")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Publishes a chat model's mirror as an OpenAPI tool that Dify imports by URL")
-        .after_help("Each setting is an environment variable as well, also in a file `.env` here; a secret may stand in a file that the variable of its name with _FILE names. Without UPSTREAM_URL a demo answers.")
+        .after_help("Each setting is an environment variable as well, also in a file `.env` here; a secret may stand in a file that the variable of its name with _FILE names. Without UPSTREAM_URL the mirror of `mirrorgate setup` answers, or a demo.")
         .args(GROUPS.iter().flat_map(|group| group.settings.iter().map(|setting| setting_flag(group.title, setting))))
         .subcommand(
             Command::new("serve").about("Start the service (the default command)").arg(
@@ -95,6 +96,7 @@ fn command() -> Command {
                     .value_parser(clap::value_parser!(OsString)),
             ),
         )
+        .subcommand(setup::command())
         .subcommand(session_command())
         .subcommand(backup::backup_command())
         .subcommand(backup::restore_command())

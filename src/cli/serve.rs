@@ -130,13 +130,14 @@ fn welcome(config: &Config, application: &Application, tunnel: Option<&Tunnel>) 
     let mut lines =
         vec![format!("mirrorgate {} listens on {}", env!("CARGO_PKG_VERSION"), application.address)];
     let mut line = |name: &str, text: String| lines.push(format!("  {name:<10} {text}"));
-    match &config.upstream.url {
-        Some(_) => config.upstreams().for_each(|upstream| {
-            line("upstream", format!("{} ({})", upstream.name, upstream.protocol.name()));
-        }),
-        None => {
-            line("upstream", "DEMO: no model is connected; set UPSTREAM_URL to your mirror's address".into())
-        }
+    for upstream in application.upstreams().endpoints.iter().map(|endpoint| &endpoint.settings) {
+        line(
+            "upstream",
+            match &upstream.url {
+                Some(_) => format!("{} ({})", upstream.name, upstream.protocol.name()),
+                None => "DEMO: no model is connected; set UPSTREAM_URL to your mirror's address".into(),
+            },
+        );
     }
     line("store", application.store.clone());
     if let Some(backup) = &config.store.backup {

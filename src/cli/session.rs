@@ -12,7 +12,7 @@ use super::{described, fail};
 use crate::app::{StartError, upstreams};
 use crate::config::{self, Config, Location};
 use crate::domain::error::{Error, Kind};
-use crate::gateway::{Gateway, Member, Shared};
+use crate::gateway::{Gateway, Kept, Shared, Upstreams};
 use crate::provider::session::{Credentials, State};
 use crate::store::Store;
 use crate::telemetry;
@@ -22,12 +22,6 @@ use crate::telemetry;
 pub fn session(config: Config, matches: &ArgMatches) -> ExitCode {
     telemetry::start(&config::Log { filter: "error".into(), ..config.log.clone() });
     let Some(("set", matches)) = matches.subcommand() else { return ExitCode::from(2) };
-    if config.upstream.url.is_none() {
-        return fail(
-            2,
-            "error: there is no session without an upstream\n  hint: give this command UPSTREAM_URL as the service has it",
-        );
-    }
     if matches!(config.store.location, Location::Memory) {
         return fail(
             78,
@@ -38,22 +32,10 @@ pub fn session(config: Config, matches: &ArgMatches) -> ExitCode {
         Ok(credentials) => credentials,
         Err(text) => return fail(2, text),
     };
-    let named = matches.get_one::<String>("upstream");
-    let found: Vec<_> =
-        config.upstreams().filter(|upstream| named.is_none_or(|name| *name == upstream.name)).collect();
-    let [upstream] = found.as_slice() else {
-        let names: Vec<_> = config.upstreams().map(|upstream| upstream.name.as_str()).collect();
-        return fail(
-            2,
-            format!(
-                "error: it is not clear which upstream is meant\n  hint: give --upstream one of: {}",
-                names.join(", ")
-            ),
-        );
-    };
+    let named = matches.get_one::<String>("upstream").map(String::as_str);
     let outcome = actix_web::rt::System::new().block_on(LocalSet::new().run_until(set_session(
-        &config,
-        upstream,
+        config,
+        named,
         &credentials,
     )));
     match outcome {
@@ -98,19 +80,35 @@ fn credentials(matches: &ArgMatches) -> Result<Credentials, String> {
     Ok(Credentials { cookie, api_key })
 }
 
-async fn set_session(
-    config: &Config,
-    settings: &config::Upstream,
-    credentials: &Credentials,
-) -> Result<State, Error> {
+async fn set_session(config: Config, named: Option<&str>, credentials: &Credentials) -> Result<State, Error> {
     let trouble = |error: StartError| Error::new(Kind::Internal, error.to_string());
-    let (endpoint, _) = upstreams::open(settings).map_err(trouble)?;
     let store = Arc::new(Store::new(config.store.location.clone())?);
-    let mut sync = upstreams::session_sync(config, &store, &endpoint);
+    let config = upstreams::with_kept(config, &store).await.map_err(trouble)?;
+    let settings = chosen(&config, named)?;
+    let (endpoint, _) = upstreams::open(settings).map_err(trouble)?;
+    let mut sync = upstreams::session_sync(&config, &store, &endpoint);
     sync.follow().await?;
-    let member = Member::new(&endpoint);
-    let gateway = Gateway::new(vec![member], Arc::new(Shared::new(store, &config.limits)));
+    let upstreams = Upstreams::new(Kept::nothing(), vec![endpoint]);
+    let gateway = Gateway::new(&upstreams, Arc::new(Shared::new(store, &config.limits)));
     let state = gateway.swap(None, credentials).await?;
     sync.keep().await?;
     Ok(state)
+}
+
+/// The upstream that is meant: the only one, or that of this name.
+fn chosen<'a>(config: &'a Config, named: Option<&str>) -> Result<&'a config::Upstream, Error> {
+    if config.upstream.url.is_none() {
+        return Err(Error::new(Kind::InvalidRequest, "there is no session without an upstream").hinted(
+            "set one up with `mirrorgate setup`, or give this command UPSTREAM_URL as the service has it",
+        ));
+    }
+    let mut found = config.upstreams().filter(|upstream| named.is_none_or(|name| name == upstream.name));
+    match (found.next(), found.next()) {
+        (Some(upstream), None) => Ok(upstream),
+        _ => {
+            let names: Vec<_> = config.upstreams().map(|upstream| upstream.name.as_str()).collect();
+            Err(Error::new(Kind::InvalidRequest, "it is not clear which upstream is meant")
+                .hinted(format!("give --upstream one of: {}", names.join(", "))))
+        }
+    }
 }

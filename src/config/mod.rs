@@ -19,6 +19,7 @@ mod service;
 mod state;
 mod store;
 mod upstream;
+mod upstream_group;
 mod upstream_url;
 mod upstreams;
 
@@ -34,6 +35,7 @@ pub use problems::{Problem, Problems};
 pub use service::{Listen, Public};
 pub use store::{Location, Store};
 pub use upstream::{Timeouts, Upstream};
+pub use upstream_group::UpstreamGroup;
 
 use reader::Reader;
 use settings::{LOG_FORMAT, RUST_LOG};
@@ -49,6 +51,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// The other mirrors. What holds for all is the same in each.
     pub others: Vec<Upstream>,
+    /// The variables that say which mirror it is. Where there are none, the store may keep one.
+    pub upstream_variables: Vec<String>,
     /// Who may call.
     pub gateway: Gateway,
     /// What is kept, and where.
@@ -146,6 +150,7 @@ impl Config {
             public,
             upstream: upstreams.remove(0),
             others,
+            upstream_variables: reader.upstream_variables(),
             store,
             limits,
             gateway,

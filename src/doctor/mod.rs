@@ -14,6 +14,7 @@ mod public;
 mod replay;
 mod resident;
 mod session;
+mod trial;
 mod upstream;
 
 use std::sync::Arc;
@@ -23,7 +24,9 @@ use secrecy::SecretString;
 
 pub use finding::{Finding, Level};
 pub use resident::Doctor;
+pub use trial::{Outcome, Step, Trial};
 
+use crate::config::Config;
 use crate::provider::Endpoint;
 use crate::store::Store;
 
@@ -43,6 +46,29 @@ pub struct Patient {
     pub service: Option<Service>,
     /// The service as it is reached from outside.
     pub outside: Option<Outside>,
+}
+
+/// Where an upstream would be kept.
+#[derive(Clone)]
+pub struct Place {
+    /// The store.
+    pub store: Arc<Store>,
+    /// What speaks against it.
+    pub concern: Option<String>,
+    /// Whether `SECRET_KEY` seals what is secret in it.
+    pub is_sealed: bool,
+}
+
+impl Place {
+    /// The place of a service with this configuration.
+    pub fn of(config: &Config, store: Arc<Store>) -> Self {
+        Place { store, concern: config.state_concern(), is_sealed: config.store.secret_key.is_some() }
+    }
+
+    /// Whether what is kept here is there after a restart.
+    pub fn lasts(&self) -> bool {
+        self.store.lasts() && self.concern.is_none()
+    }
 }
 
 /// A running service.

@@ -5,15 +5,22 @@ use std::sync::Arc;
 use secrecy::SecretString;
 use tokio::sync::Mutex;
 
-use super::{Finding, Outside, Patient, Service, backup, examine};
+use super::{Finding, Outside, Patient, Place, Service, Trial, backup, examine};
 use crate::backup::Standing;
 use crate::config::Config;
 use crate::provider::Endpoint;
 use crate::store::Store;
 
+/// Gives the mirrors that answer at the time.
+type Mirrors = Box<dyn Fn() -> Vec<Endpoint> + Send + Sync>;
+
 /// What a running service knows of itself.
 pub struct Doctor {
     patient: Mutex<Patient>,
+    /// The mirrors that answer at the time.
+    mirrors: Mirrors,
+    /// Where an upstream is kept.
+    pub place: Place,
     public: Option<String>,
     local: String,
     open: bool,
@@ -23,10 +30,13 @@ pub struct Doctor {
 impl Doctor {
     /// The doctor of a service with this configuration that can be reached at `local` from its own
     /// machine.
-    pub fn new(config: &Config, mirrors: Vec<Endpoint>, store: Arc<Store>, local: String) -> Self {
-        let store = Some((store, config.state_concern()));
+    pub fn new(config: &Config, mirrors: Mirrors, store: Arc<Store>, local: String) -> Self {
+        let place = Place::of(config, store);
+        let store = Some((Arc::clone(&place.store), place.concern.clone()));
         Doctor {
-            patient: Mutex::new(Patient { mirrors, store, service: None, outside: None }),
+            place,
+            patient: Mutex::new(Patient { mirrors: Vec::new(), store, service: None, outside: None }),
+            mirrors,
             public: config.public.url.clone(),
             local,
             open: !config.gateway.auth,
@@ -39,6 +49,11 @@ impl Doctor {
         Doctor { backup, ..self }
     }
 
+    /// The trial of an upstream that this service would keep.
+    pub fn trial(&self, endpoint: Endpoint) -> Trial {
+        Trial::new(endpoint, self.place.clone())
+    }
+
     /// Examines the service; `address` is its base URL as the caller sees it, and `key` the caller's.
     /// `None` while another examination is under way.
     ///
@@ -46,6 +61,7 @@ impl Doctor {
     pub async fn examine(&self, address: String, key: Option<String>) -> Option<Vec<Finding>> {
         let mut patient = self.patient.try_lock().ok()?;
         let key = key.map(SecretString::from);
+        patient.mirrors = (self.mirrors)();
         patient.service = Some(Service {
             base: self.local.clone(),
             key,

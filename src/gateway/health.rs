@@ -61,7 +61,7 @@ impl Gateway {
     pub async fn health(&self) -> Health {
         let all = join_all(self.members.iter().map(|member| async move {
             let probe = probed(member).await;
-            let entry = self.shared.catalog.entry(member);
+            let entry = self.catalog.entry(member);
             let health = health_of(member, entry.session(), &probe);
             entry.learn_probe(probe);
             health
@@ -83,7 +83,7 @@ impl Gateway {
 
     /// The health of each upstream as it is known. One that is not known at all is waited for a little.
     pub(super) async fn known_health(&self) -> Vec<Option<Health>> {
-        let catalog = &self.shared.catalog;
+        let catalog = &self.catalog;
         let known = || {
             let probes = self.members.iter().map(|member| {
                 let entry = catalog.renewed(member, Need::Health);
@@ -138,7 +138,7 @@ impl Gateway {
             Err(_) => return Err(no_answer()),
         }
         upstream.session().replace(&trial);
-        self.shared.catalog.entry(member).forget();
+        self.catalog.entry(member).forget();
         Ok(upstream.session().state())
     }
 }

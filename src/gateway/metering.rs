@@ -21,7 +21,7 @@ impl Gateway {
     pub async fn measure(&self) {
         for (member, health) in self.members.iter().zip(self.known_health().await) {
             let is_up = health.is_some_and(|health| health.status != Status::Down);
-            let entry = self.shared.catalog.entry(member);
+            let entry = self.catalog.entry(member);
             let session = entry.session();
             let breaker = match session.breaker().state() {
                 BreakerState::Closed => Breaker::Closed,

@@ -19,6 +19,7 @@ mod admission;
 mod quota;
 mod relay;
 mod statistics;
+mod upstreams;
 mod usage;
 
 use std::sync::Arc;
@@ -60,6 +61,7 @@ use quota::Quota;
 pub use relay::Relaying;
 pub use router::Member;
 pub use statistics::{By, Range, STATISTICS_KEPT, Series, Statistics, Sum};
+pub use upstreams::{Kept, KeptGroup, UpstreamKeeper, Upstreams};
 use usage::UsageBook;
 
 /// How long a health or a list of models is good enough for what is not asked of the upstream
@@ -81,7 +83,6 @@ pub struct Shared {
     allowances: Arc<Allowances>,
     callers: Callers,
     quota: Quota,
-    catalog: Arc<Catalog>,
     calls: Arc<Calls>,
     activity: Arc<Activity>,
     /// Whether the store could be used when that was last looked at.
@@ -105,7 +106,6 @@ impl Shared {
             metrics,
             traffic: Arc::default(),
             writer: format!("{:016x}", random::number()),
-            catalog: Arc::default(),
             calls: Arc::default(),
             activity: Arc::default(),
             was_ready: AtomicBool::new(false),
@@ -182,16 +182,18 @@ impl Shared {
 pub struct Gateway {
     /// At least one.
     members: Vec<Member>,
+    catalog: Arc<Catalog>,
     shared: Arc<Shared>,
     /// What holds for all upstreams.
     settings: config::Upstream,
 }
 
 impl Gateway {
-    /// The use cases over these upstreams, at least one.
-    pub fn new(members: Vec<Member>, shared: Arc<Shared>) -> Self {
+    /// The use cases over upstreams, to each of which it has connections of its own.
+    pub fn new(upstreams: &Upstreams, shared: Arc<Shared>) -> Self {
+        let members: Vec<_> = upstreams.endpoints.iter().map(Member::new).collect();
         let settings = members.first().expect("there is an upstream, at least the demo").settings.clone();
-        Gateway { members, shared, settings }
+        Gateway { members, catalog: Arc::clone(&upstreams.catalog), shared, settings }
     }
 
     /// The name of what the upstream speaks.

@@ -27,7 +27,7 @@ impl Gateway {
     /// When no upstream can tell its models: why the first cannot.
     pub async fn models(&self) -> Result<Models, Error> {
         self.until_recent().await?;
-        let catalog = &self.shared.catalog;
+        let catalog = &self.catalog;
         let mut models: Vec<Model> = Vec::new();
         let mut names = HashSet::new();
         let mut default_model = None;
@@ -72,7 +72,7 @@ impl Gateway {
         self.until_recent().await?;
         let (mut is_listed, mut failure) = (false, None);
         for member in &self.members {
-            let known = self.shared.catalog.entry(member).models();
+            let known = self.catalog.entry(member).models();
             match known.as_deref().map_or_else(|| Err(not_listed()), |known| models_of(member, known)) {
                 Ok(list) => match list.iter().find(|model| model.id == id) {
                     Some(model) => return Ok(model.clone()),
@@ -87,7 +87,7 @@ impl Gateway {
 
     /// Waits until what all upstreams said of their models is recent, in a bound.
     async fn until_recent(&self) -> Result<(), Error> {
-        let catalog = &self.shared.catalog;
+        let catalog = &self.catalog;
         let recent = || {
             // All are looked at, so that all refreshes begin at once.
             let all = self.members.iter().map(|member| catalog.renewed(member, Need::Models).recent_models());
@@ -118,7 +118,7 @@ impl Gateway {
         if asked.max_tokens.is_some() || !member.upstream.capabilities().needs_max_tokens {
             return asked.max_tokens;
         }
-        let catalog = &self.shared.catalog;
+        let catalog = &self.catalog;
         let answered = || catalog.renewed(member, Need::Models).answered_models();
         let known = catalog.until(FIRST_LISTS_TIME, answered).await?;
         let models = &known.listing.as_ref()?.models;
@@ -133,7 +133,7 @@ impl Gateway {
         if configured.is_some() || member.upstream.keeps_conversations() {
             return Ok(configured.cloned());
         }
-        let catalog = &self.shared.catalog;
+        let catalog = &self.catalog;
         let answered = || catalog.renewed(member, Need::Models).answered_models();
         let known = catalog.until(REFRESH_TIME, answered).await;
         known.ok_or_else(not_listed)?.first()

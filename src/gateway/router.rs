@@ -108,7 +108,7 @@ impl Gateway {
         let mut drawn: Vec<_> = ordered
             .into_iter()
             .map(|(standing, member)| {
-                let passed_over = !self.shared.catalog.entry(member).session().breaker().admits();
+                let passed_over = !self.catalog.entry(member).session().breaker().admits();
                 (standing, passed_over, draw(member.settings.weight), member)
             })
             .collect();
@@ -126,7 +126,7 @@ impl Gateway {
 
     /// What each upstream is for a question. It is waited for only while none is known to do.
     async fn standings(&self, model: Option<&str>) -> Vec<Standing> {
-        let catalog = &self.shared.catalog;
+        let catalog = &self.catalog;
         let look = || {
             let looks = self.members.iter().map(|member| {
                 let entry = catalog.renewed(member, Need::Models);
@@ -165,7 +165,7 @@ impl Gateway {
             let outcome = ask(member).await;
             self.count(member, outcome.as_ref().err());
             if let Err(error) = &outcome {
-                self.shared.catalog.entry(member).doubt(error);
+                self.catalog.entry(member).doubt(error);
             }
             match outcome {
                 Ok(answer) => return Ok((member, answer)),

@@ -154,6 +154,11 @@ impl Session {
         Session::of(base.clone(), seed, inner)
     }
 
+    /// Whether it began with the credentials and at the address with which another did.
+    pub fn begins_like(&self, other: &Session) -> bool {
+        self.seed == other.seed
+    }
+
     /// A copy of this session with other credentials, to try them.
     pub fn with(&self, credentials: &Credentials) -> Self {
         let mut inner = self.lock().clone();

@@ -42,6 +42,7 @@ pub const MIGRATIONS: &[Migration] = &migrations![
     (11, "0011_names_of_conversations"),
     (12, "0012_lists_of_conversations"),
     (13, "0013_statistics"),
+    (14, "0014_kept_upstream"),
 ];
 
 impl Migration {

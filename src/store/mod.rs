@@ -14,6 +14,7 @@ mod continuations;
 mod conversations;
 mod database;
 mod keys;
+mod kept_upstream;
 mod lease;
 mod migrations;
 mod objects;

@@ -55,6 +55,7 @@ mod readme;
 mod reports;
 mod session;
 mod settings;
+mod setup;
 mod statistics;
 mod stops;
 mod talks;

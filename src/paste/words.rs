@@ -9,20 +9,10 @@ use super::Mistake;
 /// The commands in a text, each in words.
 ///
 /// # Errors
-/// When a quote is not closed, or the text is of another tool.
+/// When a quote is not closed, or the shell would run something.
 pub fn commands(text: &str) -> Result<Vec<Vec<String>>, Mistake> {
     let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n");
-    let start = text.trim_start();
-    if start.starts_with("fetch(") || start.starts_with("await fetch(") {
-        return Err(Mistake::new("this is fetch and not curl", "in the browser choose Copy as cURL"));
-    }
-    if start.starts_with("Invoke-WebRequest") || start.starts_with("$session") {
-        return Err(Mistake::new(
-            "this is PowerShell and not curl",
-            "in the browser choose Copy as cURL (bash) or (cmd)",
-        ));
-    }
-    let is_cmd = text.contains("^\"") || text.lines().any(|line| line.trim_end().ends_with('^'));
+    let is_cmd = is_cmd(&text);
     let words = if is_cmd { cmd(&text) } else { Bash::new(&text).words() }?;
     let commands = words.split(|word| *word == Word::End).map(|command| {
         let texts = command.iter().map(|word| match word {
@@ -38,15 +28,16 @@ pub fn commands(text: &str) -> Result<Vec<Vec<String>>, Mistake> {
     Ok(commands.filter(is_curl).collect())
 }
 
+/// Whether a text is written for Windows' cmd.
+pub fn is_cmd(text: &str) -> bool {
+    text.contains("^\"") || text.lines().any(|line| line.trim_end().ends_with('^'))
+}
+
 /// A word, or the end of a command.
 #[derive(Debug, PartialEq, Eq)]
 enum Word {
     Text(String),
     End,
-}
-
-fn unclosed() -> Mistake {
-    Mistake::new("a quote is not closed", "copy the whole text: a part of the command is missing")
 }
 
 /// Reads bash's quoting.
@@ -87,8 +78,8 @@ impl<'a> Bash<'a> {
                     self.rest.next();
                     self.escaped()?;
                 }
-                '`' => return Err(substitution()),
-                '$' if self.rest.peek() == Some(&'(') => return Err(substitution()),
+                '`' => return Err(Mistake::SUBSTITUTION),
+                '$' if self.rest.peek() == Some(&'(') => return Err(Mistake::SUBSTITUTION),
                 c => self.push(c),
             }
         }
@@ -104,7 +95,7 @@ impl<'a> Bash<'a> {
             }
             word.push(c);
         }
-        Err(unclosed())
+        Err(Mistake::UNCLOSED)
     }
 
     fn double(&mut self) -> Result<(), Mistake> {
@@ -112,8 +103,8 @@ impl<'a> Bash<'a> {
         while let Some(c) = self.rest.next() {
             match c {
                 '"' => return Ok(()),
-                '`' => return Err(substitution()),
-                '$' if self.rest.peek() == Some(&'(') => return Err(substitution()),
+                '`' => return Err(Mistake::SUBSTITUTION),
+                '$' if self.rest.peek() == Some(&'(') => return Err(Mistake::SUBSTITUTION),
                 '\\' => match self.rest.next() {
                     Some('\n') => {}
                     Some(c @ ('"' | '\\' | '$' | '`')) => self.push(c),
@@ -121,12 +112,12 @@ impl<'a> Bash<'a> {
                         self.push('\\');
                         self.push(c);
                     }
-                    None => return Err(unclosed()),
+                    None => return Err(Mistake::UNCLOSED),
                 },
                 c => self.push(c),
             }
         }
-        Err(unclosed())
+        Err(Mistake::UNCLOSED)
     }
 
     /// `$'...'`: the escapes of C.
@@ -135,7 +126,7 @@ impl<'a> Bash<'a> {
         while let Some(c) = self.rest.next() {
             let c = match c {
                 '\'' => return Ok(()),
-                '\\' => match self.rest.next().ok_or_else(unclosed)? {
+                '\\' => match self.rest.next().ok_or(Mistake::UNCLOSED)? {
                     'n' => '\n',
                     'r' => '\r',
                     't' => '\t',
@@ -158,7 +149,7 @@ impl<'a> Bash<'a> {
             };
             self.push(c);
         }
-        Err(unclosed())
+        Err(Mistake::UNCLOSED)
     }
 
     /// A character by its number, of so many digits at most. A pair of surrogates is one character.
@@ -170,9 +161,9 @@ impl<'a> Bash<'a> {
                 _ => 0,
             };
             let joined = 0x10000 + ((number - 0xd800) << 10) + low.wrapping_sub(0xdc00);
-            return char::from_u32(joined).ok_or_else(bad_code);
+            return char::from_u32(joined).ok_or(Mistake::BAD_ESCAPE);
         }
-        char::from_u32(number).ok_or_else(bad_code)
+        char::from_u32(number).ok_or(Mistake::BAD_ESCAPE)
     }
 
     fn digits(&mut self, most: usize, base: u32, start: u32) -> u32 {
@@ -184,17 +175,6 @@ impl<'a> Bash<'a> {
         }
         number
     }
-}
-
-fn bad_code() -> Mistake {
-    Mistake::new("an escape in `$'...'` is no character", "copy the command again, as cURL (bash)")
-}
-
-fn substitution() -> Mistake {
-    Mistake::new(
-        "the shell would run a command in it",
-        "paste what the browser copied: nothing in it is run here",
-    )
 }
 
 /// Reads cmd's quoting: first the carets, then the quotes of the program's own arguments.
@@ -251,7 +231,7 @@ fn cmd(text: &str) -> Result<Vec<Word>, Mistake> {
         }
     }
     if quoted {
-        return Err(unclosed());
+        return Err(Mistake::UNCLOSED);
     }
     words.extend(word.take().map(Word::Text));
     Ok(words)
