@@ -14,8 +14,10 @@ RUN mkdir src \
 # The program. Copied files keep their old times, so cargo must be told that they are newer.
 COPY migrations migrations
 COPY src src
-RUN touch src/lib.rs src/main.rs \
-    && cargo build --profile dist --locked
+# What `--version` tells beside the version; there is no repository here to ask.
+ARG MIRRORGATE_COMMIT=
+RUN touch build.rs src/lib.rs src/main.rs \
+    && MIRRORGATE_COMMIT="$MIRRORGATE_COMMIT" cargo build --profile dist --locked
 
 # What the image adds to its base. Any user may write to /data, and none may remove another's files.
 RUN install -D --mode=0755 target/dist/mirrorgate /rootfs/usr/local/bin/mirrorgate \

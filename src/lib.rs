@@ -29,3 +29,4 @@ pub mod config;
 pub mod vault;
 pub mod random;
 pub mod reachability;
+pub mod version;

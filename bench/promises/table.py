@@ -73,7 +73,7 @@ def machine(binary: Path) -> dict[str, str]:
     commit = subprocess.run(
         ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True
     )
-    version = subprocess.run([binary, "--version"], capture_output=True, text=True).stdout.strip()
+    version = subprocess.run([binary, "-V"], capture_output=True, text=True).stdout.strip()
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "program": f"{version}, commit {commit.stdout.strip() or 'unknown'}",

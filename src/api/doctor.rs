@@ -1,5 +1,7 @@
 //! The doctor's findings over HTTP: for the service's owner, not among the importers' tools.
 
+use std::borrow::Cow;
+
 use actix_web::http::StatusCode;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
@@ -40,8 +42,8 @@ pub struct DoctorResult {
 #[derive(Serialize, ToSchema)]
 pub struct FindingBody {
     /// What was checked.
-    #[schema(example = "upstream.dns")]
-    check: &'static str,
+    #[schema(value_type = String, example = "upstream.dns")]
+    check: Cow<'static, str>,
     /// `ok`, `warning` or `broken`.
     #[schema(example = "broken")]
     status: &'static str,

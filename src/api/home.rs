@@ -23,8 +23,7 @@ use crate::http::log_fields::LogFields;
 use crate::http::page::{self, Language, messages};
 use crate::http::reply;
 use crate::reachability::Unreachable;
-
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+use crate::version::VERSION;
 
 /// Adds the page to an application and to its document.
 pub fn routes(config: &mut ServiceConfig) {

@@ -9,7 +9,8 @@ use secrecy::SecretString;
 use serde_json::json;
 use tokio::task::LocalSet;
 
-use super::{Settings, fail, precedes_restore, start_log};
+use super::settings::Settings;
+use super::{fail, precedes_restore, start_log};
 use crate::app::background::SessionSync;
 use crate::app::{Application, StartError, upstreams};
 use crate::config::{self, Config};
@@ -35,7 +36,11 @@ pub fn doctor(matches: &ArgMatches) -> ExitCode {
         deep: matches.get_flag("deep"),
     };
     let mut findings = Vec::new();
-    let config = configuration(matches, &mut findings);
+    // The settings here are not those of a service elsewhere, nor is the mirror that they name its own.
+    let config = match asked.url {
+        Some(_) => None,
+        None => configuration(matches, &mut findings),
+    };
     start_log(config.as_ref().map(|config| &config.log), "off");
     actix_web::rt::System::new().block_on(LocalSet::new().run_until(examine(config, &asked, &mut findings)));
     let text = if matches.get_flag("json") { as_json(&findings) } else { as_text(&findings, asked.deep) };
@@ -60,6 +65,12 @@ fn configuration(matches: &ArgMatches, findings: &mut Vec<Finding>) -> Option<Co
             return None;
         }
     };
+    findings
+        .extend(settings.remarks().into_iter().map(|(what, advice)| Finding::warning(CHECK, what, advice)));
+    let all_well = match settings.source() {
+        Some(file) => format!("all settings are understood, with those of {file}"),
+        None => "all settings are understood".into(),
+    };
     let mut wrong: Vec<String> = Vec::new();
     // Leaving one setting out can make another a mistake, such as a key without an address.
     for round in 0..5 {
@@ -68,7 +79,7 @@ fn configuration(matches: &ArgMatches, findings: &mut Vec<Finding>) -> Option<Co
         let problems = match Config::load(&lookup, names.into_iter()) {
             Ok(config) => {
                 if wrong.is_empty() {
-                    findings.push(Finding::ok(CHECK, "all settings are understood"));
+                    findings.push(Finding::ok(CHECK, all_well));
                 }
                 return Some(config).filter(|_| !wrong.iter().any(|name| name == "UPSTREAM_URL"));
             }
@@ -95,6 +106,7 @@ async fn examine(mut config: Option<Config>, asked: &Asked, findings: &mut Vec<F
             open: false,
             questions: asked.deep,
             key_in_address: true,
+            is_elsewhere: true,
         });
     }
     let mut keeping = Vec::new();
@@ -113,9 +125,7 @@ async fn examine(mut config: Option<Config>, asked: &Asked, findings: &mut Vec<F
         if let Some(backup) = &config.store.backup {
             findings.push(doctor::backup::check(backup).await);
         }
-        if asked.url.is_none() {
-            running = start(config, asked, &mut patient, findings).await;
-        }
+        running = start(config, asked, &mut patient, findings).await;
     }
     let progress = |what: &str| eprintln!("checking {what} ...");
     findings.extend(doctor::examine(&patient, asked.deep, &progress).await);
@@ -195,7 +205,8 @@ async fn start(
     let handle = application.handle();
     tokio::task::spawn_local(application.run());
     let key = (!open).then(|| asked.key.clone().unwrap_or_else(|| SecretString::from(key)));
-    patient.service = Some(Service { base: base.clone(), key, open, questions, key_in_address: true });
+    patient.service =
+        Some(Service { base: base.clone(), key, open, questions, key_in_address: true, is_elsewhere: false });
     patient.outside = Some(Outside::of(configured.as_deref(), address, base));
     Some(handle)
 }

@@ -3,32 +3,34 @@
 pub mod tunnel;
 mod backup;
 mod chat;
+mod completions;
 mod doctor;
 mod import_curl;
 mod key;
 mod output;
 mod serve;
 mod session;
+mod settings;
 mod setup;
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
 use crate::allocator;
 use crate::api;
-use crate::config::settings::{self, GROUPS, LONG_ANSWERS};
+use crate::config::settings::{self as declared, GROUPS, LONG_ANSWERS};
 use crate::config::{self, AnyKind, Config, Kind, Language, Location, Setting};
 use crate::domain::error::Error;
 use crate::http::documents::{self, Document};
 use crate::store::snapshot;
 use crate::telemetry;
+use crate::version;
+use settings::Settings;
 
 /// Runs one command and gives the process's exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -52,6 +54,7 @@ fn run_command(matches: &ArgMatches) -> ExitCode {
         Some(("import-curl", inner)) => import_curl::import_curl(inner),
         Some((tunnel::HOLD, inner)) => tunnel::hold(inner.get_many("command").into_iter().flatten()),
         Some(("doctor", inner)) => doctor::doctor(inner),
+        Some(("completions", inner)) => completions::completions(inner),
         Some(("chat", inner)) => with_store(inner, |config| chat::chat(config, inner)),
         Some((_, inner)) => match inner.get_one::<String>("tunnel") {
             Some(name) => configured(inner, true, |config| serve::serve_with_tunnel(config, name)),
@@ -64,9 +67,11 @@ fn run_command(matches: &ArgMatches) -> ExitCode {
 fn command() -> Command {
     let text = |name: &'static str, help: &'static str| Arg::new(name).long(name).help(help);
     Command::new("mirrorgate")
-        .version(env!("CARGO_PKG_VERSION"))
+        .version(version::VERSION)
+        .long_version(version::full())
         .about("Publishes a chat model's mirror as an OpenAPI tool that Dify imports by URL")
-        .after_help("Each setting is an environment variable as well, also in a file `.env` here; a secret may stand in a file that the variable of its name with _FILE names. Without UPSTREAM_URL the mirror of `mirrorgate setup` answers, or a demo.")
+        .after_help(usual_settings())
+        .after_long_help("Each setting is an environment variable as well, also in a file `.env` here; a secret may stand in a file that the variable of its name with _FILE names. Without UPSTREAM_URL the mirror of `mirrorgate setup` answers, or a demo.")
         .args(GROUPS.iter().flat_map(|group| group.settings.iter().map(|setting| setting_flag(group.title, setting))))
         .subcommand(
             Command::new("serve").about("Start the service (the default command)").arg(
@@ -100,14 +105,8 @@ fn command() -> Command {
         .subcommand(session_command())
         .subcommand(backup::backup_command())
         .subcommand(backup::restore_command())
-        .subcommand(
-            Command::new("chat")
-                .about("Ask the configured upstream one question, without a running service")
-                .arg(Arg::new("message").required(true).value_name("MESSAGE").help("The question; `-` reads it from standard input"))
-                .arg(text("model", "The model").value_name("NAME"))
-                .arg(text("system", "Instructions for the model").value_name("TEXT"))
-                .arg(text("conversation", "Go on with this conversation, by the id printed after its last answer, or by a name of your own, whose first use begins it").value_name("ID")),
-        )
+        .subcommand(chat::chat_command())
+        .subcommand(completions::completions_command())
         .subcommand(
             Command::new("import-curl")
                 .about("Make settings of a browser's \"Copy as cURL\" text of the chat's own request")
@@ -115,12 +114,37 @@ fn command() -> Command {
         )
         .subcommand(
             Command::new("doctor")
-                .about("Check the configuration, the upstream, and the service as Dify sees it; exit 1 if anything is broken")
-                .arg(text("url", "Examine the running service at this base URL, instead of one started for the examination").value_name("URL").value_parser(server_url))
-                .arg(text("key", "The gateway key with which Dify's calls are replayed").value_name("KEY"))
+                .about("Check settings, mirror, and the service as Dify sees it; exit 1 if anything is broken")
+                .arg(text("url", "Examine the running service at this base URL, and ask it of itself, in place of one started for the examination").value_name("URL").value_parser(server_url))
+                .arg(text("key", "The key with which Dify's calls are replayed; with the admin key, the service at --url examines its mirror, login and store as well").value_name("KEY"))
                 .arg(text("json", "Print the findings as JSON").action(ArgAction::SetTrue))
                 .arg(text("deep", "Ask the mirror one real question, which costs tokens").action(ArgAction::SetTrue)),
         )
+}
+
+/// The settings that most people need, for a help of one screen.
+fn usual_settings() -> String {
+    let usual: [&Setting<dyn AnyKind>; 7] = [
+        &declared::UPSTREAM_URL,
+        &declared::UPSTREAM_PROTOCOL,
+        &declared::UPSTREAM_API_KEY,
+        &declared::UPSTREAM_COOKIE,
+        &declared::GATEWAY_API_KEYS,
+        &declared::PUBLIC_URL,
+        &declared::PORT,
+    ];
+    let lines = usual.map(|setting| format!("  {:<18} {}\n", setting.name, brief(setting)));
+    let head = "Settings, as environment variables, in a file `.env` here, or as flags (--upstream-url):\n";
+    format!(
+        "{head}{}\nAll settings: `mirrorgate --help`. Without UPSTREAM_URL a demo answers.",
+        lines.concat()
+    )
+}
+
+/// What a setting is, without what stands behind for those who read all of it.
+fn brief(setting: &Setting<dyn AnyKind>) -> String {
+    let help = config::plain(setting.help.of(Language::English));
+    help.split([';', ',', ':', '(']).next().unwrap_or_default().trim_end().into()
 }
 
 /// A setting as a flag, under its group's heading.
@@ -130,13 +154,15 @@ fn setting_flag(heading: &'static str, setting: &Setting<dyn AnyKind>) -> Arg {
     Arg::new(setting.name)
         .long(setting.flag())
         .env(setting.name)
-        .hide_env_values(true)
         .value_name(setting.kind.placeholder())
         .allow_hyphen_values(true)
         .help_heading(heading)
-        .next_line_help(true)
+        .hide_short_help(true)
         .global(true)
-        .help(format!("{help} [default: {default}]"))
+        .help(brief(setting))
+        // clap would put the variable into a paragraph of its own.
+        .hide_env(true)
+        .long_help(format!("{help}\n[default: {default}] [env: {}]", setting.name))
 }
 
 fn key_command() -> Command {
@@ -148,7 +174,7 @@ fn key_command() -> Command {
         [
             flag("expires", "TIME", "How long it holds from now on, such as 30d, 12h or 2w"),
             // In place of the setting's flag of this name, which a key's command has no use for.
-            flag(settings::MODELS.name, "NAMES", "The models that it may ask, with commas between")
+            flag(declared::MODELS.name, "NAMES", "The models that it may ask, with commas between")
                 .long("models"),
             flag("rpm", "NUMBER", "Questions in any 60 seconds"),
             flag("parallel", "NUMBER", "Questions that are answered at once"),
@@ -249,69 +275,18 @@ fn configured(matches: &ArgMatches, tunnel: bool, go_on: impl FnOnce(Config) -> 
         Ok(settings) => settings,
         Err(text) => return fail(2, text),
     };
-    warn_of_secrets(matches);
+    tell(&settings);
     match Config::load_for(tunnel, &|name: &str| settings.get(name), settings.names()) {
-        Ok(config) => go_on(config),
+        Ok(config) => go_on(Config { read_from: settings.source(), ..config }),
         Err(problems) => fail(problems.exit_code(), problems),
     }
 }
 
-/// Says that a secret on the command line is seen by all users of the machine, in the list of processes.
-fn warn_of_secrets(matches: &ArgMatches) {
-    let given = |name: &str| {
-        matches.try_contains_id(name).is_ok() && matches.value_source(name) == Some(ValueSource::CommandLine)
-    };
-    for setting in settings::all().filter(|setting| setting.kind.is_secret() && given(setting.name)) {
-        eprintln!(
-            "warning: --{} shows a secret to everyone on this machine: set {1}, or {1}_FILE to the path of a file that holds it",
-            setting.flag(),
-            setting.name
-        );
+/// Says what a person should know of the settings, and what stops nothing.
+fn tell(settings: &Settings) {
+    for (what, advice) in settings.remarks() {
+        eprintln!("warning: {what}\n  hint: {advice}");
     }
-}
-
-/// The settings of flags, the environment and `.env`, in this order.
-struct Settings<'a> {
-    matches: &'a ArgMatches,
-    file: HashMap<String, String>,
-}
-
-impl<'a> Settings<'a> {
-    /// Reads `.env`.
-    fn read(matches: &'a ArgMatches) -> Result<Self, String> {
-        Ok(Settings { matches, file: env_file()? })
-    }
-
-    fn get(&self, name: &str) -> Option<String> {
-        let flag = self.matches.try_get_one::<String>(name).ok().flatten().cloned();
-        // Platforms' own variables are no settings, so clap does not know them.
-        flag.or_else(|| std::env::var(name).ok())
-            .filter(|value| !value.trim().is_empty())
-            .or_else(|| self.file.get(name).cloned())
-    }
-
-    /// The variables that are there, to find misspelt ones.
-    fn names(&self) -> impl Iterator<Item = String> + '_ {
-        let environment = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-        environment.chain(self.file.keys().cloned())
-    }
-}
-
-/// The `.env` file of the current directory, else the one beside the program.
-fn env_file() -> Result<HashMap<String, String>, String> {
-    let beside =
-        std::env::current_exe().ok().and_then(|program| program.parent().map(|folder| folder.join(".env")));
-    for path in [Some(".env".into()), beside].into_iter().flatten() {
-        match std::fs::read_to_string(&path) {
-            Ok(text) => {
-                return config::parse_env_file(&text)
-                    .map_err(|(line, what)| format!("error: {}, line {line}: {what}", path.display()));
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(format!("error: {}: {error}", path.display())),
-        }
-    }
-    Ok(HashMap::new())
 }
 
 /// Starts the log of a command whose output a person reads: as `RUST_LOG` says, else with this filter.

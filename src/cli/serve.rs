@@ -10,6 +10,7 @@ use crate::config::{self, Config, Location};
 use crate::reachability::Unreachable;
 use crate::store::{NoLock, ServiceLock};
 use crate::telemetry;
+use crate::version;
 
 /// Runs the service until it is told to stop.
 pub fn serve(config: Config) -> ExitCode {
@@ -127,8 +128,7 @@ async fn run(config: Config, mut tunnel: Option<Tunnel>) -> ExitCode {
 /// What a person reads at the start. The key is shown here and nowhere else.
 fn welcome(config: &Config, application: &Application, tunnel: Option<&Tunnel>) -> String {
     let url = &application.url;
-    let mut lines =
-        vec![format!("mirrorgate {} listens on {}", env!("CARGO_PKG_VERSION"), application.address)];
+    let mut lines = vec![format!("mirrorgate {} listens on {}", version::full(), application.address)];
     let mut line = |name: &str, text: String| lines.push(format!("  {name:<10} {text}"));
     for upstream in application.upstreams().endpoints.iter().map(|endpoint| &endpoint.settings) {
         line(
@@ -138,6 +138,9 @@ fn welcome(config: &Config, application: &Application, tunnel: Option<&Tunnel>) 
                 None => "DEMO: no model is connected; set UPSTREAM_URL to your mirror's address".into(),
             },
         );
+    }
+    if let Some(file) = &config.read_from {
+        line("settings", file.clone());
     }
     line("store", application.store.clone());
     if let Some(backup) = &config.store.backup {

@@ -11,6 +11,7 @@ mod env_file;
 mod gateway;
 mod kinds;
 mod limits;
+mod names;
 mod open;
 mod platform;
 mod problems;
@@ -26,10 +27,14 @@ mod upstreams;
 pub use backup::Backup;
 pub use credentials::{parse_api_key, parse_cookie_line};
 pub use declaration::{AnyKind, Group, Language, Setting, Table, Words, plain};
-pub use env_file::{line as env_line, parse as parse_env_file};
+pub use env_file::{
+    Entry as EnvEntry, decode as decode_env_file, entries as env_entries, line as env_line,
+    parse as parse_env_file,
+};
 pub use gateway::Gateway;
 pub use kinds::Kind;
 pub use limits::Limits;
+pub use names::{begins_as_ours, is_known, meant, surely_meant};
 pub use platform::{Lookup, Platform};
 pub use problems::{Problem, Problems};
 pub use service::{Listen, Public};
@@ -63,6 +68,8 @@ pub struct Config {
     pub log: Log,
     /// Settings of earlier versions that are set and mean nothing any more.
     pub obsolete: Vec<&'static str>,
+    /// The file `.env` that was read, in words; whoever loads the settings knows it.
+    pub read_from: Option<String>,
 }
 
 /// Settings of earlier versions.
@@ -156,6 +163,7 @@ impl Config {
             gateway,
             log: Log { json: reader.read(&LOG_FORMAT), filter: reader.read(&RUST_LOG) },
             listen,
+            read_from: None,
             obsolete: OBSOLETE.into_iter().filter(|name| lookup(name).is_some()).collect(),
         };
         if reader.problems.is_empty() { Ok(config) } else { Err(Problems(reader.problems)) }

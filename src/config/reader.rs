@@ -4,9 +4,9 @@ use std::fs;
 
 use super::declaration::Setting;
 use super::kinds::Kind;
+use super::names;
 use super::platform::Lookup;
 use super::problems::Problem;
-use super::settings;
 
 /// Reads settings and collects what is wrong with them.
 pub struct Reader<'a> {
@@ -54,12 +54,12 @@ impl Reader<'_> {
     }
 
     pub fn problem(&mut self, setting: &str, what: impl Into<String>, advice: impl Into<String>) {
-        self.problems.push(Problem {
-            setting: setting.into(),
-            what: what.into(),
-            advice: advice.into(),
-            unsafe_value: false,
-        });
+        let (setting, what, advice) = (setting.into(), what.into(), advice.into());
+        let problem = Problem { setting, what, advice, unsafe_value: false };
+        // A setting may be read more than once.
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
     }
 
     pub fn unsafe_value(&mut self, setting: &str, what: impl Into<String>, advice: &str) {
@@ -71,14 +71,20 @@ impl Reader<'_> {
 
     /// Settings carry no prefix, so a variable that starts like one of ours is a mistake, except
     /// those that Kubernetes and container links set for a service of this name.
-    pub fn unknown_names(&mut self, names: impl Iterator<Item = String>) {
-        for name in names {
+    pub fn unknown_names(&mut self, variables: impl Iterator<Item = String>) {
+        for name in variables {
             let Some(rest) = name.strip_prefix("MIRRORGATE_") else { continue };
             if rest.starts_with("SERVICE_") || rest == "PORT" || rest.starts_with("PORT_") {
                 continue;
             }
-            let advice = match settings::all().find(|setting| setting.name == rest) {
-                Some(setting) => format!("settings carry no prefix: rename it to {}", setting.name),
+            // A workflow sets it for the build, and then runs what was built.
+            if rest == "COMMIT" {
+                continue;
+            }
+            let meant =
+                Some(rest.to_string()).filter(|rest| names::is_known(rest)).or_else(|| names::meant(rest));
+            let advice = match meant {
+                Some(setting) => format!("settings carry no prefix: rename it to {setting}"),
                 None => "remove it; `mirrorgate --help` lists the settings, which carry no prefix".into(),
             };
             self.problem(&name, "is not a setting", advice);

@@ -1,5 +1,7 @@
 //! What a check found: how bad it is, what was seen, and what to do.
 
+use std::borrow::Cow;
+
 use crate::domain::error::Error;
 
 /// How bad a finding is.
@@ -23,6 +25,15 @@ impl Level {
         }
     }
 
+    /// The level of this name; a name that is not known is nothing good.
+    pub fn named(name: &str) -> Self {
+        match name {
+            "ok" => Level::Ok,
+            "warning" => Level::Warning,
+            _ => Level::Broken,
+        }
+    }
+
     /// The worst of some findings; nothing found is nothing bad.
     pub fn worst(findings: &[Finding]) -> Self {
         findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok)
@@ -33,7 +44,7 @@ impl Level {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// What was checked, such as `upstream.tls`.
-    pub check: &'static str,
+    pub check: Cow<'static, str>,
     /// How bad it is.
     pub level: Level,
     /// What was seen.
@@ -45,17 +56,17 @@ pub struct Finding {
 impl Finding {
     /// All is well.
     pub fn ok(check: &'static str, seen: impl Into<String>) -> Self {
-        Finding { check, level: Level::Ok, seen: seen.into(), advice: None }
+        Finding { check: check.into(), level: Level::Ok, seen: seen.into(), advice: None }
     }
 
     /// It works, or may.
     pub fn warning(check: &'static str, seen: impl Into<String>, advice: impl Into<String>) -> Self {
-        Finding { check, level: Level::Warning, seen: seen.into(), advice: Some(advice.into()) }
+        Finding { check: check.into(), level: Level::Warning, seen: seen.into(), advice: Some(advice.into()) }
     }
 
     /// It does not work.
     pub fn broken(check: &'static str, seen: impl Into<String>, advice: impl Into<String>) -> Self {
-        Finding { check, level: Level::Broken, seen: seen.into(), advice: Some(advice.into()) }
+        Finding { check: check.into(), level: Level::Broken, seen: seen.into(), advice: Some(advice.into()) }
     }
 
     /// It does not work, for the reason that an error gives.

@@ -13,6 +13,7 @@ mod net;
 mod public;
 mod replay;
 mod resident;
+mod service;
 mod session;
 mod trial;
 mod upstream;
@@ -83,6 +84,8 @@ pub struct Service {
     pub questions: bool,
     /// Whether the key may stand in the address: the owner's is not taken from there.
     pub key_in_address: bool,
+    /// Whether it runs elsewhere, so that it must be asked for what lies behind it.
+    pub is_elsewhere: bool,
 }
 
 /// The service's public side.
@@ -145,8 +148,12 @@ pub async fn examine(patient: &Patient, deep: bool, progress: &dyn Fn(&str)) -> 
         date = public::check(outside, progress, &mut findings).await.or(date);
     }
     if let Some(service) = &patient.service {
+        let is_owners = service.is_elsewhere && {
+            progress("the service, by its own account");
+            service::check(service, &mut findings).await
+        };
         progress("replay of Dify's calls");
-        replay::check(service, &mut findings).await;
+        replay::check(service, service.key_in_address && !is_owners, &mut findings).await;
     }
     findings.extend(date.map(public::clock));
     findings

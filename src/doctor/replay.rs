@@ -40,8 +40,8 @@ impl Form {
     }
 }
 
-/// Replays the calls.
-pub async fn check(service: &Service, findings: &mut Vec<Finding>) {
+/// Replays the calls; in the address only a key that is taken from there.
+pub async fn check(service: &Service, key_in_address: bool, findings: &mut Vec<Finding>) {
     let key = service.key.as_ref().map(|key| key.expose_secret().trim().to_string()).unwrap_or_default();
     let forms = Form::all(&key);
     let (bearer, others) = forms.split_first().expect("there are five forms");
@@ -52,8 +52,7 @@ pub async fn check(service: &Service, findings: &mut Vec<Finding>) {
     if !accepted || key.is_empty() {
         return;
     }
-    let tried: Vec<_> =
-        others.iter().filter(|form| service.key_in_address || form.query.is_empty()).collect();
+    let tried: Vec<_> = others.iter().filter(|form| key_in_address || form.query.is_empty()).collect();
     let answers = join_all(tried.iter().map(|form| list_models(service, Some(form)))).await;
     for (form, answer) in tried.into_iter().zip(answers) {
         findings.push(match answer {

@@ -68,6 +68,7 @@ impl Doctor {
             open: self.open,
             questions: false,
             key_in_address: false,
+            is_elsewhere: false,
         });
         patient.outside = Some(Outside::of(self.public.as_deref(), address, self.local.clone()));
         let mut findings = examine(&patient, false, &|_| {}).await;

@@ -99,23 +99,63 @@ async fn a_fresh_start_is_sound_but_for_what_a_person_must_do() {
 async fn a_healthy_service_is_found_healthy_and_no_secret_is_shown() {
     let fake = Fake::start(good_api).await;
     let app = spawn_before(&fake.url, "openai", &[("UPSTREAM_API_KEY", "sk-good-key-of-the-mirror")]).await;
-    let settings = [("UPSTREAM_URL", fake.url.as_str()), ("UPSTREAM_API_KEY", "sk-good-key-of-the-mirror")];
-    let report = doctor(&["--url", &app.url(""), "--key", KEY], &settings).await;
+    let report = doctor(&["--url", &app.url(""), "--key", ADMIN_KEY], &[]).await;
     assert_eq!(report.code, Some(0), "{:#}", report.json);
+    report.has("service.ready", "ok", "takes requests");
     report.has("upstream.dns", "ok", "127.0.0.1");
     report.has("upstream.tcp", "ok", "connects");
     report.has("upstream.login", "ok", "the key is accepted: without it the same request is refused");
     report.has("upstream.models", "ok", "`m`");
     report.has("session", "ok", "");
+    report.has("store", "ok", "mirrorgate.db");
     report.has("document.fetch", "ok", "comes in");
     report.has("document.server", "ok", &app.url(""));
     report.has("public.cors", "ok", "");
-    report.has("replay.query", "ok", "?key=");
-    // Nothing was asked that costs tokens.
+    report.has("replay.header", "ok", "X-API-Key");
+    // The owner's key is not taken from an address, and nothing was asked that costs tokens.
+    report.lacks("replay.query");
     report.lacks("replay.chat");
     assert!(fake.requests().iter().all(|request| request.line.starts_with("GET ")));
+    let checks: Vec<_> = report.json["findings"].as_array().expect("findings").iter().collect();
+    let once = |check: &str| checks.iter().filter(|finding| finding["check"] == check).count();
+    assert_eq!((once("document.fetch"), once("replay.bearer")), (1, 1), "{:#}", report.json);
     let all = format!("{}{}", report.json, report.progress);
-    assert!(!all.contains("sk-good-key") && !all.contains(KEY), "{all}");
+    assert!(!all.contains("sk-good-key") && !all.contains(ADMIN_KEY), "{all}");
+}
+
+#[actix_web::test]
+async fn a_service_elsewhere_tells_each_as_much_as_he_may_know() {
+    let fake = Fake::start(|request| match request.line.starts_with("GET") {
+        true => send(response("200 OK", "application/json", "{\"data\":[{\"id\":\"m\"}]}")),
+        false => send(response("401 Unauthorized", "application/json", "{}")),
+    })
+    .await;
+    let app = spawn_before(&fake.url, "openai", &[("UPSTREAM_API_KEY", "sk-of-long-ago")]).await;
+    // The mirror that is configured here is not the service's.
+    let here = [("UPSTREAM_URL", "http://127.0.0.1:1"), ("UPSTREAM_API_KEY", "sk-of-here"), ("PORT", "x")];
+    let before = doctor(&["--url", &app.url(""), "--key", KEY], &here).await;
+    assert_eq!(before.code, Some(0), "{:#}", before.json);
+    before.has("service.doctor", "warning", "--key ADMIN_KEY");
+    before.has("service.health", "ok", "its mirror is ok, the login unknown");
+    before.has("replay.query", "ok", "?key=");
+    for check in ["upstream.dns", "session", "store", "configuration"] {
+        before.lacks(check);
+    }
+    assert_eq!(app.chat(json!({"message": "Hello"})).await.code(), "upstream_auth_expired");
+    for (arguments, check, words) in [
+        (&["--url", &app.url("")][..], "service.health", "did not accept the login when it was last asked"),
+        (
+            &["--url", &app.url(""), "--key", KEY],
+            "service.health",
+            "its mirror is degraded, the login expired",
+        ),
+        (&["--url", &app.url(""), "--key", ADMIN_KEY], "session", "does not accept the login any more"),
+    ] {
+        let report = doctor(arguments, &here).await;
+        assert_eq!(report.code, Some(1), "{:#}", report.json);
+        report.has(check, "broken", words);
+        report.has("service.ready", "ok", "");
+    }
 }
 
 #[actix_web::test]
@@ -249,9 +289,11 @@ async fn a_document_behind_a_redirect_a_page_or_another_address_is_told() {
 #[actix_web::test]
 async fn a_self_signed_certificate_is_told_on_both_sides() {
     let server = TlsServer::start();
-    let report = doctor(&["--url", &server.url], &[("UPSTREAM_URL", &server.url)]).await;
-    assert_eq!(report.code, Some(1));
+    let report = doctor(&[], &[("UPSTREAM_URL", &server.url)]).await;
     report.has("upstream.tls", "broken", "self-signed");
+    let report = doctor(&["--url", &server.url], &[]).await;
+    assert_eq!(report.code, Some(1));
+    report.has("service.ready", "broken", "");
     report.has("public.certificate", "broken", "self-signed");
     report.lacks("document.fetch");
     let plain = Fake::start(|_| vec![Step::Close]).await;

@@ -171,6 +171,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
 /// a status, stands in the table of kinds.
 const REACTS_TO_KINDS: &[(&str, &str)] = &[
     ("app/upstreams.rs", "a store of a newer program ends the start, another failing store does not"),
+    ("doctor/service.rs", "one who is not the owner is told what a caller may see"),
     ("doctor/trial.rs", "a mirror that lists no models is tried with one that is named"),
     ("doctor/upstream.rs", "a step of its own for redirects; a limit and a missing list are warnings"),
     ("gateway/catalog.rs", "which failures throw doubt on what is known of an upstream"),

@@ -59,6 +59,7 @@ mod setup;
 mod statistics;
 mod stops;
 mod talks;
+mod terminal;
 mod tools;
 mod tunnel;
 mod upstreams;

@@ -18,8 +18,13 @@ impl Process {
     pub fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let folder = temporary_folder();
         std::fs::create_dir_all(&folder).expect("a folder");
+        Process::start_in(&folder, arguments, variables)
+    }
+
+    /// The same in this folder.
+    pub fn start_in(folder: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mirrorgate"));
-        command.args(arguments).env_clear().env("DATA_DIR", &folder).current_dir(Path::new(&folder));
+        command.args(arguments).env_clear().env("DATA_DIR", folder).current_dir(Path::new(folder));
         for (name, value) in variables {
             command.env(name, value);
         }

@@ -207,8 +207,10 @@ def test_help_shows_no_secret_of_the_environment(service: Callable[..., Service]
 def test_the_version_is_the_crates(service: Callable[..., Service]):
     manifest = (ROOT / "Cargo.toml").read_text(encoding="utf-8")
     version = re.search(r'^version = "([^"]+)"', manifest, re.MULTILINE)[1]
-    result = service(start=False).run("--version")
-    assert result.stdout.strip() == f"mirrorgate {version}"
+    gateway = service(start=False)
+    assert gateway.run("-V").stdout.strip() == f"mirrorgate {version}"
+    # With the commit, where it is known.
+    assert re.fullmatch(rf"mirrorgate {re.escape(version)}( \([\w.-]+\))?", gateway.run("--version").stdout.strip())
 
 
 def test_healthcheck_tells_whether_the_service_is_live(service: Callable[..., Service]):
