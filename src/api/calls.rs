@@ -19,7 +19,7 @@ use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, EventStream, Heartbeat};
 use crate::http::log_fields::LogFields;
 use crate::http::reply::{self, ErrorBody, FailureBody, retry_after_seconds};
-use crate::traffic::{CALLER_LEFT, Call, Traffic};
+use crate::traffic::{Call, Filter, Traffic};
 
 /// Calls on a page where the request does not say how many.
 const PAGE: usize = 50;
@@ -58,6 +58,8 @@ pub struct CallFilter {
 struct PageQuery {
     /// The `id` of the last call of the page before this one.
     before: Option<u64>,
+    /// Those that have ended since: the `ended` of an answer before.
+    since: Option<u64>,
     /// How many, 50 where it is left out, at most 550.
     limit: Option<usize>,
 }
@@ -152,32 +154,17 @@ pub struct CallsResult {
     /// How many calls are known in all.
     #[schema(example = 500)]
     known: usize,
+    /// How many calls to this process have ended.
+    #[schema(example = 1_204)]
+    ended: u64,
     /// Always null.
     #[schema(required = true)]
     error: Option<ErrorBody>,
 }
 
-impl CallFilter {
-    fn takes(&self, call: &Call, state: &str) -> bool {
-        let is = |wanted: &Option<String>, word: &str| {
-            wanted.as_deref().is_none_or(|wanted| wanted.is_empty() || wanted == word)
-        };
-        is(&self.key, &call.of.key)
-            && is(&self.model, &call.of.model)
-            && (is(&self.result, state) || is(&self.result, &call.of.code))
-    }
-}
-
-/// How a call stands.
-fn state(call: &Call, is_running: bool) -> &'static str {
-    if is_running {
-        "running"
-    } else if call.has_failed() {
-        "failed"
-    } else if call.of.code == CALLER_LEFT {
-        "stopped"
-    } else {
-        "answered"
+impl From<CallFilter> for Filter {
+    fn from(CallFilter { key, model, result }: CallFilter) -> Self {
+        Filter { key, model, result }
     }
 }
 
@@ -234,17 +221,18 @@ impl CallBody {
 async fn list_calls(request: HttpRequest, traffic: Data<Traffic>) -> Result<HttpResponse, Failure> {
     let asked = || Ok((body::query::<CallFilter>(&request)?, body::query::<PageQuery>(&request)?));
     let (filter, page) = asked().map_err(|error| Failure::new(&request, error))?;
-    let all = traffic.calls();
+    let filter = Filter::from(filter);
+    let (all, ended) = traffic.calls(page.since.unwrap_or_default());
     let known = all.len();
     let calls = all.into_iter().filter(|(call, _)| page.before.is_none_or(|before| call.number < before));
     let calls = calls.map(|(call, is_running)| {
-        let state = state(&call, is_running);
+        let state = call.state(is_running);
         (call, state)
     });
     let calls = calls.filter(|(call, state)| filter.takes(call, state));
     let calls =
         calls.take(page.limit.unwrap_or(PAGE)).map(|(call, state)| CallBody::new(call, state)).collect();
-    let body = CallsResult { success: true, calls, known, error: None };
+    let body = CallsResult { success: true, calls, known, ended, error: None };
     Ok(reply::json(StatusCode::OK, &body, LogFields::of("list_calls")))
 }
 
@@ -275,7 +263,7 @@ async fn follow_calls(
     let follower = Follower {
         traffic,
         draining: draining.into_inner(),
-        filter,
+        filter: filter.into(),
         until: Instant::now() + Duration::from_secs(seconds.unwrap_or(LONGEST).min(LONGEST)),
         ended,
         running: HashMap::new(),
@@ -294,7 +282,7 @@ async fn follow_calls(
 struct Follower {
     traffic: Arc<Traffic>,
     draining: Arc<Draining>,
-    filter: CallFilter,
+    filter: Filter,
     until: Instant,
     /// How many calls had ended when this was last looked at.
     ended: u64,
@@ -327,7 +315,7 @@ impl Follower {
         self.ended = ended;
         for call in calls {
             self.running.remove(&call.number);
-            let state = state(&call, false);
+            let state = call.state(false);
             self.tell(call, state);
         }
         for call in running {

@@ -128,7 +128,7 @@ pub struct StatisticsResult {
     before: Option<SumBody>,
     /// Those of each slot.
     slots: Vec<SumBody>,
-    /// Those of each name, the most calls first; `other` for all names beyond the first 50.
+    /// Those of each name, the most calls first; `(other)` for all names beyond the first 50.
     groups: Vec<SeriesBody>,
     /// Failed calls by their code, the most first.
     failures: Vec<SeriesBody>,

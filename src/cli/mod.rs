@@ -2,6 +2,7 @@
 
 pub mod tunnel;
 mod backup;
+mod calls;
 mod chat;
 mod completions;
 mod doctor;
@@ -12,6 +13,7 @@ mod serve;
 mod session;
 mod settings;
 mod setup;
+mod usage;
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -47,6 +49,8 @@ fn run_command(matches: &ArgMatches) -> ExitCode {
         Some(("openapi", matches)) => openapi(matches),
         Some(("healthcheck", matches)) => with_config(matches, healthcheck),
         Some(("key", inner)) => with_store(inner, |config| key::key(config, inner)),
+        Some(("calls", inner)) => with_config(inner, |config| calls::calls(&config, inner)),
+        Some(("usage", inner)) => with_config(inner, |config| usage::usage(&config, inner)),
         Some(("session", inner)) => with_store(inner, |config| session::session(config, inner)),
         Some(("setup", inner)) => with_store(inner, |config| setup::setup(config, inner)),
         Some(("backup", inner)) => with_config(inner, |config| backup::backup(config, inner)),
@@ -103,6 +107,8 @@ fn command() -> Command {
         )
         .subcommand(setup::command())
         .subcommand(session_command())
+        .subcommand(calls::calls_command())
+        .subcommand(usage::usage_command())
         .subcommand(backup::backup_command())
         .subcommand(backup::restore_command())
         .subcommand(chat::chat_command())

@@ -1,5 +1,7 @@
 //! Who may call: the gateway keys, or nobody but programs of this machine.
 
+use secrecy::{ExposeSecret, SecretString};
+
 use super::reader::Reader;
 use super::settings::{ADMIN_KEY, GATEWAY_API_KEYS, GATEWAY_AUTH};
 use crate::domain::keys::{self, GatewayKey};
@@ -11,20 +13,24 @@ pub struct Gateway {
     pub keys: Vec<GatewayKey>,
     /// `ADMIN_KEY`: the owner's key; where it is not set, the store may have one.
     pub admin: Option<GatewayKey>,
+    /// The same as it was written, for commands that ask the running service.
+    pub admin_text: Option<SecretString>,
     /// Whether a key is needed: `GATEWAY_AUTH`.
     pub auth: bool,
 }
 
 impl Reader<'_> {
     pub fn gateway(&mut self) -> Gateway {
-        Gateway { auth: self.read(&GATEWAY_AUTH), keys: self.gateway_keys(), admin: self.admin_key() }
+        let admin_text = self.admin_key();
+        let admin = admin_text.as_ref().map(|key| GatewayKey::owners(key.expose_secret()));
+        Gateway { auth: self.read(&GATEWAY_AUTH), keys: self.gateway_keys(), admin, admin_text }
     }
 
-    fn admin_key(&mut self) -> Option<GatewayKey> {
+    fn admin_key(&mut self) -> Option<SecretString> {
         let text = self.read(&ADMIN_KEY)?;
         let key = text.trim();
         match keys::weakness(key) {
-            None => Some(GatewayKey::owners(key)),
+            None => Some(key.into()),
             Some(weakness) => {
                 self.problem(ADMIN_KEY.name, format!("the key {weakness}"), advice());
                 None

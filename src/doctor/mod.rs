@@ -8,7 +8,7 @@
 pub mod backup;
 pub mod document;
 mod finding;
-mod http;
+pub mod http;
 mod net;
 mod public;
 mod replay;

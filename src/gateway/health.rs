@@ -1,7 +1,7 @@
 //! How well the upstream does, and swapping its credentials once it accepts others.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
@@ -54,6 +54,21 @@ pub struct Health {
     pub error: Option<Error>,
 }
 
+/// How an upstream stands, for the owner.
+#[derive(Debug, Clone)]
+pub struct UpstreamState {
+    /// Its name.
+    pub name: String,
+    /// How it does; none where that is not known yet.
+    pub health: Option<Health>,
+    /// Whether it is asked, by its circuit breaker.
+    pub breaker: &'static str,
+    /// How it last took the credentials.
+    pub session: &'static str,
+    /// When the login ends, where its cookies tell.
+    pub session_ends: Option<SystemTime>,
+}
+
 impl Gateway {
     /// The upstream's health, asked of it now. It costs no tokens.
     ///
@@ -74,6 +89,23 @@ impl Gateway {
     pub async fn recent_health(&self) -> Option<Health> {
         let known = self.known_health().await.into_iter().collect::<Option<Vec<_>>>()?;
         Some(self.together(known))
+    }
+
+    /// How each upstream stands, as it is known.
+    pub async fn upstream_states(&self) -> Vec<UpstreamState> {
+        let known = self.known_health().await;
+        let state = |(member, health): (&Member, Option<Health>)| {
+            let entry = self.shared.catalog.entry(member);
+            let session = entry.session();
+            UpstreamState {
+                name: member.settings.name.clone(),
+                health,
+                breaker: session.breaker().state().name(),
+                session: session.state().name(),
+                session_ends: session.ends(),
+            }
+        };
+        self.members.iter().zip(known).map(state).collect()
     }
 
     /// Whether an upstream did not accept the login when it was last asked. None is asked now.

@@ -126,8 +126,8 @@ impl Gateway {
                 "the service was restarted before the answer was complete",
             )),
             Some((code, message, hint)) => {
-                let kind = Kind::ALL.iter().find(|kind| kind.code() == code).copied();
-                Some(Error::new(kind.unwrap_or(Kind::Internal), message.clone()).hinted(hint.clone()))
+                let kind = Kind::of_code(code).unwrap_or(Kind::Internal);
+                Some(Error::new(kind, message.clone()).hinted(hint.clone()))
             }
             None => None,
         };

@@ -49,7 +49,7 @@ use callers::Callers;
 use calls::Calls;
 pub use calls::{Begun, CALLS_KEPT, Call, Head as CallHead, Recorder, Recording};
 use catalog::Catalog;
-pub use health::{Health, Status};
+pub use health::{Health, Status, UpstreamState};
 pub use in_flight::{Failed, InFlight, Reply};
 pub use inference::{Asked, InferenceRequest, Transcript};
 pub use jobs::Question;

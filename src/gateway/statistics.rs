@@ -160,24 +160,31 @@ impl By {
     }
 }
 
-/// Series by their names.
-#[derive(Default)]
-struct Groups(HashMap<String, Series>);
+/// Series by their names, over so many slots.
+struct Groups {
+    slots: usize,
+    all: HashMap<String, Series>,
+}
 
 impl Groups {
-    fn add(&mut self, name: &str, slot: usize, slots: usize, of: &Combination, counts: &Counts, times: bool) {
-        let series = self.0.entry(name.to_string()).or_insert_with(|| Series {
+    fn new(slots: usize) -> Self {
+        Groups { slots, all: HashMap::new() }
+    }
+
+    /// The series of this name, with so many calls more in a slot.
+    fn sum(&mut self, name: &str, slot: usize, calls: u64) -> &mut Sum {
+        let series = self.all.entry(name.to_string()).or_insert_with(|| Series {
             name: name.to_string(),
             sum: Sum::default(),
-            calls: vec![0; slots],
+            calls: vec![0; self.slots],
         });
-        series.sum.add(of, counts, times);
-        series.calls[slot] += counts.calls;
+        series.calls[slot] += calls;
+        &mut series.sum
     }
 
     /// The most calls first.
     fn sorted(self) -> Vec<Series> {
-        let mut all: Vec<_> = self.0.into_values().collect();
+        let mut all: Vec<_> = self.all.into_values().collect();
         all.sort_by(|one, other| other.sum.calls.cmp(&one.sum.calls).then_with(|| one.name.cmp(&other.name)));
         all
     }
@@ -188,7 +195,7 @@ impl Statistics {
         let starts: Vec<_> = (0..plan.count as i64).map(|slot| plan.from + slot * plan.span).collect();
         let mut slots = vec![Sum::default(); plan.count];
         let (mut all, mut before) = (Sum::default(), None::<Sum>);
-        let (mut groups, mut failures) = (Groups::default(), Groups::default());
+        let (mut groups, mut failures) = (Groups::new(plan.count), Groups::new(plan.count));
         for row in rows {
             let Some(counts) = Slot::read(&row.counts) else {
                 log::warn!("a row of the statistics is not understood: it is left out");
@@ -205,9 +212,9 @@ impl Statistics {
                 let slot = slot.min(plan.count - 1);
                 slots[slot].add(of, counts, answered);
                 all.add(of, counts, answered);
-                groups.add(by.name(of), slot, plan.count, of, counts, answered || by == By::Code);
+                groups.sum(by.name(of), slot, counts.calls).add(of, counts, answered || by == By::Code);
                 if !answered && of.code != CALLER_LEFT {
-                    failures.add(&of.code, slot, plan.count, of, counts, true);
+                    failures.sum(&of.code, slot, counts.calls).add(of, counts, true);
                 }
             }
         }

@@ -46,6 +46,17 @@ pub enum BreakerState {
     Open,
 }
 
+impl BreakerState {
+    /// The word for the owner.
+    pub const fn name(self) -> &'static str {
+        match self {
+            BreakerState::Closed => "closed",
+            BreakerState::HalfOpen => "half_open",
+            BreakerState::Open => "open",
+        }
+    }
+}
+
 impl Breaker {
     /// Learns from how a request ended.
     pub fn learn(&self, outcome: Result<(), Kind>) {

@@ -79,6 +79,19 @@ impl From<&Error> for Failure {
 }
 
 impl Call {
+    /// How it stands, in one word.
+    pub fn state(&self, is_running: bool) -> &'static str {
+        if is_running {
+            "running"
+        } else if self.has_failed() {
+            "failed"
+        } else if self.of.code == CALLER_LEFT {
+            "stopped"
+        } else {
+            "answered"
+        }
+    }
+
     /// Whether it ended with a failure.
     pub fn has_failed(&self) -> bool {
         !self.of.code.is_empty() && self.of.code != CALLER_LEFT
@@ -88,5 +101,28 @@ impl Call {
     /// only looks, such as a monitor, does not.
     pub(super) fn is_counted(&self) -> bool {
         self.asked.is_some() || self.is_post && self.has_failed()
+    }
+}
+
+/// Which calls somebody wants to see. What is empty does not matter.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// The name of their key.
+    pub key: Option<String>,
+    /// Their model.
+    pub model: Option<String>,
+    /// How they stand, as [`Call::state`] says it, or the code of their failure.
+    pub result: Option<String>,
+}
+
+impl Filter {
+    /// Whether a call is one of them.
+    pub fn takes(&self, call: &Call, state: &str) -> bool {
+        let is = |wanted: &Option<String>, word: &str| {
+            wanted.as_deref().is_none_or(|wanted| wanted.is_empty() || wanted == word)
+        };
+        is(&self.key, &call.of.key)
+            && is(&self.model, &call.of.model)
+            && (is(&self.result, state) || is(&self.result, &call.of.code))
     }
 }

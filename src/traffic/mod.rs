@@ -17,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 
-pub use call::{CALLER_LEFT, Call, Combination, Failure};
+pub use call::{CALLER_LEFT, Call, Combination, Failure, Filter};
 pub use histogram::Histogram;
 pub use open::{Beginning, End, OpenCall};
 use sums::Sums;
@@ -67,15 +67,16 @@ impl Traffic {
         (running, calls, book.ended)
     }
 
-    /// The calls that are known, the latest first, and whether each is running.
-    pub fn calls(&self) -> Vec<(Call, bool)> {
-        let (running, ended, _) = self.since(0);
+    /// The calls that are known, the latest first, and whether each is running; of those that have ended,
+    /// such as have since so many had. With how many have by now.
+    pub fn calls(&self, since: u64) -> (Vec<(Call, bool)>, u64) {
+        let (running, ended, count) = self.since(since);
         // One may have ended meanwhile.
         let is_running = |call: &Call| ended.iter().all(|ended| ended.number != call.number);
         let running: Vec<_> = running.into_iter().filter(is_running).map(|call| (call, true)).collect();
         let mut calls: Vec<_> = ended.into_iter().map(|call| (call, false)).chain(running).collect();
         calls.sort_by_key(|(call, _)| std::cmp::Reverse(call.number));
-        calls
+        (calls, count)
     }
 
     /// Waits until a call begins or ends, or its first piece has come.

@@ -16,8 +16,8 @@ pub const SHORT: i64 = 5 * 60_000;
 /// The time of a long slot.
 pub const HOUR: i64 = 60 * 60_000;
 
-/// What all combinations are counted under that have no row of their own.
-pub const OTHER: &str = "other";
+/// What all combinations are counted under that have no row of their own. No key can have this name.
+pub const OTHER: &str = "(other)";
 
 /// How many combinations of a slot have a row of their own in the store: those with the most calls.
 const MOST_KEPT: usize = 50;

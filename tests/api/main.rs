@@ -48,6 +48,7 @@ mod open;
 mod operations;
 mod paid;
 mod outputs;
+mod overview;
 mod owner;
 mod platforms;
 mod random_streams;

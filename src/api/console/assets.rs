@@ -32,6 +32,12 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         file("style.css", STYLE, &style),
         file("early.js", SCRIPT, include_str!("early.js")),
         file("console.js", SCRIPT, include_str!("console.js")),
+        // It was made for pages that are no modules.
+        file(
+            "uplot.js",
+            SCRIPT,
+            concat!(include_str!("vendor/uplot/uPlot.iife.min.js"), "export default uPlot;\n"),
+        ),
     ];
     let scripts = PAGES
         .iter()

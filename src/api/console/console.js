@@ -125,6 +125,8 @@ export async function stream(path, body, signal) {
 export async function fetchPart(path, query = "") {
   const asked = new URLSearchParams(query);
   asked.set("lang", root.lang);
+  // The days of a month are the reader's.
+  asked.set("minutes", -new Date().getTimezoneOffset());
   const response = await ask(`/console/part/${path}?${asked}`);
   if (!response.ok) throw await failure(response);
   return response.text();

@@ -7,7 +7,9 @@
 //! needs one, a script and a style sheet; it is listed in `PAGES`.
 
 mod assets;
+mod codes;
 mod connect;
+mod overview;
 mod page;
 mod sign_in;
 mod state;
@@ -23,7 +25,7 @@ use crate::http::page::Language;
 use page::Page;
 
 /// The pages, in the order of the navigation. The first is at `/console` itself.
-const PAGES: &[&Page] = &[&connect::PAGE];
+const PAGES: &[&Page] = &[&overview::PAGE, &connect::PAGE];
 
 /// Adds the operation to an application and to its document.
 pub fn routes(config: &mut DocumentedConfig) {
@@ -33,6 +35,7 @@ pub fn routes(config: &mut DocumentedConfig) {
 /// Adds frames, parts and their files, which are no operations.
 pub fn pages(config: &mut ServiceConfig) {
     config.service(first).service(frame).service(assets::asset);
+    config.service(overview::part).service(overview::list);
     config.service(state::part).service(connect::part);
 }
 

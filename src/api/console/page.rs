@@ -53,6 +53,7 @@ static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {
         ("frame", include_str!("frame.html")),
         ("parts.html", include_str!("parts.html")),
         ("state", include_str!("state.html")),
+        ("overview_calls.html", include_str!("overview_calls.html")),
     ];
     for (name, text) in shared.into_iter().chain(PAGES.iter().map(|page| (page.id, page.template))) {
         templates.add_template(name, text).expect("the console's templates are good");
@@ -116,7 +117,8 @@ mod tests {
     #[test]
     fn both_languages_have_the_messages_that_templates_use() {
         let mut templates: Vec<_> = PAGES.iter().map(|page| (*page, page.template)).collect();
-        let shared = [include_str!("frame.html"), include_str!("state.html")];
+        let shared =
+            [include_str!("frame.html"), include_str!("state.html"), include_str!("overview_calls.html")];
         templates.extend(shared.map(|template| (PAGES[0], template)));
         for (page, template) in templates {
             let [english, chinese] = [0, 1].map(|index| &TEXTS[&(page.id, index)]);

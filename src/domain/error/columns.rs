@@ -26,8 +26,23 @@ pub(super) struct Row {
     pub log: Level,
     /// What it says of the upstream.
     pub upstream: Upstream,
+    /// Where the owner can do something about it.
+    pub cure: Cure,
     /// What to do about it, naming the setting where one decides.
     pub hint: &'static str,
+}
+
+/// Where the owner can do something about a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cure {
+    /// At the caller alone.
+    Caller,
+    /// At the caller's key: another one, or other limits.
+    Key,
+    /// At the login of the upstream.
+    Login,
+    /// At the service, its settings, or the upstream: the doctor tells more.
+    Service,
 }
 
 /// What a failure says of the upstream.
@@ -100,6 +115,16 @@ impl Kind {
     /// What to do about it, naming the setting where one decides.
     pub fn hint(self) -> &'static str {
         self.row().hint
+    }
+
+    /// The kind with this code.
+    pub fn of_code(code: &str) -> Option<Kind> {
+        Kind::ALL.iter().find(|kind| kind.code() == code).copied()
+    }
+
+    /// Where the owner can do something about it.
+    pub fn cure(self) -> Cure {
+        self.row().cure
     }
 
     /// Whether the upstream was asked.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-pub use columns::{Health, Session};
+pub use columns::{Cure, Health, Session};
 pub use kinds::Kind;
 
 /// A failure as the caller is told of it.
