@@ -55,9 +55,9 @@ declare! {
             example: "{\"temporary\": true}";
 
         /// `web-chat`: offer the tools of a request on `/v1` to the model in its prompt, and read its calls out of
-        /// its words; `false` refuses such requests
+        /// its words, asking once more for one that cannot be read; `false` refuses such requests
         TOOL_EMULATION: Flag = flag(true),
-            zh: "`web-chat`：把 `/v1` 請求中的工具寫進提示提供給模型，再從它的文字讀回呼叫；`false` 則拒絕這類請求";
+            zh: "`web-chat`：把 `/v1` 請求中的工具寫進提示提供給模型，再從它的文字讀回呼叫，無法讀取時再要求一次；`false` 則拒絕這類請求";
 
         /// Model when the caller names none
         DEFAULT_MODEL: Text = text("NAME"),

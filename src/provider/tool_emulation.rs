@@ -182,18 +182,21 @@ impl Rewriter for Reading {
 
     /// Gives out what was held back, and the calls where the answer is complete.
     fn end(&mut self, failure: Option<Error>, queue: &mut Queue) {
-        let held = self.cutter.rest() + &self.release().unwrap_or_default();
         let blanks = std::mem::take(&mut self.blanks);
         if let Some(error) = failure {
+            let held = self.cutter.rest() + &self.release().unwrap_or_default();
             queue.extend(told(blanks + &held).map(Ok));
             queue.push_back(Err(error));
             return;
         }
+        let held = self.cutter.rest() + self.collected.as_deref().unwrap_or_default();
         let split = blocks::split(&held, &self.offer.names);
         if split.unreadable > 0 {
+            // The memory of what is held stays taken until the request ends.
             let names = std::mem::take(&mut self.names);
             self.broken.set(Some(Broken { blanks, held, split, names }));
         } else {
+            self.release();
             queue.extend(self.offer.ending(blanks, split));
         }
     }
