@@ -1,6 +1,7 @@
 //! The trial of an upstream before it is put into service: step by step, to the first that fails. Two short
 //! questions are asked, which costs tokens, since nothing else shows that a login is really accepted.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -62,7 +63,7 @@ pub struct Outcome {
     /// How bad it is; what is broken ends the trial.
     pub level: Level,
     /// What was seen, by which a page says it in its reader's language.
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     /// The same in a sentence.
     pub seen: String,
     /// What to do; nothing where all is well.

@@ -95,7 +95,7 @@ impl Gateway {
     pub async fn upstream_states(&self) -> Vec<UpstreamState> {
         let known = self.known_health().await;
         let state = |(member, health): (&Member, Option<Health>)| {
-            let entry = self.shared.catalog.entry(member);
+            let entry = self.catalog.entry(member);
             let session = entry.session();
             UpstreamState {
                 name: member.settings.name.clone(),

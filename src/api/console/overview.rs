@@ -48,10 +48,6 @@ struct View {
 }
 
 impl View {
-    fn of(request: &HttpRequest) -> Result<Self, Failure> {
-        body::query(request).map_err(|error| Failure::new(request, error))
-    }
-
     fn range(&self) -> (Range, &'static str) {
         match self.range.as_str() {
             "hour" => (Range::Hour, "hour"),
@@ -103,7 +99,8 @@ pub async fn part(
     gateway: Data<Gateway>,
     traffic: Data<Traffic>,
 ) -> Result<HttpResponse, Failure> {
-    let (view, language) = (View::of(&request)?, Language::of(&request));
+    let view: View = body::query(&request).map_err(|error| Failure::new(&request, error))?;
+    let language = Language::of(&request);
     let ((range, range_name), (by, by_name)) = (view.range(), view.by());
     let upstreams = gateway.upstream_states().await;
     let statistics = gateway.statistics(range, by, view.minutes.unwrap_or_default()).await;
@@ -126,7 +123,8 @@ pub async fn part(
 /// The list alone, for a page whose calls change.
 #[get("/console/part/overview/calls")]
 pub async fn list(request: HttpRequest, traffic: Data<Traffic>) -> Result<HttpResponse, Failure> {
-    let (view, language) = (View::of(&request)?, Language::of(&request));
+    let view: View = body::query(&request).map_err(|error| Failure::new(&request, error))?;
+    let language = Language::of(&request);
     let context = calls::Listed::of(&traffic, &view, language).context(&view);
     Ok(html(page::render("overview_calls.html", &PAGE, language, context)))
 }

@@ -128,8 +128,8 @@ mod tests {
             worst(upstreams, None, false, Language::English)
                 .map(|notice| (notice.id, notice.act, notice.name))
         };
-        assert_eq!(told(&[well.clone()]), None);
-        assert_eq!(told(&[ends.clone()]), Some(("expiring", "login", None)));
+        assert_eq!(told(std::slice::from_ref(&well)), None);
+        assert_eq!(told(std::slice::from_ref(&ends)), Some(("expiring", "login", None)));
         assert_eq!(told(&[ends.clone(), down.clone()]), Some(("unwell", "service", Some("Down".into()))));
         assert_eq!(told(&[down, ended, well]), Some(("expired", "login", Some("Degraded".into()))));
         let hours = worst(&[ends], None, false, Language::English).and_then(|notice| notice.hours);
