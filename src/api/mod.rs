@@ -9,6 +9,7 @@ pub mod docs;
 pub mod doctor;
 pub mod home;
 pub mod idempotency;
+pub mod kept;
 pub mod keys;
 pub mod live;
 pub mod mcp;
@@ -44,6 +45,7 @@ pub fn routes(config: &mut ServiceConfig) {
     upstream::routes(config);
     keys::routes(config);
     audit::routes(config);
+    kept::routes(config);
     console::routes(config);
     doctor::routes(config);
     home::routes(config);
@@ -88,6 +90,8 @@ fn is_owners(path: &str) -> bool {
     matches!(
         path,
         "/api/session"
+            | "/api/kept"
+            | "/api/backup"
             | "/api/upstream"
             | "/api/doctor"
             | "/metrics"
@@ -99,6 +103,7 @@ fn is_owners(path: &str) -> bool {
             | "/api/statistics"
     ) || path.starts_with("/api/keys/")
         || path.starts_with("/api/upstream/")
+        || path.starts_with("/api/kept/")
         || console::is_owners(path)
 }
 

@@ -10,12 +10,14 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::audit;
 use crate::config;
+use crate::config::settings::{UPSTREAM_API_KEY, UPSTREAM_COOKIE, UPSTREAM_URL};
 use crate::domain::error::{Error, Kind};
 use crate::gateway::{Credentials, Gateway};
 use crate::http::body::JsonBody;
 use crate::http::failure::Failure;
 use crate::http::log_fields::LogFields;
 use crate::http::reply::{self, ErrorBody, FailureBody};
+use crate::paste;
 
 /// Adds the operation to an application and to its document.
 pub fn routes(config: &mut ServiceConfig) {
@@ -28,6 +30,11 @@ pub struct SessionRequest {
     /// A Cookie header line, as copied from the browser's developer tools.
     #[schema(example = "sso=abc; theme=dark")]
     cookie: Option<String>,
+    /// What a browser copies of a request to the same mirror: cURL, PowerShell, fetch for Node.js, or a Cookie line.
+    #[schema(
+        example = "curl 'https://mirror.example.com/rest/app-chat/conversations/new' -b 'sso=abc' --data-raw '{\"message\":\"Hello\"}'"
+    )]
+    pasted: Option<String>,
     /// A bearer key.
     #[schema(example = "sk-new-key")]
     api_key: Option<String>,
@@ -37,6 +44,19 @@ pub struct SessionRequest {
 }
 
 impl SessionRequest {
+    /// The same, with what a pasted text says, and the address that it was sent to.
+    fn with_pasted(mut self) -> Result<(Self, Option<String>), Error> {
+        let Some(text) = self.pasted.take().filter(|text| !text.trim().is_empty()) else {
+            return Ok((self, None));
+        };
+        let (imported, _) = paste::import(&text)
+            .map_err(|mistake| Error::new(Kind::InvalidRequest, mistake.what).hinted(mistake.advice))?;
+        let said = |name: &str| imported.group.get(name).map(String::from);
+        self.cookie = self.cookie.or(said(UPSTREAM_COOKIE.name));
+        self.api_key = self.api_key.or(said(UPSTREAM_API_KEY.name));
+        Ok((self, said(UPSTREAM_URL.name)))
+    }
+
     fn credentials(self) -> Result<Credentials, Error> {
         let given = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
         let invalid = |(what, advice): (&str, &str), name: &str| {
@@ -49,8 +69,8 @@ impl SessionRequest {
             api_key: api_key.map_err(|mistake| invalid(mistake, "api_key"))?,
         };
         if credentials.cookie.is_none() && credentials.api_key.is_none() {
-            return Err(Error::new(Kind::InvalidRequest, "neither `cookie` nor `api_key` is given")
-                .hinted("send the new Cookie line in `cookie`, or the new key in `api_key`"));
+            return Err(Error::new(Kind::InvalidRequest, "neither a cookie nor a key is given")
+                .hinted("send the new Cookie line in `cookie`, the new key in `api_key`, or what the browser copied in `pasted`"));
         }
         Ok(credentials)
     }
@@ -92,7 +112,11 @@ async fn set_session(
 ) -> Result<HttpResponse, Failure> {
     let fail = |error| Failure::new(&request, error);
     let upstream = body.0.upstream.clone().filter(|name| !name.trim().is_empty());
-    let credentials = body.0.credentials().map_err(fail)?;
+    let (given, address) = body.0.with_pasted().map_err(fail)?;
+    if let Some(address) = address {
+        gateway.expect_address(upstream.as_deref(), &address).map_err(fail)?;
+    }
+    let credentials = given.credentials().map_err(fail)?;
     let state = gateway.swap(upstream.as_deref(), &credentials).await.map_err(fail)?;
     audit::note(&request, &gateway, "session.set", upstream.as_deref().unwrap_or_default()).await;
     let body = SessionResult { success: true, session: state.name(), error: None };

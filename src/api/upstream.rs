@@ -22,7 +22,8 @@ use crate::http::body::JsonBody;
 use crate::http::failure::Failure;
 use crate::http::log_fields::LogFields;
 use crate::http::reply::{self, FailureBody};
-use bodies::{ReadResult, UpstreamBody, UpstreamResult};
+pub use bodies::UpstreamResult;
+use bodies::{ReadResult, UpstreamBody};
 use request::UpstreamRequest;
 
 /// Adds the operations to an application and to its document.

@@ -51,27 +51,41 @@ pub struct Finding {
     pub seen: String,
     /// What to do; nothing where all is well.
     pub advice: Option<String>,
+    /// The code of the error that was met, where it was one.
+    pub code: Option<&'static str>,
 }
 
 impl Finding {
     /// All is well.
     pub fn ok(check: &'static str, seen: impl Into<String>) -> Self {
-        Finding { check: check.into(), level: Level::Ok, seen: seen.into(), advice: None }
+        Finding { check: check.into(), level: Level::Ok, seen: seen.into(), advice: None, code: None }
     }
 
     /// It works, or may.
     pub fn warning(check: &'static str, seen: impl Into<String>, advice: impl Into<String>) -> Self {
-        Finding { check: check.into(), level: Level::Warning, seen: seen.into(), advice: Some(advice.into()) }
+        Finding {
+            check: check.into(),
+            level: Level::Warning,
+            seen: seen.into(),
+            advice: Some(advice.into()),
+            code: None,
+        }
     }
 
     /// It does not work.
     pub fn broken(check: &'static str, seen: impl Into<String>, advice: impl Into<String>) -> Self {
-        Finding { check: check.into(), level: Level::Broken, seen: seen.into(), advice: Some(advice.into()) }
+        Finding {
+            check: check.into(),
+            level: Level::Broken,
+            seen: seen.into(),
+            advice: Some(advice.into()),
+            code: None,
+        }
     }
 
     /// It does not work, for the reason that an error gives.
     pub fn failed(check: &'static str, error: &Error) -> Self {
         let seen = format!("{} ({})", error.caller_message(), error.kind.code());
-        Finding::broken(check, seen, error.hint())
+        Finding { code: Some(error.kind.code()), ..Finding::broken(check, seen, error.hint()) }
     }
 }

@@ -144,7 +144,7 @@ impl Trial {
             Step::Keeping => self.keeping().await,
         };
         self.next = if finding.level == Level::Broken { Step::ALL.len() } else { self.next + 1 };
-        let Finding { check: code, level, seen, advice } = finding;
+        let Finding { check: code, level, seen, advice, .. } = finding;
         Some(Outcome { step, level, code, seen, advice, values, took: start.elapsed(), error })
     }
 

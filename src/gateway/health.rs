@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
+use url::Url;
 
 use super::catalog::{Need, Probe};
 use super::{Gateway, Member};
@@ -149,20 +150,39 @@ impl Gateway {
         health
     }
 
+    /// The upstream of this name, or the only one.
+    fn meant(&self, name: Option<&str>) -> Result<&Member, Error> {
+        let found = match name {
+            Some(name) => self.member(name),
+            None => self.members.first().filter(|_| self.members.len() == 1),
+        };
+        found.ok_or_else(|| {
+            Error::new(Kind::InvalidRequest, "it is not clear which upstream is meant")
+                .hinted(format!("name one in `upstream`: {}", self.upstream_name()))
+        })
+    }
+
+    /// Sees that an address is that of an upstream: a login goes to no other.
+    ///
+    /// # Errors
+    /// That it is another, or that it is not clear which upstream is meant.
+    pub fn expect_address(&self, name: Option<&str>, address: &str) -> Result<(), Error> {
+        let own = self.meant(name)?.settings.url.as_ref().map(Url::origin);
+        match (own, Url::parse(address)) {
+            (Some(own), Ok(given)) if own == given.origin() => Ok(()),
+            _ => Err(Error::new(Kind::InvalidRequest, "this request was sent to another mirror").hinted(
+                "copy a request to the mirror that answers here, or set the other one as the upstream",
+            )),
+        }
+    }
+
     /// Replaces an upstream's credentials by others, once it accepts those. Of several upstreams
     /// one must be named.
     ///
     /// # Errors
     /// What the upstream says to them; then the old ones stay.
     pub async fn swap(&self, name: Option<&str>, credentials: &Credentials) -> Result<State, Error> {
-        let found = match name {
-            Some(name) => self.member(name),
-            None => self.members.first().filter(|_| self.members.len() == 1),
-        };
-        let member = found.ok_or_else(|| {
-            Error::new(Kind::InvalidRequest, "it is not clear which upstream is meant")
-                .hinted(format!("name one in `upstream`: {}", self.upstream_name()))
-        })?;
+        let member = self.meant(name)?;
         let upstream = &member.upstream;
         let trial = Arc::new(upstream.session().with(credentials));
         match timeout(PROBE_TIME, upstream.with_session(Arc::clone(&trial)).probe()).await {

@@ -21,6 +21,7 @@ mod objects;
 mod postgres;
 mod sessions;
 mod sqlite;
+mod snapshots;
 mod statement;
 mod statistics;
 mod transcripts;
@@ -39,10 +40,11 @@ pub use conversations::{Conversation, History, Turn};
 use database::Database;
 pub use keys::StoredKey;
 use lease::TurnLocks;
+pub use snapshots::Snapshot;
 pub use sqlite::{NoLock, ServiceLock, snapshot};
 use statement::{Done, Row, Statement};
 pub use statistics::SlotRow;
-pub use transcripts::{Listed, Transcript};
+pub use transcripts::{KeptOf, Listed, Transcript};
 pub use usage::DayOfUse;
 
 use crate::config::Location;
@@ -99,6 +101,11 @@ impl Store {
     /// Where it is, for a person.
     pub fn place(&self) -> String {
         self.location.describe()
+    }
+
+    /// Whether it is one SQLite file.
+    pub fn is_file(&self) -> bool {
+        matches!(self.location, Location::File(_))
     }
 
     /// Whether what it keeps outlives the process.

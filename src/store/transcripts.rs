@@ -33,6 +33,22 @@ const BYTES: &Text = text![
      + COALESCE((SELECT SUM(octet_length(answer)) FROM calls WHERE owner = $1), 0) AS BIGINT)"
 ];
 
+const KEPT: &Text = text![
+    "SELECT owner, COUNT(*), CAST(COALESCE(SUM(bytes), 0) AS BIGINT) AS bytes FROM conversations WHERE turns > 0 \
+     GROUP BY owner ORDER BY bytes DESC, owner"
+];
+
+/// What is kept for an owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptOf {
+    /// Whose.
+    pub owner: Owner,
+    /// Conversations.
+    pub conversations: u64,
+    /// The bytes of their questions and answers.
+    pub bytes: u64,
+}
+
 /// A part of a conversation, to be read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transcript {
@@ -75,6 +91,19 @@ impl Store {
     pub async fn bytes_of(&self, owner: &Owner) -> Result<u64, Error> {
         let rows = self.read(Statement::new(BYTES, [owner.0.as_str().into()])).await?;
         Ok(rows.first().map_or(Ok(0), |row| row.integer(0))?.max(0) as u64)
+    }
+
+    /// What is kept for each owner, the most bytes first.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn kept_of_all(&self) -> Result<Vec<KeptOf>, Error> {
+        let kept = |mut row: Row| {
+            let [conversations, bytes] =
+                [row.integer(1)?, row.integer(2)?].map(|number| number.max(0) as u64);
+            Ok(KeptOf { owner: Owner(row.text(0)?), conversations, bytes })
+        };
+        self.read(Statement::new(KEPT, [])).await?.into_iter().map(kept).collect()
     }
 
     /// Reads the latest turns of a conversation back, at most so many; with `before`, of those alone that

@@ -9,7 +9,7 @@ use crate::helpers::{ADMIN_KEY, Answer, KEY, TestApp, spawn, temporary_folder};
 use crate::keys::new_key;
 
 /// The pages.
-const PAGES: &[&str] = &["overview", "connect"];
+const PAGES: &[&str] = &["overview", "connect", "maintain", "setup"];
 
 /// A token, got with what is sent in a header.
 async fn token_by(app: &TestApp, header: (&str, &str)) -> Answer {

@@ -190,6 +190,9 @@ const NEIGHBOURS: &[(&str, &str)] = &[
     ("session", "audit"),
     ("upstream", "audit"),
     ("console", "audit"),
+    ("console", "kept"),
+    ("console", "upstream"),
+    ("kept", "audit"),
     ("console", "dify"),
 ];
 

@@ -35,6 +35,7 @@ mod home;
 mod hostile;
 mod idempotency;
 mod import_curl;
+mod kept;
 mod keys;
 mod layering;
 mod limits;

@@ -60,6 +60,10 @@ fn rows() -> Vec<(&'static str, &'static str, Open, Value)> {
         ("POST", "/api/keys/{name}/rotate", Owner, Value::Null),
         ("DELETE", "/api/keys/{name}", Owner, Value::Null),
         ("GET", "/api/audit", Owner, Value::Null),
+        ("GET", "/api/kept", Owner, Value::Null),
+        ("GET", "/api/kept/{owner}", Owner, Value::Null),
+        ("DELETE", "/api/kept/{owner}", Owner, Value::Null),
+        ("GET", "/api/backup", Owner, Value::Null),
         ("POST", "/api/console/token", Owner, Value::Null),
         ("GET", "/api/doctor", Owner, Value::Null),
         ("GET", "/metrics", Owner, Value::Null),
@@ -117,6 +121,7 @@ async fn each_route_is_open_to_those_alone_to_whom_it_should_be() {
         let path = path.replace("{id}", if path.contains("models") { "demo" } else { &id });
         let path = path
             .replace("{name}", "no-such-key")
+            .replace("{owner}", "nobody")
             .replace("{response_id}", "resp_0")
             .replace("/live", "/live?seconds=0")
             .replace("{file}", "chatflow.yml");

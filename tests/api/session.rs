@@ -387,3 +387,22 @@ async fn two_names_for_one_address_have_a_login_each() {
         within_five_seconds(async || kept_names(&folder) == ["one", "two"]).await;
     }
 }
+
+#[actix_web::test]
+async fn a_session_is_swapped_by_what_a_browser_copies_of_the_same_mirror_alone() {
+    let fake = Fake::start(guarded).await;
+    let app = spawn_before(&fake.url, "web-chat", &[("UPSTREAM_COOKIE", "sso=old")]).await;
+    let copied = |url: &str, cookie: &str| {
+        let body = "{\"message\":\"x\",\"modelName\":\"m\"}";
+        json!({"pasted": format!("curl '{url}/rest/app-chat/conversations/new' -b '{cookie}' --data-raw '{body}'")})
+    };
+    let other = swap(&app, copied("https://other.example.com", "sso=good")).await;
+    assert_eq!(other.status, 422);
+    assert!(other.text.contains("another mirror"), "{}", other.text);
+    assert!(fake.requests().is_empty(), "the login went nowhere");
+    assert_eq!(swap(&app, copied(&fake.url, "sso=bad")).await.code(), "upstream_auth_expired");
+    assert_eq!(swap(&app, copied(&fake.url, "sso=good")).await.status, 200);
+    assert_eq!(ask(&app).await, "");
+    assert_eq!(swap(&app, json!({"pasted": "Cookie: sso=good"})).await.status, 200);
+    assert_eq!(swap(&app, json!({"pasted": "curl 'https://m"})).await.status, 422);
+}

@@ -375,3 +375,32 @@ async fn the_terminal_sets_it_as_well_and_a_running_service_follows() {
     let (code, text) = from_terminal(&folder, &["--model", "m"], String::new()).await;
     assert!(code == Some(1) && text.contains("UPSTREAM_URL: is not given"), "{text}");
 }
+
+#[actix_web::test]
+async fn the_pages_lead_to_it_while_the_demo_answers_and_show_what_is_locked() {
+    let fake = mirror("Own").await;
+    let app = spawn(&[]).await;
+    let first = app.get("/console").await;
+    assert!(first.text.contains("data-page=\"setup\""), "{}", first.text);
+    for (lang, word) in [("en", "Connect your mirror"), ("zh-Hant", "連接你的鏡像站")] {
+        for query in ["", "kind=web-chat", "kind=cookie", "kind=openai", "kind=anthropic"] {
+            let page = app.get_as_owner(&format!("/console/part/setup?lang={lang}&{query}")).await;
+            assert!(page.status == 200 && page.text.contains(word), "{query}: {}", page.text);
+        }
+        let page = app.get_as_owner(&format!("/console/part/maintain?lang={lang}")).await;
+        assert_eq!(page.status, 200, "{}", page.text);
+        let doctor = app.get_as_owner(&format!("/console/part/doctor?lang={lang}")).await;
+        let found = if lang == "en" { "The built-in demo answers" } else { "內建的示範程式" };
+        assert!(doctor.text.contains(found), "{}", doctor.text);
+    }
+    assert_eq!(set(&app, with_key(&fake.url)).await.status, 200);
+    let first = app.get("/console").await;
+    assert!(!first.text.contains("data-page=\"setup\""), "{}", first.text);
+    let maintain = app.get_as_owner("/console/part/maintain?audit=all").await;
+    assert!(maintain.text.contains("set the mirror"), "{}", maintain.text);
+
+    let app = spawn_before(&fake.url, "openai", &[("UPSTREAM_API_KEY", "sk-good-key-of-the-tests")]).await;
+    let page = app.get_as_owner("/console/part/setup?kind=openai").await.text;
+    assert!(page.contains("UPSTREAM_API_KEY") && page.contains(&fake.url), "{page}");
+    assert!(!page.contains("<form") && !page.contains("sk-good"), "{page}");
+}

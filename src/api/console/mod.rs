@@ -9,8 +9,10 @@
 mod assets;
 mod codes;
 mod connect;
+mod maintain;
 mod overview;
 mod page;
+mod setup;
 mod sign_in;
 mod state;
 
@@ -19,13 +21,14 @@ use actix_web::{HttpRequest, HttpResponse, get};
 use utoipa_actix_web::service_config::ServiceConfig as DocumentedConfig;
 
 use crate::domain::error::{Error, Kind};
+use crate::gateway::Gateway;
 use crate::http::auth::Guard;
 use crate::http::failure::Failure;
 use crate::http::page::Language;
 use page::Page;
 
 /// The pages, in the order of the navigation. The first is at `/console` itself.
-const PAGES: &[&Page] = &[&overview::PAGE, &connect::PAGE];
+const PAGES: &[&Page] = &[&overview::PAGE, &connect::PAGE, &maintain::PAGE, &setup::PAGE];
 
 /// Adds the operation to an application and to its document.
 pub fn routes(config: &mut DocumentedConfig) {
@@ -37,6 +40,7 @@ pub fn pages(config: &mut ServiceConfig) {
     config.service(first).service(frame).service(assets::asset);
     config.service(overview::part).service(overview::list);
     config.service(state::part).service(connect::part);
+    config.service(maintain::part).service(maintain::doctor_part).service(setup::part);
 }
 
 /// Whether a path is a frame, which holds no data.
@@ -50,8 +54,10 @@ pub fn is_owners(path: &str) -> bool {
 }
 
 #[get("/console")]
-async fn first(request: HttpRequest, guard: Data<Guard>) -> HttpResponse {
-    page::frame(PAGES[0], Language::of(&request), &request, &guard)
+async fn first(request: HttpRequest, guard: Data<Guard>, gateway: Data<Gateway>) -> HttpResponse {
+    // While the demo answers there is one thing to do.
+    let page = if gateway.is_demo() { &setup::PAGE } else { PAGES[0] };
+    page::frame(page, Language::of(&request), &request, &guard)
 }
 
 #[get("/console/{page}")]

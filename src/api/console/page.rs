@@ -54,6 +54,7 @@ static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {
         ("parts.html", include_str!("parts.html")),
         ("state", include_str!("state.html")),
         ("overview_calls.html", include_str!("overview_calls.html")),
+        ("doctor", include_str!("doctor.html")),
     ];
     for (name, text) in shared.into_iter().chain(PAGES.iter().map(|page| (page.id, page.template))) {
         templates.add_template(name, text).expect("the console's templates are good");

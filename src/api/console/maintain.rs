@@ -1,0 +1,112 @@
+//! The page that says what needs the owner: the doctor's findings, the session, what is kept for each key, backups,
+//! the audit trail, the version. What is done there goes through the operations of `/api`.
+
+use std::cmp::Reverse;
+
+use actix_web::web::{Data, Query};
+use actix_web::{HttpRequest, HttpResponse, get};
+use minijinja::context;
+use minijinja::value::Serde;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::page::{self, Page};
+use crate::api::kept;
+use crate::api::upstream::UpstreamResult;
+use crate::doctor::{Doctor, Finding, Level};
+use crate::domain::error::Error;
+use crate::gateway::{Deed, Gateway, UpstreamKeeper};
+use crate::http::auth::Guard;
+use crate::http::base_url::Peers;
+use crate::http::failure::Failure;
+use crate::http::page::{Language, html};
+
+/// The page.
+pub const PAGE: Page = Page {
+    id: "maintain",
+    is_listed: true,
+    template: include_str!("maintain.html"),
+    messages: [include_str!("messages.maintain.en.json"), include_str!("messages.maintain.zh-Hant.json")],
+    script: Some(include_str!("maintain.js")),
+    style: include_str!("maintain.css"),
+};
+
+/// Entries of the audit trail that are shown at first, and on a page of all of them.
+const FEW: usize = 8;
+const MANY: usize = 100;
+
+/// Which part of the audit trail.
+#[derive(Deserialize)]
+struct MaintainQuery {
+    audit: Option<String>,
+    before: Option<i64>,
+}
+
+#[get("/console/part/maintain")]
+pub async fn part(
+    request: HttpRequest,
+    query: Query<MaintainQuery>,
+    (gateway, guard): (Data<Gateway>, Data<Guard>),
+    (keeper, doctor): (Data<UpstreamKeeper>, Data<Doctor>),
+) -> Result<HttpResponse, Failure> {
+    let all = query.audit.as_deref() == Some("all");
+    let read = async {
+        let kept = kept::of_all(&gateway, &guard).await?;
+        let deeds = gateway.deeds(query.before, if all { MANY } else { FEW }).await?;
+        Ok::<_, Error>((kept, deeds))
+    };
+    let (kept, deeds) = read.await.map_err(|error| Failure::new(&request, error))?;
+    let oldest = deeds.last().map(|(at, _)| *at).filter(|_| deeds.len() == MANY);
+    let health = gateway.recent_health().await;
+    let context = context! {
+        now => Serde(UpstreamResult::of(&keeper, &doctor)),
+        session => health.as_ref().map_or("unknown", |health| health.session.name()),
+        kept => Serde(kept),
+        deeds => Serde(deeds.iter().map(entry).collect::<Vec<_>>()),
+        all => all,
+        oldest => oldest,
+        is_file => doctor.place.store.is_file(),
+        place => doctor.place.store.place(),
+        version => env!("CARGO_PKG_VERSION"),
+    };
+    Ok(page::part(&PAGE, Language::of(&request), context))
+}
+
+/// An entry of the audit trail; its action names a message.
+fn entry((at, deed): &(i64, Deed)) -> Value {
+    let Deed { actor, address, action, target } = deed;
+    let word = format!("deed_{}", action.replace('.', "_"));
+    json!({"at": at, "actor": actor, "address": address, "action": action, "word": word, "target": target})
+}
+
+#[get("/console/part/doctor")]
+pub async fn doctor_part(
+    request: HttpRequest,
+    doctor: Data<Doctor>,
+    (peers, guard): (Data<Peers>, Data<Guard>),
+) -> HttpResponse {
+    let examined = doctor.examine(peers.base_url(&request), guard.accepted(&request)).await;
+    let mut findings = examined.unwrap_or_default();
+    // A token of the console is no key with which Dify's calls could be made again.
+    if guard.accepted(&request).is_none() && guard.needs_key() {
+        findings.retain(|finding| !finding.check.starts_with("replay."));
+    }
+    findings.sort_by_key(|finding| Reverse(finding.level));
+    let of = |level: Level| {
+        let found = findings.iter().filter(|finding| finding.level == level).map(found);
+        Serde(found.collect::<Vec<_>>())
+    };
+    let context = context! {
+        busy => findings.is_empty(),
+        broken => of(Level::Broken),
+        warnings => of(Level::Warning),
+        fine => of(Level::Ok),
+    };
+    html(page::render("doctor", &PAGE, Language::of(&request), context))
+}
+
+fn found(finding: &Finding) -> Value {
+    let Finding { check, seen, advice, code, .. } = finding;
+    let word = check.replace('.', "_");
+    json!({"check": check, "word": word, "seen": seen, "advice": advice, "code": code})
+}
