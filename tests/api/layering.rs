@@ -148,7 +148,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("telemetry", LEAF),
     ("vault.rs", LEAF),
     ("vault", LEAF),
-    ("allocator.rs", &["budget"]),
+    ("allocator.rs", LEAF),
     ("budget.rs", LEAF),
     ("request.rs", LEAF),
     ("cli/tunnel.rs", LEAF),
