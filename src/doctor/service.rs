@@ -170,5 +170,6 @@ fn examined(answer: &Answer, findings: &mut Vec<Finding>) {
         level: Level::named(&told.status),
         seen: told.seen,
         advice: told.advice,
+        code: None,
     }));
 }
