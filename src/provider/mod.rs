@@ -20,6 +20,7 @@ pub mod framing;
 pub mod fuzzing;
 mod intake;
 mod jar;
+mod masking;
 mod openai;
 #[cfg(test)]
 mod random_streams;

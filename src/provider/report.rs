@@ -4,6 +4,7 @@
 use awc::http::header::HeaderMap;
 use serde_json::{Map, Value};
 
+use super::masking::Mask;
 use super::reason::Reason;
 use crate::domain::error::Report;
 
@@ -33,10 +34,11 @@ pub fn of(reason: Option<&Reason>, headers: &HeaderMap, secrets: &[String]) -> R
     let is_retry = |name: &str| RETRY_HEADERS.contains(&name);
     let mut told = passed(headers, is_retry);
     told.extend(account_headers(headers));
-    let words = |text: &String| shorten(&mask(text.clone(), secrets), MAX_MESSAGE_CHARS);
+    let mask = Mask::of(secrets);
+    let words = |text: &String| shorten(&mask.put_on(text), MAX_MESSAGE_CHARS);
     Report {
         message: reason.and_then(|reason| reason.message.as_ref()).map(words),
-        fields: reason.map(|reason| masked_fields(&reason.fields, secrets)).unwrap_or_default(),
+        fields: reason.map(|reason| masked_fields(&reason.fields, &mask)).unwrap_or_default(),
         headers: told,
     }
 }
@@ -51,29 +53,22 @@ fn passed(headers: &HeaderMap, allows: impl Fn(&str) -> bool) -> Vec<(String, St
 /// An upstream's words, made fit for a sentence: one line, short, without any of our secrets.
 pub fn clean(text: &str, secrets: &[String]) -> Option<String> {
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let text = mask(text, secrets);
+    let text = Mask::of(secrets).put_on(&text);
     let short = shorten(&text.split_whitespace().collect::<Vec<_>>().join(" "), MAX_DETAIL_CHARS);
     (!short.is_empty()).then_some(short)
 }
 
-fn mask(mut text: String, secrets: &[String]) -> String {
-    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-        text = text.replace(secret.as_str(), "[redacted]");
-    }
-    text
-}
-
-fn masked(value: &Value, secrets: &[String]) -> Value {
+fn masked(value: &Value, mask: &Mask) -> Value {
     match value {
-        Value::String(text) => mask(text.clone(), secrets).into(),
-        Value::Array(items) => items.iter().map(|item| masked(item, secrets)).collect(),
-        Value::Object(fields) => masked_fields(fields, secrets).into(),
+        Value::String(text) => mask.put_on(text).into(),
+        Value::Array(items) => items.iter().map(|item| masked(item, mask)).collect(),
+        Value::Object(fields) => masked_fields(fields, mask).into(),
         Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
     }
 }
 
-fn masked_fields(fields: &Map<String, Value>, secrets: &[String]) -> Map<String, Value> {
-    fields.iter().map(|(name, value)| (mask(name.clone(), secrets), masked(value, secrets))).collect()
+fn masked_fields(fields: &Map<String, Value>, mask: &Mask) -> Map<String, Value> {
+    fields.iter().map(|(name, value)| (mask.put_on(name), masked(value, mask))).collect()
 }
 
 fn shorten(text: &str, most: usize) -> String {

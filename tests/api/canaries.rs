@@ -59,7 +59,11 @@ async fn quoting() -> Fake {
         let quoted = format!("{UPSTREAM_KEY} {COOKIE} {HEADER} {PROMPT}");
         let error = json!({"error": {"message": quoted, "code": "x"}}).to_string();
         let is = |word: &str| request.body.contains(word);
-        if is("case-401") {
+        if is("case-forms") {
+            let quoted = [UPSTREAM_KEY, COOKIE, HEADER].map(|secret| forms(secret).join(" ")).join(" ");
+            let error = json!({"error": {"message": quoted, "code": quoted, "param": [quoted]}}).to_string();
+            send(response("400 Bad Request", "application/json", &error))
+        } else if is("case-401") {
             send(response("401 Unauthorized", "application/json", &error))
         } else if is("case-500") {
             send(response("500 Oops", "application/json", &error))
@@ -109,7 +113,7 @@ async fn no_secret_and_no_prompt_leaves_the_process() {
     let address = process.address;
     let mut answers = Vec::new();
     let cases = ["good", "case-401", "case-500", "case-400", "case-html", "case-redirect", "case-garbage"];
-    for case in cases.into_iter().chain(["case-broken", "case-close"]) {
+    for case in cases.into_iter().chain(["case-broken", "case-close", "case-forms"]) {
         let said = format!("{PROMPT} {case}");
         let body = json!({"message": said}).to_string();
         answers.push(post(address, "/api/chat", GATEWAY_KEY, &body).await);
