@@ -34,6 +34,10 @@ use crate::traffic::{Beginning, Traffic};
 /// Where a key may stand beside `Authorization` and the query.
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
+/// How many keys a request may hold in good faith: one in each place. A wrong one beside a good one is no guess,
+/// since programs and proxies send what they have; a list of them is.
+const PLACES: usize = 3;
+
 /// Who a request comes from.
 #[derive(Debug, Clone)]
 pub struct Caller {
@@ -203,20 +207,34 @@ impl Guard {
         if presented.is_empty() {
             return Err(Error::new(Kind::KeyMissing, "this needs a gateway key, and none was sent"));
         }
-        let wrong = presented.len();
-        let mut meant = presented.into_iter().flat_map(meant);
-        let entry = meant.find_map(|(key, place)| ring.find(&key).filter(|entry| place.may_hold(entry)));
+        let sent = presented.len();
+        let mut tried = presented.into_iter().enumerate();
+        let found = tried.find_map(|(place, text)| {
+            let mut keys = meant(text);
+            keys.find_map(|(key, place)| ring.find(&key).filter(|entry| place.may_hold(entry)))
+                .map(|entry| (place, entry))
+        });
+        let wrong = found.map_or(sent, |(place, _)| (place + 1).saturating_sub(PLACES));
+        let entry = found.map(|(_, entry)| entry);
+        let address = || {
+            let peers = request.app_data::<Data<Peers>>().expect("the application holds the peers' rule");
+            peers.address(request)
+        };
         if let Some(entry) = entry.filter(|entry| entry.has_passed()) {
+            if wrong > 0 {
+                self.guesses.add(address(), wrong);
+            }
             return entry.caller();
         }
-        let peers = request.app_data::<Data<Peers>>().expect("the application holds the peers' rule");
-        let address = peers.address(request);
+        let address = address();
         if let Some(wait) = self.guesses.wait(address) {
             return Err(Error::new(Kind::KeyGuessing, "too many wrong gateway keys came from this address")
                 .retry_after(Some(wait)));
         }
-        let Some(entry) = entry else {
+        if wrong > 0 {
             self.guesses.add(address, wrong);
+        }
+        let Some(entry) = entry else {
             return Err(Error::new(Kind::KeyWrong, "the gateway key is not one of this service's"));
         };
         entry.pass();

@@ -89,6 +89,24 @@ async fn many_keys_in_one_request_are_as_many_tries() {
 }
 
 #[actix_web::test]
+async fn guesses_beside_a_good_key_count_as_well() {
+    const OTHER: &str = "an0ther-k3y-of-the-tests";
+    let app = spawn(&[("GATEWAY_API_KEYS", &format!("tests:{KEY},other:{OTHER}"))]).await;
+    assert_eq!(app.get("/api/models").await.status, 200);
+    let guesses = |count: usize| {
+        let wrong = (0..count).map(|number| format!("key=wrong-key-number-{number}&")).collect::<String>();
+        format!("/api/models?{wrong}key={KEY}")
+    };
+    // A wrong key in each other place is no guess, however often it comes.
+    for _ in 0..20 {
+        assert_eq!(app.call("GET", &guesses(2), &[], None).await.status, 200);
+    }
+    assert_eq!(app.call("GET", &guesses(13), &[], None).await.status, 200);
+    let right = app.call("GET", "/api/models", &[("x-api-key", OTHER)], None).await;
+    assert_eq!(right.code(), "too_many_wrong_keys");
+}
+
+#[actix_web::test]
 async fn browsers_of_any_origin_may_call_without_credentials() {
     let app = spawn(&[]).await;
     let headers = [
