@@ -1,6 +1,7 @@
 //! Reading single settings: what is not understood is collected, not thrown.
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read};
 
 use super::declaration::Setting;
 use super::kinds::Kind;
@@ -38,7 +39,7 @@ impl Reader<'_> {
             self.problem(&file, format!("is set beside {}", setting.name), "remove one of the two");
             return written;
         }
-        let (what, advice) = match fs::read_to_string(path.trim()) {
+        let (what, advice) = match read(path.trim()) {
             Ok(text) if !text.trim().is_empty() => return Some(text.trim().to_string()),
             Ok(_) => ("names a file that holds nothing".into(), "write the secret into the file"),
             Err(error) => {
@@ -95,4 +96,13 @@ impl Reader<'_> {
 /// The parts of a list: what stands between commas or line breaks.
 pub fn list(text: &str) -> Vec<String> {
     text.split([',', '\n']).map(str::trim).filter(|part| !part.is_empty()).map(String::from).collect()
+}
+
+/// The most bytes of a file with a secret that are read: some files have no end.
+const LONGEST_SECRET: u64 = 1 << 20;
+
+fn read(path: &str) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(LONGEST_SECRET).read_to_string(&mut text)?;
+    Ok(text)
 }
