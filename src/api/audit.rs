@@ -57,7 +57,7 @@ pub struct AuditResult {
     /// Always true.
     #[schema(example = true)]
     success: bool,
-    /// The entries, the latest first, at most 100.
+    /// The entries, the latest first: 100, and those of the same moment as the last one.
     entries: Vec<DeedBody>,
     /// Always null.
     #[schema(required = true)]

@@ -63,7 +63,7 @@ impl KeyRequest {
         let expiry = |text: String| limits::expiry(&text, SystemTime::now());
         Ok(KeyLimits {
             expires_at: self.expires.map(expiry).transpose()?,
-            models: self.models,
+            models: self.models.map(limits::models).transpose()?,
             requests_per_minute: self.rpm,
             parallel: self.parallel,
             tokens_per_day: self.tokens_per_day,

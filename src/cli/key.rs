@@ -58,6 +58,7 @@ async fn new_key(store: &Store, name: &str, limits: KeyLimits, config: &Config) 
     note(store, "key.new", name).await;
     if output::show(format_args!("{text}\n")).is_err() {
         store.remove_key(name).await?;
+        note(store, "key.revoke", name).await;
         return Err(Error::new(Kind::Internal, "the key could not be shown, so it is not kept")
             .hinted("run the command where its output is seen"));
     }
@@ -125,7 +126,7 @@ fn limited(mut limits: KeyLimits, matches: &ArgMatches) -> Result<KeyLimits, Err
         limits.storage_bytes = some(text).map(|text| key_limits::storage(&text)).transpose()?;
     }
     if let Some(text) = given(MODELS.name) {
-        limits.models = some(text).map(list);
+        limits.models = some(text).map(|text| key_limits::models(list(text))).transpose()?;
     }
     if let Some(text) = given("paths") {
         limits.paths = some(text).map(list).unwrap_or_default();
@@ -167,7 +168,7 @@ fn described_limits(limits: &KeyLimits) -> String {
 }
 
 /// Notes in the audit trail what was done here.
-pub async fn note(store: &Store, action: &'static str, target: &str) {
+pub(super) async fn note(store: &Store, action: &'static str, target: &str) {
     let (actor, address) = ("terminal".into(), String::new());
     let deed = Deed { actor, address, action: action.into(), target: target.into() };
     if let Err(error) = store.note_deed(&deed).await {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::ArgMatches;
 use tokio::task::LocalSet;
 
+use super::key::note;
 use super::output::say;
 use super::{described, fail};
 use crate::app::{StartError, upstreams};
@@ -89,9 +90,10 @@ async fn set_session(config: Config, named: Option<&str>, credentials: &Credenti
     let mut sync = upstreams::session_sync(&config, &store, &endpoint);
     sync.follow().await?;
     let upstreams = Upstreams::new(Kept::nothing(), vec![endpoint]);
-    let gateway = Gateway::new(&upstreams, Arc::new(Shared::new(store, &config.limits)));
+    let gateway = Gateway::new(&upstreams, Arc::new(Shared::new(Arc::clone(&store), &config.limits)));
     let state = gateway.swap(None, credentials).await?;
     sync.keep().await?;
+    note(&store, "session.set", &settings.name).await;
     Ok(state)
 }
 

@@ -86,6 +86,17 @@ pub fn storage(text: &str) -> Result<u64, Error> {
     parse_bytes(text).ok_or_else(|| invalid("storage", text, hint))
 }
 
+/// The models that a key may ask.
+///
+/// # Errors
+/// When there is none, or one without a name.
+pub fn models(names: Vec<String>) -> Result<Vec<String>, Error> {
+    if names.is_empty() || names.iter().any(|name| name.trim().is_empty()) {
+        return Err(invalid("models", &names.join(","), "name one model or more, or leave it out for all"));
+    }
+    Ok(names)
+}
+
 fn invalid(name: &str, text: &str, hint: &str) -> Error {
     Error::new(Kind::InvalidRequest, format!("`{name}`: `{text}` is not understood")).hinted(hint)
 }

@@ -12,8 +12,10 @@ const NOTE: &Text = text![
     "INSERT INTO audit (id, created_at, actor, address, action, target) VALUES ($1, " now ", $2, $3, $4, $5)"
 ];
 const READ: &Text = text![
-    "SELECT created_at, actor, address, action, target FROM audit WHERE created_at < $1 \
-     ORDER BY created_at DESC, id LIMIT $2"
+    "SELECT created_at, actor, address, action, target FROM audit WHERE created_at < $1 AND created_at >= \
+     (SELECT coalesce(min(created_at), 0) FROM \
+     (SELECT created_at FROM audit WHERE created_at < $1 ORDER BY created_at DESC LIMIT $2) AS page) \
+     ORDER BY created_at DESC, id"
 ];
 const EXPIRE: &Text = text!["DELETE FROM audit WHERE created_at < " now " - $1"];
 
@@ -41,7 +43,8 @@ impl Store {
         self.write([Statement::new(NOTE, values.map(Into::into))]).await.map(drop)
     }
 
-    /// At most so many deeds before a time in milliseconds since 1970, the latest first, each with its time.
+    /// So many deeds before a time in milliseconds since 1970, the latest first, each with its time; and those
+    /// of the same moment as the last one, which would stand on no page else.
     ///
     /// # Errors
     /// When the store cannot be used.

@@ -116,6 +116,27 @@ async fn deeds_are_read_the_latest_first() {
         );
         let before = store.deeds(Some(of_it[0].0), 100).await.expect("read");
         assert_eq!(before.iter().filter(|(_, deed)| deed.actor == actor).count(), 1);
+        // However many were done in one moment, all stand on some page.
+        for number in 0..20 {
+            let deed = Deed {
+                actor: actor.clone(),
+                address: String::new(),
+                action: "key.set".into(),
+                target: number.to_string(),
+            };
+            store.note_deed(&deed).await.expect("noted");
+        }
+        let (mut before, mut targets) = (None, Vec::new());
+        while let page = store.deeds(before, 1).await.expect("read")
+            && let Some((at, _)) = page.last()
+        {
+            before = Some(*at);
+            let of_it = page.into_iter().filter(|(_, deed)| deed.actor == actor);
+            targets.extend(of_it.map(|(_, deed)| deed.target));
+        }
+        targets.sort_unstable();
+        targets.dedup();
+        assert_eq!(targets.len(), 22);
         store.expire_deeds(Duration::from_secs(60)).await.expect("expired");
         assert!(!store.deeds(None, 1).await.expect("read").is_empty());
     }
