@@ -54,7 +54,10 @@ pub fn model_for(
             "name one of: {}; the service's owner can open others with `mirrorgate key set`",
             models.join(", ")
         ))),
-        None => Ok(usual.filter(|model| may(model)).map(String::from).or_else(|| models.first().cloned())),
+        None => match usual.filter(|model| may(model)).or(models.first().map(String::as_str)) {
+            Some(model) => Ok(Some(model.into())),
+            None => Err(Error::new(Kind::NotAllowed, "this key may ask no model")),
+        },
     }
 }
 
@@ -71,6 +74,8 @@ mod tests {
         assert_eq!(model(Some("c"), Some("c")), None);
         assert_eq!(model(None, Some("b")), Some(Some("b".into())));
         assert_eq!(model(None, Some("c")), Some(Some("a".into())));
+        let none = KeyLimits { models: Some(Vec::new()), ..KeyLimits::default() };
+        assert!(model_for(Some(&none), None, Some("a")).is_err());
         assert_eq!(model_for(None, Some("c".into()), None).ok(), Some(Some("c".into())));
     }
 }

@@ -51,6 +51,8 @@ pub enum Asked {
 pub struct Transcript {
     /// The request.
     pub body: Bytes,
+    /// Whether it names its model.
+    pub names_model: bool,
     /// How many choices are asked for.
     pub choices: usize,
     /// The headers of the caller's that a provider of the same protocol passes on.
@@ -208,11 +210,11 @@ impl Gateway {
         named: Option<&str>,
         stream: bool,
     ) -> Result<(&'a Member, Begun), Error> {
-        let Transcript { body, choices, headers, tokens, .. } = transcript;
+        let Transcript { body, names_model, choices, headers, tokens, .. } = transcript;
         let asked = self.ask_in_turn(candidates, async |member| {
             let model = self.model_of(member, named).await?;
             let body = match &model {
-                Some(model) if named.is_none() => with_model(&body, model)?,
+                Some(model) if !names_model => with_model(&body, model)?,
                 _ => body.clone(),
             };
             let request = Verbatim { body, stream, choices, headers: headers.clone() };

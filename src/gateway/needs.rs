@@ -19,6 +19,8 @@ pub struct Needs {
     pub objects: Vec<String>,
     /// Whether the answer is something that the upstream keeps under an id.
     pub makes_object: bool,
+    /// Whether it names its model in a way that one reader takes for one model and another for another.
+    pub has_other_models: bool,
 }
 
 impl Gateway {
@@ -35,6 +37,12 @@ impl Gateway {
         if let Some(path) = needs.paths.iter().find(|path| !is_open(path)) {
             let what = format!("this key may not use what the upstream's account keeps under /v1/{path}");
             return Err(Error::new(Kind::NotAllowed, what));
+        }
+        if needs.has_other_models && limits.as_ref().is_some_and(|limits| limits.models.is_some()) {
+            let what = "this key asks certain models, and the request names more than one, or in another way than by one `model`";
+            return Err(
+                Error::new(Kind::NotAllowed, what).hinted("name one model, in the field `model` alone")
+            );
         }
         for id in &needs.objects {
             if !self.shared.store.made_object(owner, id).await? {

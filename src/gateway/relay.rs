@@ -3,8 +3,6 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use memchr::memmem;
-
 use super::Gateway;
 use super::admission::Permit;
 use super::callers::model_for;
@@ -39,7 +37,7 @@ impl Gateway {
         tokens: fn(&[u8]) -> u64,
     ) -> Result<Relaying, Error> {
         let limits = self.shared.callers.limits(&owner);
-        let model = model_in(&request);
+        let model = request.model.clone();
         if let Some(call) = request::call() {
             call.asks("relay", model.as_deref());
         }
@@ -81,23 +79,4 @@ impl Gateway {
         let body = InFlight::new(deltas, permit, meter, Arc::clone(&self.shared.store), Terms::default());
         Ok(Relaying { upstream: self.upstream_label(member), headers, form, body })
     }
-}
-
-/// The model that a request names in its body: in JSON, or in the one part of a form that has this name.
-fn model_in(request: &Request) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct Head {
-        model: Option<String>,
-    }
-    if request.media_type.as_deref().is_none_or(|media| !media.to_ascii_lowercase().starts_with("multipart/"))
-    {
-        return serde_json::from_slice::<Head>(&request.body).ok()?.model;
-    }
-    const PART: &[u8] = b"name=\"model\"";
-    let mut places = memmem::find_iter(&request.body, PART);
-    let (place, None) = (places.next()?, places.next()) else { return None };
-    let rest = &request.body[place + PART.len()..];
-    let rest = rest.strip_prefix(b"\r\n\r\n")?;
-    let text = &rest[..memmem::find(rest, b"\r\n")?];
-    std::str::from_utf8(text).ok().map(String::from)
 }

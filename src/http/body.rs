@@ -120,10 +120,17 @@ pub fn is_json(media: &str) -> bool {
 /// # Errors
 /// When it is not, or is compressed.
 pub fn check_media_type(request: &HttpRequest) -> Result<(), Error> {
-    let mut declared = declared(request).split(';').map(str::trim);
-    let is_json = declared.next().is_some_and(|media| media.eq_ignore_ascii_case("application/json"));
-    let is_utf8 = declared.all(|parameter| {
-        let charset = parameter.to_ascii_lowercase();
+    check_coding(request)?;
+    if media_type(request).eq_ignore_ascii_case("application/json") { Ok(()) } else { Err(not_declared()) }
+}
+
+/// Whoever reads a body after us must read the same in it.
+///
+/// # Errors
+/// When it is compressed, or its text is in another coding than UTF-8.
+pub fn check_coding(request: &HttpRequest) -> Result<(), Error> {
+    let is_utf8 = declared(request).split(';').skip(1).all(|parameter| {
+        let charset = parameter.trim().to_ascii_lowercase();
         charset
             .strip_prefix("charset=")
             .is_none_or(|name| matches!(name.trim_matches('"'), "utf-8" | "utf8" | "us-ascii"))
@@ -131,11 +138,15 @@ pub fn check_media_type(request: &HttpRequest) -> Result<(), Error> {
     if request.headers().contains_key(header::CONTENT_ENCODING) {
         Err(Error::new(Kind::UnsupportedMediaType, "the request body is compressed")
             .hinted("send the body as it is, without `Content-Encoding`"))
-    } else if is_json && is_utf8 {
+    } else if is_utf8 {
         Ok(())
     } else {
-        Err(Error::new(Kind::UnsupportedMediaType, "the request body is not declared as JSON in UTF-8"))
+        Err(not_declared())
     }
+}
+
+fn not_declared() -> Error {
+    Error::new(Kind::UnsupportedMediaType, "the request body is not declared as JSON in UTF-8")
 }
 
 /// Refuses what nests so deep that a parser would run out of stack.

@@ -12,7 +12,7 @@ pub fn is_too_deep(json: &[u8]) -> bool {
     while let Some((byte, after)) = rest.split_first() {
         rest = after;
         match byte {
-            b'"' => rest = after_string(after),
+            b'"' => rest = string(after).1,
             b'[' | b'{' => {
                 depth += 1;
                 if depth > MAX_DEPTH {
@@ -26,15 +26,17 @@ pub fn is_too_deep(json: &[u8]) -> bool {
     false
 }
 
-/// What follows the string that goes on with these bytes.
-fn after_string(mut bytes: &[u8]) -> &[u8] {
-    while let Some(place) = memchr2(b'"', b'\\', bytes) {
-        if bytes[place] == b'"' {
-            return &bytes[place + 1..];
+/// The string that goes on with these bytes, as it is written, and what follows it.
+pub fn string(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let mut end = 0;
+    while let Some(place) = bytes.get(end..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+        end += place;
+        if bytes[end] == b'"' {
+            return (&bytes[..end], &bytes[end + 1..]);
         }
-        bytes = bytes.get(place + 2..).unwrap_or_default();
+        end += 2;
     }
-    b""
+    (bytes, b"")
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ pub mod auth;
 pub mod base_url;
 pub mod body;
 pub mod causes;
-mod depth;
+pub mod depth;
 pub mod documents;
 pub mod draining;
 pub mod failure;

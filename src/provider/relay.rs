@@ -45,6 +45,8 @@ pub struct Request {
     pub headers: Vec<(&'static str, String)>,
     /// The body.
     pub body: Bytes,
+    /// The model that the body names, if it names one and no other.
+    pub model: Option<String>,
 }
 
 /// The answer to it.

@@ -22,6 +22,9 @@ async fn account() -> Fake {
         if request.line.contains("/content") {
             return send(response("200 OK", "image/svg+xml", "<svg onload='alert(1)'/>"));
         }
+        if request.line.contains("/several") {
+            return send(response("200 OK", "application/json;a, text/html", "{\"a\": \"<script>\"}"));
+        }
         if request.line.contains("/speech") {
             return send(response("200 OK", "audio/mpeg", "sound"));
         }
@@ -60,6 +63,21 @@ async fn what_the_account_keeps_is_the_owners() {
         let body = (method == "POST").then(|| b"{}".to_vec());
         let answer = app.call(method, path, &headers, body).await;
         assert!(matches!(answer.status.as_u16(), 403 | 405), "{method} {path}: {}", answer.text);
+    }
+    // What an address's reader, or a server behind it, leaves out must not make another path.
+    for path in [
+        "/v1/images/../files",
+        "/v1/images/%2e%2e%2ffiles",
+        "/v1/images/.%0d./files",
+        "/v1/images/%09../files",
+        "/v1/audio/..%0a/files",
+        "/v1/audio/..;/files",
+        "/v1/audio/..;a=b/files",
+        "/v1/audio/..%20/files",
+        "/v1/audio/x%00",
+    ] {
+        let answer = app.call("GET", path, &[("x-api-key", KEY)], None).await;
+        assert_eq!(answer.status, 404, "{path}: {}", answer.text);
     }
     assert_eq!(fake.requests().len(), 0);
     assert_eq!(get(&app, ADMIN_KEY, "/v1/files").await.status, 200);
@@ -108,7 +126,56 @@ async fn ids_inside_a_body_need_the_path_of_what_they_name() {
     ] {
         is_refused(&app.post("/v1/responses", KEY, &body.to_string()).await, &body.to_string());
     }
+    let form = b"--x\r\nContent-Disposition: form-data; name=\"image[file_id]\"\r\n\r\nfile-1\r\n--x--\r\n";
+    let headers = [("x-api-key", KEY), ("content-type", "multipart/form-data; boundary=x")];
+    is_refused(&app.call("POST", "/v1/images/edits", &headers, Some(form.to_vec())).await, "a form");
+    // What some upstream may read, and this service does not, goes to none.
+    let utf16: Vec<u8> = file.to_string().encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (media, body) in [
+        ("application/json", &br#"{"temperature":NaN,"previous_response_id":"resp_1"}"#[..]),
+        ("application/json", &utf16),
+        ("application/json; charset=utf-7", br#"{"a":"+AGY-"}"#),
+    ] {
+        let headers = [("x-api-key", KEY), ("content-type", media)];
+        let answer = app.call("POST", "/v1/responses", &headers, Some(body.to_vec())).await;
+        assert!(matches!(answer.status.as_u16(), 400 | 415), "{media}: {}", answer.text);
+    }
+    for body in [
+        r#"{"previous_response_id":1,"previous_response_id":"resp_1"}"#,
+        r#"{"x":"\ud800","Previous_Response_Id":"resp_1"}"#,
+    ] {
+        assert_eq!(app.post("/v1/responses", KEY, body).await.status, 404, "{body}");
+    }
     assert_eq!(fake.requests().len(), 0);
+}
+
+#[actix_web::test]
+async fn what_the_owner_changes_in_the_account_stands_in_the_audit_trail() {
+    let fake = account().await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    get(&app, ADMIN_KEY, "/v1/files").await;
+    app.post("/v1/embeddings", ADMIN_KEY, r#"{"model": "m", "input": "x"}"#).await;
+    app.call("DELETE", "/v1/files/file-1", &[("x-api-key", ADMIN_KEY)], None).await;
+    let entries = get(&app, ADMIN_KEY, "/api/audit").await.json()["entries"].clone();
+    assert_eq!(entries.as_array().map(Vec::len), Some(1), "{entries}");
+    assert_eq!(
+        (&entries[0]["action"], &entries[0]["target"]),
+        (&json!("account.change"), &json!("DELETE files/file-1"))
+    );
+}
+
+#[actix_web::test]
+async fn a_callers_name_of_a_call_is_its_own_before_the_upstream_too() {
+    let fake = account().await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    for key in [KEY, OTHER_KEY, KEY] {
+        let headers = [("x-api-key", key), ("content-type", "application/json"), ("idempotency-key", "same")];
+        app.call("POST", "/v1/embeddings", &headers, Some(br#"{"model":"m","input":"x"}"#.to_vec())).await;
+    }
+    let seen = fake.requests();
+    let names: Vec<_> = seen.iter().filter_map(|request| request.header("idempotency-key")).collect();
+    assert_eq!(names.len(), 3);
+    assert!(names[0] == names[2] && names[0] != names[1], "{names:?}");
 }
 
 #[actix_web::test]
@@ -118,6 +185,10 @@ async fn what_a_browser_would_run_is_a_download() {
     let picture = get(&app, ADMIN_KEY, "/v1/files/file-1/content").await;
     assert_eq!(picture.header("content-disposition"), Some("attachment"));
     assert_eq!(picture.header("content-security-policy"), Some("default-src 'none'; sandbox"));
+    // Of several types a browser takes the last.
+    let several = get(&app, KEY, "/v1/audio/several").await;
+    assert_eq!(several.header("content-type"), Some("application/json;a"));
+    assert_eq!(several.header("content-security-policy"), Some("default-src 'none'; sandbox"));
     let sound = app.post("/v1/audio/speech", KEY, r#"{"model": "m", "input": "x"}"#).await;
     assert_eq!((sound.header("content-disposition"), sound.text.as_str()), (None, "sound"));
 }

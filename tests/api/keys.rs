@@ -123,6 +123,9 @@ async fn what_is_no_good_limit_is_said_and_makes_no_key() {
         json!({}),
         json!({"name": "a", "expires": "soon"}),
         json!({"name": "a", "storage": "much"}),
+        json!({"name": ".."}),
+        json!({"name": "a", "models": []}),
+        json!({"name": "a", "models": [" "]}),
         json!({"name": "a", "rpm": -1}),
         json!({"name": "a", "requests": 5}),
     ] {
@@ -320,7 +323,17 @@ async fn a_key_with_models_asks_those_alone_on_every_face() {
     assert_eq!(app.post("/api/chat", &key, r#"{"message": "hi", "model": "a"}"#).await.code(), "not_allowed");
     assert_eq!(ask(&app, &key).await.status, 200, "without a name the key's own model is asked");
     assert_eq!(fake.requests().last().expect("asked").json()["model"], "b");
+    let said = r#""messages": [{"role": "user", "content": "hi"}]"#;
+    for head in ["", r#""model": null,"#, r#""model": " ","#] {
+        assert_eq!(app.post("/v1/chat/completions", &key, &format!("{{{head}{said}}}")).await.status, 200);
+        assert_eq!(fake.requests().last().expect("asked").json()["model"], "b", "{head}");
+    }
+    for head in [r#""model": "b", "Model": "a","#, r#""model": "b", "models": ["a"],"#, r#""MODEL": "a","#] {
+        let refused = app.post("/v1/chat/completions", &key, &format!("{{{head}{said}}}")).await;
+        assert_eq!(refused.status, 403, "{head}: {}", refused.text);
+    }
     for (body, status) in [
+        (r#"{"model": "b", "input": "x", "Model": "a"}"#, 403),
         (r#"{"model": "b", "input": "x"}"#, 200),
         (r#"{"model": "a", "input": "x"}"#, 403),
         (r#"{"input": "x"}"#, 403),
@@ -330,7 +343,12 @@ async fn a_key_with_models_asks_those_alone_on_every_face() {
     let form = |model: &str| {
         format!("--x\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\n{model}\r\n--x--\r\n")
     };
-    for (body, status) in [(form("b"), 200), (form("a"), 403), (form("b") + &form("a"), 403)] {
+    for (body, status) in [
+        (form("b"), 200),
+        (form("a"), 403),
+        (form("b") + &form("a"), 403),
+        (form("b") + &form("a").replace('"', ""), 403),
+    ] {
         let headers = [("x-api-key", key.as_str()), ("content-type", "multipart/form-data; boundary=x")];
         let answer =
             app.call("POST", "/v1/audio/transcriptions", &headers, Some(body.clone().into_bytes())).await;

@@ -193,6 +193,7 @@ const NEIGHBOURS: &[(&str, &str)] = &[
     ("console", "kept"),
     ("console", "upstream"),
     ("kept", "audit"),
+    ("openai", "audit"),
     ("console", "dify"),
 ];
 

@@ -6,7 +6,7 @@ use actix_web::{FromRequest, HttpRequest};
 use futures_util::future::LocalBoxFuture;
 
 use crate::domain::error::{Error, Kind};
-use crate::http::body::{check_media_type, is_json, media_type, read};
+use crate::http::body::{check_coding, check_media_type, is_json, media_type, read};
 use crate::http::failure::Failure;
 
 /// A request body on `/v1`, as it is.
@@ -22,14 +22,19 @@ impl V1Body {
         Ok(self.0)
     }
 
-    /// The bytes of a body that is declared as JSON or as a form with files, or of none.
+    /// The bytes of a body that is declared as JSON or as a form with files, or of none; and whether it is a form.
     ///
     /// # Errors
     /// When it is declared as anything else, or not at all: so could a page of any origin send it.
-    pub fn json_or_form(self, request: &HttpRequest) -> Result<Bytes, Error> {
+    pub fn json_or_form(self, request: &HttpRequest) -> Result<(Bytes, bool), Error> {
+        if self.0.is_empty() {
+            return Ok((self.0, false));
+        }
         let media = media_type(request).to_ascii_lowercase();
-        if self.0.is_empty() || is_json(&media) || media == "multipart/form-data" {
-            return Ok(self.0);
+        let is_form = media == "multipart/form-data";
+        if is_form || is_json(&media) {
+            check_coding(request)?;
+            return Ok((self.0, is_form));
         }
         Err(Error::new(
             Kind::UnsupportedMediaType,

@@ -3,14 +3,24 @@
 
 use actix_web::HttpRequest;
 use actix_web::http::header::{HeaderName, HeaderValue};
+use sha2::{Digest, Sha256};
 
-/// The headers of a caller's that say in which form it wants its answer, or that it asks again.
-const ASKED: [&str; 4] = ["anthropic-version", "anthropic-beta", "openai-beta", "idempotency-key"];
+use crate::domain::chat::Owner;
+use crate::domain::keys;
 
-/// The headers of a request that go on to the upstream.
-pub fn asked(request: &HttpRequest) -> Vec<(&'static str, String)> {
+/// The headers of a caller's that say in which form it wants its answer.
+const ASKED: [&str; 3] = ["anthropic-version", "anthropic-beta", "openai-beta"];
+
+/// The header of a caller's that says that it asks again.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// The headers of a request that go on to the upstream. To that all callers are one account, so a name that
+/// two of them give to their calls must not be the same there: one would get the answer of the other.
+pub fn asked(request: &HttpRequest, owner: &Owner) -> Vec<(&'static str, String)> {
     let value = |name| request.headers().get(name)?.to_str().ok().map(String::from);
-    ASKED.into_iter().filter_map(|name| Some((name, value(name)?))).collect()
+    let own = |name: String| keys::hex(&Sha256::digest(format!("{}\n{name}", owner.0))[..16]);
+    let named = value(IDEMPOTENCY_KEY).map(|name| (IDEMPOTENCY_KEY, own(name)));
+    ASKED.into_iter().filter_map(|name| Some((name, value(name)?))).chain(named).collect()
 }
 
 /// The headers of an upstream's answer as those of ours.

@@ -12,6 +12,7 @@ mod headers;
 mod messages;
 mod models;
 mod needs;
+mod parts;
 pub mod paths;
 mod relay;
 mod request;
@@ -78,16 +79,14 @@ async fn chat_completions(
     let fail = |error| Failure::new(&request, error);
     let body = body.json(&request).map_err(fail)?;
     let length = body.len();
-    let (owner, headers) = (caller.owner.clone(), headers::asked(&request));
+    let (owner, headers) = (caller.owner.clone(), headers::asked(&request, &caller.owner));
     let read = move || {
         check_depth(&body)?;
-        Ok((needs::of_body(&body, false), request::inference(owner, headers, body)?))
+        Ok((needs::of_chat(&body), request::inference(owner, headers, body)?))
     };
     let (needs, (asked, include_usage)) =
         crate::request::apart(length, read).await.and_then(|read| read).map_err(fail)?;
-    if !needs.paths.is_empty() {
-        gateway.allow(&caller.owner, &needs).await.map_err(fail)?;
-    }
+    gateway.allow(&caller.owner, &needs).await.map_err(fail)?;
     let gateway = gateway.into_inner();
     Ok(if asked.stream {
         let begin = Box::pin(streamed(gateway, asked, include_usage, request_id));

@@ -4,13 +4,15 @@
 //! stores of vectors, other people's answers) needs more: see [`Needs`].
 
 use std::borrow::Cow;
-use std::fmt;
 
-use memchr::memmem;
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::IgnoredAny;
 
+use super::parts::{self, Part};
+use crate::domain::error::{Error, Kind};
 use crate::gateway::Needs;
+use crate::http::body::check_depth;
+use crate::http::depth;
 
 /// Paths under `/v1/` that are open to every key with these methods; with what is below those that end in
 /// a slash.
@@ -41,9 +43,43 @@ const IDS: &[(&str, &str)] = &[
 /// The same, but only at the top of a body, where their values may also stand in an object's `id`.
 const IDS_ON_TOP: &[(&str, &str)] = &[("conversation", "conversations"), ("prompt", "prompts")];
 
-/// What a request of this method to a path under `/v1` needs.
-pub fn of_request(method: &str, path: &[String], body: &[u8]) -> Needs {
-    let mut needs = of_body(body, path.first().is_some_and(|first| first == "responses"));
+/// Names at the top of a body under which some upstreams take models to fall back on.
+const OTHER_MODELS: [&str; 2] = ["models", "fallbacks"];
+
+/// What a text in a body names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    /// Something that the upstream keeps under this path.
+    Kept(&'static str),
+    /// An answer that the upstream keeps.
+    Answer,
+    /// The model that is asked.
+    Model,
+}
+
+/// What a request of this method to a path under `/v1` needs, and the model that it asks, if it names one and
+/// no other.
+///
+/// # Errors
+/// That its body is not what it is declared to be, so that the upstream may read in it what is not seen here.
+pub fn of_request(
+    method: &str,
+    path: &[String],
+    body: &[u8],
+    is_form: bool,
+) -> Result<(Needs, Option<String>), Error> {
+    let mut seen = Seen::default();
+    if is_form {
+        seen.read_form(body)?;
+    } else if !body.is_empty() {
+        check_depth(body)?;
+        serde_json::from_slice::<IgnoredAny>(body).map_err(|error| {
+            Error::new(Kind::InvalidJson, format!("the request body is no JSON: {error}"))
+                .hinted("send JSON in UTF-8")
+        })?;
+        seen.read(body, path.first().is_some_and(|first| first == "responses"));
+    }
+    let Seen { mut needs, mut models, .. } = seen;
     let whole = path.join("/");
     let is_open = OPEN.iter().any(|(open, methods)| {
         methods.contains(&method)
@@ -55,112 +91,153 @@ pub fn of_request(method: &str, path: &[String], body: &[u8]) -> Needs {
         _ => {}
     }
     needs.makes_object = method == "POST" && path.len() == 1 && path[0] == "responses";
-    needs
+    let model = models.pop().filter(|_| !needs.has_other_models);
+    Ok((needs, model))
 }
 
-/// What a body needs. That `of_responses` is read in any case; in others ids are rare, and looked for first.
-pub fn of_body(body: &[u8], of_responses: bool) -> Needs {
-    let mut needs = Needs::default();
-    let mentions = |text: &str| memmem::find(body, text.as_bytes()).is_some();
-    // A name may be written with escapes.
-    if of_responses || IDS.iter().any(|(name, _)| mentions(name)) || mentions("\\u") {
-        let mut json = serde_json::Deserializer::from_slice(body);
-        // What is no JSON names nothing: its own error is told elsewhere.
-        let _ = Walk { needs: &mut needs, on_top: of_responses, names: None }.deserialize(&mut json);
-    }
-    needs
+/// What the body of a chat needs, which is JSON.
+pub fn of_chat(body: &[u8]) -> Needs {
+    let mut seen = Seen::default();
+    seen.read(body, false);
+    seen.needs
 }
 
-/// Walks through a value and notes the ids in it.
-struct Walk<'n> {
-    needs: &'n mut Needs,
-    /// Whether it is the whole body, of an API with ids there.
-    on_top: bool,
-    /// The path of what a text here names.
-    names: Option<&'static str>,
+/// What was seen in a body.
+#[derive(Default)]
+struct Seen {
+    needs: Needs,
+    models: Vec<String>,
+    of_responses: bool,
 }
 
-impl Walk<'_> {
-    fn inner(&mut self, names: Option<&'static str>) -> Walk<'_> {
-        Walk { needs: self.needs, on_top: false, names }
-    }
-
-    fn note(&mut self, text: &str) {
-        if let Some(path) = self.names.filter(|_| !text.is_empty())
-            && !self.needs.paths.iter().any(|noted| noted == path)
-        {
-            self.needs.paths.push(path.into());
-        }
-    }
+/// A list or an object that is being read.
+struct Open {
+    is_object: bool,
+    /// What a text in this list names, or the `id` in this object.
+    names: Option<Named>,
+    /// What the value after a name in this object names.
+    next: Option<Named>,
+    awaits_name: bool,
 }
 
-impl<'de> DeserializeSeed<'de> for Walk<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Walk<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
-            let named = |list: &[(&str, &'static str)]| {
-                list.iter().find(|(known, _)| *known == name).map(|(_, path)| *path)
-            };
-            if self.on_top && name == "previous_response_id" {
-                if let Some(id) = map.next_value::<Option<String>>()?.filter(|id| !id.is_empty()) {
-                    self.needs.objects.push(id);
+impl Seen {
+    /// Reads JSON that nests no deeper than is allowed. It is read by its marks and not by a parser, since
+    /// parsers disagree: of two fields of one name, or a text with half a surrogate, one must see what any other
+    /// sees.
+    fn read(&mut self, json: &[u8], of_responses: bool) {
+        self.of_responses = of_responses;
+        let (mut open, mut rest): (Vec<Open>, _) = (Vec::new(), json);
+        while let Some((byte, after)) = rest.split_first() {
+            rest = after;
+            match byte {
+                b'"' => {
+                    let (text, after) = depth::string(after);
+                    rest = after;
+                    self.text(text, &mut open);
                 }
-                continue;
+                b'{' | b'[' => {
+                    let (is_object, names) = (*byte == b'{', open.last().and_then(Open::value));
+                    open.push(Open { is_object, names, next: None, awaits_name: is_object });
+                }
+                b'}' | b']' => drop(open.pop()),
+                b',' => {
+                    open.iter_mut().next_back().into_iter().for_each(|last| last.awaits_name = last.is_object)
+                }
+                _ => {}
             }
-            let names = match self.names {
-                // An object in place of an id: its `id` is meant.
-                Some(path) if name == "id" => Some(path),
-                _ if self.on_top => named(IDS_ON_TOP).or_else(|| named(IDS)),
-                _ => named(IDS),
-            };
-            map.next_value_seed(self.inner(names))?;
         }
-        Ok(())
+        self.needs.has_other_models |= self.models.len() > 1;
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
-        let names = self.names;
-        while list.next_element_seed(self.inner(names))?.is_some() {}
-        Ok(())
+    fn text(&mut self, text: &[u8], open: &mut [Open]) {
+        let on_top = open.len() == 1;
+        match open.last_mut() {
+            Some(last) if last.awaits_name => {
+                last.awaits_name = false;
+                last.next = self.named(text, on_top, last.names);
+            }
+            Some(last) => {
+                if let Some(named) = last.value() {
+                    self.note(named, unescaped(text).into_owned());
+                }
+            }
+            None => {}
+        }
     }
 
-    fn visit_str<E>(mut self, text: &str) -> Result<(), E> {
-        self.note(text);
-        Ok(())
+    /// What the value after this name names.
+    fn named(&mut self, name: &[u8], on_top: bool, of_object: Option<Named>) -> Option<Named> {
+        let written = unescaped(name);
+        let name = folded(&written);
+        let kept = |list: &[(&str, &'static str)]| {
+            list.iter().find(|(known, _)| *known == name).map(|(_, path)| Named::Kept(path))
+        };
+        if on_top && name == "model" {
+            self.needs.has_other_models |= written != "model";
+            return Some(Named::Model);
+        }
+        self.needs.has_other_models |= on_top && OTHER_MODELS.contains(&name.as_ref());
+        match of_object {
+            // An object in place of an id: its `id` is meant.
+            Some(_) if name == "id" => of_object,
+            _ if on_top && self.of_responses && name == "previous_response_id" => Some(Named::Answer),
+            _ if on_top && self.of_responses => kept(IDS_ON_TOP).or_else(|| kept(IDS)),
+            _ => kept(IDS),
+        }
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
+    fn note(&mut self, named: Named, text: String) {
+        match named {
+            _ if text.is_empty() => {}
+            Named::Kept(path) if self.needs.paths.iter().any(|noted| noted == path) => {}
+            Named::Kept(path) => self.needs.paths.push(path.into()),
+            Named::Answer => self.needs.objects.push(text),
+            Named::Model => self.models.push(text),
+        }
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+    /// Reads a form. The name of a part may have an id's name in it, such as `image[0][file_id]`.
+    fn read_form(&mut self, body: &[u8]) -> Result<(), Error> {
+        for Part { name, value } in parts::of(body) {
+            let (name, written) = (folded(&name).into_owned(), name);
+            let words = || name.split(|c: char| !c.is_alphanumeric() && c != '_');
+            for (_, path) in IDS.iter().filter(|(known, _)| words().any(|word| word == *known)) {
+                self.note(Named::Kept(path), value.clone());
+            }
+            if words().next() == Some("model") {
+                self.needs.has_other_models |= written != "model";
+                self.models.push(value);
+            }
+        }
+        self.needs.has_other_models |= self.models.len() > 1;
         Ok(())
     }
+}
 
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
+impl Open {
+    /// What a value that begins here names.
+    fn value(&self) -> Option<Named> {
+        if self.is_object { self.next } else { self.names }
     }
+}
 
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
+/// A text of JSON without its escapes. What is no text in the end is no name and no id of anything.
+fn unescaped(text: &[u8]) -> Cow<'_, str> {
+    if memchr::memchr(b'\\', text).is_none() {
+        return String::from_utf8_lossy(text);
     }
+    let quoted = [b"\"", text, b"\""].concat();
+    serde_json::from_slice(&quoted).map_or(Cow::Borrowed("\u{fffd}"), Cow::Owned)
+}
 
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
+/// A name as those read it who take no notice of case, such as Go's `encoding/json`, for which even `ſ` is an `s`
+/// and the sign for kelvin a `k`.
+fn folded(name: &str) -> Cow<'_, str> {
+    if name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
+        return Cow::Borrowed(name);
     }
+    let upper = name.chars().flat_map(char::to_uppercase);
+    Cow::Owned(upper.flat_map(char::to_lowercase).collect())
 }
 
 /// The id of the answer that the upstream keeps, from the answer itself or from its first event.
@@ -183,7 +260,7 @@ mod tests {
 
     fn needs(method: &str, path: &str, body: &str) -> Needs {
         let path: Vec<String> = path.split('/').map(String::from).collect();
-        of_request(method, &path, body.as_bytes())
+        of_request(method, &path, body.as_bytes(), false).expect("JSON").0
     }
 
     #[test]
@@ -237,10 +314,68 @@ mod tests {
         }
         let goes_on = needs("POST", "responses", r#"{"previous_response_id":"resp_9"}"#);
         assert_eq!((goes_on.objects, goes_on.makes_object), (vec!["resp_9".to_string()], true));
-        assert_eq!(of_body(br#"{"container":"container_1"}"#, false).paths, ["containers"]);
-        let chat = of_body(br#"{"messages":[{"content":[{"file":{"file_id":"f"}}]}],"prompt":"x"}"#, false);
+        assert_eq!(of_chat(br#"{"container":"container_1"}"#).paths, ["containers"]);
+        let chat = of_chat(br#"{"messages":[{"content":[{"file":{"file_id":"f"}}]}],"prompt":"x"}"#);
         assert_eq!(chat.paths, ["files"]);
-        assert!(of_body(br#"{"prompt":{"id":"x"},"tool_call_id":"c"}"#, false).paths.is_empty());
+        assert!(of_chat(br#"{"prompt":{"id":"x"},"tool_call_id":"c"}"#).paths.is_empty());
+    }
+
+    #[test]
+    fn what_any_reader_of_the_body_would_find_is_found() {
+        for body in [
+            r#"{"previous_response_id":1,"previous_response_id":"resp_9"}"#,
+            r#"{"previous_response_id":"resp_9","previous_response_id":null}"#,
+            r#"{"x":"\ud800","previous_response_id":"resp_9"}"#,
+            r#"{"x":1e999,"previous_response_id":"resp_9"}"#,
+            r#"{"x":"\"}","Previous_Response_ID":"resp_9"}"#,
+            r#"{"previou\u017f_response_id":"resp\u005f9"}"#,
+            r#"{"previous_response_id":["resp_9"]}"#,
+        ] {
+            assert_eq!(needs("POST", "responses", body).objects, ["resp_9"], "{body}");
+        }
+        assert_eq!(of_chat(r#"{"x":"\ud800","FILE_ID":"f"}"#.as_bytes()).paths, ["files"]);
+        assert!(of_chat(r#"{"\"file_id":"f","file_id":"","x":["file_id","f"]}"#.as_bytes()).paths.is_empty());
+        let path = ["responses".to_string()];
+        let utf16: Vec<u8> = r#"{"a":1}"#.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let nested = format!("{}{}", "[".repeat(65), "]".repeat(65));
+        for body in [&b"{\"x\":NaN}"[..], b"/**/{}", b"\xef\xbb\xbf{}", b"{}{}", &utf16, nested.as_bytes()] {
+            assert!(of_request("POST", &path, body, false).is_err(), "{}", String::from_utf8_lossy(body));
+        }
+    }
+
+    #[test]
+    fn the_model_is_what_any_reader_of_the_body_would_take() {
+        let path = ["embeddings".to_string()];
+        let model = |body: &str| of_request("POST", &path, body.as_bytes(), false).expect("JSON").1;
+        assert_eq!(model(r#"{"model":"a","input":{"model":"b"}}"#).as_deref(), Some("a"));
+        for body in [
+            r#"{"input":"model"}"#,
+            r#"{"model":"a","model":"b"}"#,
+            r#"{"model":"a","Model":"b"}"#,
+            r#"{"MODEL":"b"}"#,
+            r#"{"model":"a","models":["b"]}"#,
+        ] {
+            assert_eq!(model(body), None, "{body}");
+        }
+        let part = |head: &str, value: &str| {
+            format!("--x\r\nContent-Disposition: form-data; {head}\r\n\r\n{value}\r\n")
+        };
+        let form =
+            |parts: &[String]| of_request("POST", &path, parts.concat().as_bytes(), true).expect("a form");
+        let good = part("name=\"model\"", "a");
+        assert_eq!(form(&[good.clone(), part("name=\"file\"; filename=\"b\"", "x")]).1.as_deref(), Some("a"));
+        for head in [
+            "name=model",
+            "name=\"model\"",
+            "x=y;\r\n Name = Model",
+            "name=\"mo\\del\"",
+            "name*=utf-8''mod%65l",
+        ] {
+            assert_eq!(form(&[good.clone(), part(head, "b")]).1, None, "{head}");
+        }
+        for head in ["name=\"image[0][file_id]\"", "name=file_id", "name=\"File_ID\""] {
+            assert_eq!(form(&[part(head, "file-1")]).0.paths, ["files"], "{head}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use futures_util::stream::{self, StreamExt};
 use super::body::V1Body;
 use super::events::Events;
 use super::{failure, headers, needs, tokens};
+use crate::api::audit;
 use crate::domain::error::{Error, Kind};
 use crate::gateway::{Failed, Gateway, InFlight, RelayForm, RelayRequest, Relaying};
 use crate::http::auth::Caller;
@@ -32,12 +33,20 @@ pub async fn relay(
         return Err(Failure::method(&request, allowed.join(", ")));
     }
     let fail = |error: Error| Failure::new(&request, error);
-    let body = body.json_or_form(&request).map_err(fail)?;
+    let (body, is_form) = body.json_or_form(&request).map_err(fail)?;
     let length = body.len();
-    let relayed = asked(&request, body).map_err(fail)?;
-    let read = move || (needs::of_request(&relayed.method, &relayed.path, &relayed.body), relayed);
-    let (needs, relayed) = crate::request::apart(length, read).await.map_err(fail)?;
+    let relayed = asked(&request, &caller, body).map_err(fail)?;
+    let read = move || {
+        let RelayRequest { method, path, body, .. } = &relayed;
+        let (needs, model) = needs::of_request(method, path, body, is_form)?;
+        Ok((needs, RelayRequest { model, ..relayed }))
+    };
+    let (needs, relayed) = crate::request::apart(length, read).await.and_then(|read| read).map_err(fail)?;
     gateway.allow(&caller.owner, &needs).await.map_err(fail)?;
+    if caller.is_owner && relayed.method != "GET" && !needs.paths.is_empty() {
+        let target = format!("{} {}", relayed.method, relayed.path.join("/"));
+        audit::note(&request, &gateway, "account.change", &target).await;
+    }
     let request_id = RequestId::of(request.extensions());
     let Relaying { upstream, headers: passed, form, body } = match gateway
         .relay(caller.owner.clone(), relayed, tokens::of_prompt)
@@ -95,26 +104,29 @@ fn dress(
     for (name, value) in ours.chain(passed) {
         headers.insert(name, value);
     }
-    if form == RelayForm::Bytes {
-        disarm(headers);
-    }
-}
-
-/// Keeps a browser from running what an upstream sent, which would then speak in this service's name: only
-/// types that are shown and never run are shown, all else is a download.
-fn disarm(headers: &mut HeaderMap) {
-    const SHOWN: [&str; 6] = ["audio/", "video/", "image/png", "image/jpeg", "image/webp", "image/gif"];
+    // Of several types in one header a browser takes the last.
     let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media = media.trim().to_ascii_lowercase();
-    if !SHOWN.iter().any(|shown| media.starts_with(shown)) {
+    let media = media.split(',').next().unwrap_or_default().trim().to_string();
+    if form == RelayForm::Bytes && !is_shown(&media) {
         let given = headers.get(header::CONTENT_DISPOSITION).and_then(|value| value.to_str().ok());
         let file = given.and_then(|given| given.split_once(';')).map(|(_, file)| file.trim());
         let download = file.map_or("attachment".into(), |file| format!("attachment; {file}"));
         let download = HeaderValue::try_from(download).unwrap_or(HeaderValue::from_static("attachment"));
         headers.insert(header::CONTENT_DISPOSITION, download);
     }
+    if let Ok(media) = HeaderValue::try_from(media) {
+        headers.insert(header::CONTENT_TYPE, media);
+    }
     let policy = HeaderValue::from_static("default-src 'none'; sandbox");
     headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+}
+
+/// Whether a browser shows what an upstream sent as this type, and never runs it, which would then speak in this
+/// service's name. All else is a download.
+fn is_shown(media: &str) -> bool {
+    const SHOWN: [&str; 6] = ["audio/", "video/", "image/png", "image/jpeg", "image/webp", "image/gif"];
+    let media = media.to_ascii_lowercase();
+    SHOWN.iter().any(|shown| media.starts_with(shown))
 }
 
 /// JSON, all of it.
@@ -130,7 +142,7 @@ async fn whole(mut body: InFlight, log_fields: LogFields, request_id: &str) -> P
 }
 
 /// The request as it goes on: its path, query, body, and the two headers that tell of the body.
-fn asked(request: &HttpRequest, body: Bytes) -> Result<RelayRequest, Error> {
+fn asked(request: &HttpRequest, caller: &Caller, body: Bytes) -> Result<RelayRequest, Error> {
     let missing = || Error::new(Kind::NotFound, "there is nothing at this path");
     let method = request.method().as_str();
     if !matches!(method, "GET" | "POST" | "DELETE") {
@@ -138,8 +150,12 @@ fn asked(request: &HttpRequest, body: Bytes) -> Result<RelayRequest, Error> {
             .hinted("use GET, POST or DELETE"));
     }
     let path: Vec<String> = request.match_info().query("path").split('/').map(String::from).collect();
+    // What follows a `;`, and blanks around, some servers leave out before they read the path.
     let is_plain = |segment: &String| {
-        !matches!(segment.as_str(), "" | "." | "..") && !segment.contains(['\\', '\0', '%', '?', '#'])
+        let name = segment.split(';').next().unwrap_or_default().trim();
+        !matches!(name, "" | "." | "..")
+            && !segment.contains(['\\', '%', '?', '#'])
+            && !segment.contains(char::is_control)
     };
     if !path.iter().all(is_plain) {
         return Err(missing());
@@ -154,8 +170,9 @@ fn asked(request: &HttpRequest, body: Bytes) -> Result<RelayRequest, Error> {
         query: Some(query).filter(|query| !query.is_empty()),
         accept: header(header::ACCEPT),
         media_type: header(header::CONTENT_TYPE),
-        headers: headers::asked(request),
+        headers: headers::asked(request, &caller.owner),
         body,
+        model: None,
     })
 }
 

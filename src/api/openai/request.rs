@@ -43,12 +43,15 @@ pub fn inference(
 ) -> Result<(InferenceRequest, bool), Error> {
     let Head { model, stream, stream_options, n, .. } = head(&body)?;
     let choices = n.unwrap_or(1).max(1);
+    let model = model.filter(|model| !model.trim().is_empty());
+    let names_model = model.is_some();
     let request = InferenceRequest {
         owner,
         operation: "chat_completions",
-        model: model.filter(|model| !model.trim().is_empty()),
+        model,
         asked: Asked::Transcript(Transcript {
             body,
+            names_model,
             choices,
             headers,
             read: chat,
