@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from . import load, programs, servers
+from . import load, programs, servers, stores, yardsticks
 from .servers import KEY, Server
 
 FAST = ["direct", "nginx", "minimal", "mirrorgate"]
 PYTHON = ["pooled", "tutorial", "litellm"]
+# What a store is measured by.
+YARDSTICKS = {"sqlite": "disk", "postgres": "pgbench"}
 CONNECTIONS = [1, 16, 64, 256]
 
 PROTOCOLS = {"openai": "OpenAI, SSE", "web-chat": "web chat, NDJSON"}
@@ -46,6 +48,7 @@ class Round:
         self.settings = settings
         self.stack = ExitStack()
         self.slow: dict[str, Server] = {}
+        self._postgres: stores.Postgres | None = None
 
     def __enter__(self) -> Round:
         self.upstream = self.stack.enter_context(servers.running(servers.upstream()))
@@ -53,6 +56,13 @@ class Round:
 
     def __exit__(self, *error: object) -> None:
         self.stack.close()
+
+    @property
+    def postgres(self) -> stores.Postgres:
+        """A private server, which is there for the rest of the round."""
+        if self._postgres is None:
+            self._postgres = self.stack.enter_context(stores.postgres())
+        return self._postgres
 
     def server(self, target: str, **options: object) -> Server:
         match target:
@@ -103,6 +113,9 @@ def of(settings: Settings) -> list[Cell]:
     for protocol in PROTOCOLS:
         for state in STATES:
             cells += [_chat(protocol, state, count, settings) for count in connections]
+    for store in YARDSTICKS if stores.has_postgres() else ["sqlite"]:
+        for state in ("new", "next"):
+            cells += [_kept(store, state, count, settings) for count in (1, 64)]
     cells.append(_many_streams(1000, 60 if settings.quick else 100, FAST))
     if not settings.quick:
         cells.append(_many_streams(3000, 100, ["nginx", "minimal", "mirrorgate"]))
@@ -224,6 +237,23 @@ def _chat(protocol: str, state: str, connections: int, settings: Settings) -> Ce
         targets = ["nginx", "mirrorgate"] if protocol == "openai" else ["nginx", "minimal", "mirrorgate"]
     name = f"chat-{protocol}-{state}-{connections}"
     return Cell(name, f"`/api/chat`, {PROTOCOLS[protocol]}, {STATES[state]}, {_connections(connections)}", targets, run)
+
+
+def _kept(store: str, state: str, connections: int, settings: Settings) -> Cell:
+    """Turns that are kept, beside what the disk or the database does by itself."""
+
+    def run(round: Round, target: str) -> dict:
+        if target == "disk":
+            return yardsticks.disk(settings.measure_ms)
+        if target == "pgbench":
+            return yardsticks.pgbench(round.postgres, connections, settings.measure_ms)
+        place = None if store == "sqlite" else {"DATABASE_URL": round.postgres.cluster.new_database()}
+        options = {"connections": connections, "measure_ms": settings.measure_ms}
+        options["turns"] = TURNS if state == "next" else 0
+        return _closed(round.measure(target, "chat", "burst-20", server={"settings": place}, **options))
+
+    title = f"`/api/chat` kept in {store}, {STATES[state]}, {_connections(connections)}"
+    return Cell(f"kept-{store}-{state}-{connections}", title, [YARDSTICKS[store], "mirrorgate"], run)
 
 
 def _many_streams(count: int, tokens: int, targets: list[str]) -> Cell:

@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
@@ -33,18 +32,6 @@ def describe(targets: list[str]) -> dict[str, str]:
         "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"),
         **versions,
     }
-
-
-def fsync_us(count: int = 100) -> float:
-    """The median time of a small write with fdatasync where the stores of the benchmark lie."""
-    times = []
-    with tempfile.NamedTemporaryFile(prefix="mirrorgate-bench-") as file:
-        for _ in range(count):
-            begin = time.perf_counter()
-            os.write(file.fileno(), bytes(8192))
-            os.fdatasync(file.fileno())
-            times.append(time.perf_counter() - begin)
-    return sorted(times)[count // 2] * 1e6
 
 
 def _processor() -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
 from typing import Callable, Iterable
 
 from . import cells
+from .goals import goals
 
 NAMES = {
     "direct": "direct, no proxy",
@@ -16,6 +16,8 @@ NAMES = {
     "pooled": "FastAPI + httpx, 2 workers",
     "tutorial": "FastAPI + requests",
     "litellm": "LiteLLM proxy",
+    "disk": "the disk, fdatasync",
+    "pgbench": "pgbench, one INSERT",
 }
 
 # A round in which others took more of the machine than this does not count, if enough others do.
@@ -47,10 +49,11 @@ class Results:
         return statistics.median(values) if values else None
 
     def compared(
-        self, cell: str, target: str, other: str, metric: str, how: Callable[[float, float], float]
+        self, cell: str, target: str, other: str, metric: str, how: Callable[[float, float], float], beside: str = ""
     ) -> float | None:
-        """The median over rounds of a comparison within the round: what slows both leaves it alone."""
-        others = {values["round"]: values for values in self.counted(cell, other)}
+        """The median over rounds of a comparison within the round: what slows both leaves it alone. `beside` is
+        the other's cell where that is another one."""
+        others = {values["round"]: values for values in self.counted(beside or cell, other)}
         pairs = [
             (values[metric], others[values["round"]].get(metric))
             for values in self.counted(cell, target)
@@ -59,11 +62,11 @@ class Results:
         results = [how(mine, theirs) for mine, theirs in pairs if theirs]
         if results:
             return statistics.median(results)
-        mine, theirs = self.median(cell, target, metric), self.median(cell, other, metric)
+        mine, theirs = self.median(cell, target, metric), self.median(beside or cell, other, metric)
         return how(mine, theirs) if mine is not None and theirs else None
 
-    def ratio(self, cell: str, target: str, other: str, metric: str) -> float | None:
-        return self.compared(cell, target, other, metric, lambda mine, theirs: mine / theirs)
+    def ratio(self, cell: str, target: str, other: str, metric: str, beside: str = "") -> float | None:
+        return self.compared(cell, target, other, metric, lambda mine, theirs: mine / theirs, beside)
 
     def difference(self, cell: str, target: str, other: str, metric: str) -> float | None:
         return self.compared(cell, target, other, metric, lambda mine, theirs: mine - theirs)
@@ -113,72 +116,6 @@ class Results:
         return text + "."
 
 
-@dataclass
-class Goal:
-    what: str
-    value: float | None
-    limit: float
-    unit: str = ""
-    at_least: bool = False
-    note: str = ""
-
-    @property
-    def met(self) -> bool | None:
-        if self.value is None:
-            return None
-        return self.value >= self.limit if self.at_least else self.value <= self.limit
-
-    def row(self) -> list[str]:
-        sign = "at least" if self.at_least else "at most"
-        verdict = {None: "not measured", True: "met", False: "**missed**"}[self.met]
-        shown = "-" if self.value is None else f"{_number(self.value)}{self.unit}"
-        return [self.what, f"{sign} {_number(self.limit)}{self.unit}", shown + self.note, verdict]
-
-
-def goals(results: Results) -> list[Goal]:
-    mg = "mirrorgate"
-
-    def errors(cell: str) -> float | None:
-        return float(results.errors(cell, mg)) if results.has(cell, mg) else None
-
-    fsync = results.facts.get("fsync_us")
-    new = max(
-        (value for protocol in cells.PROTOCOLS if (value := results.median(f"chat-{protocol}-new-1", mg, "p50_us"))),
-        default=None,
-    )
-    rate = max(
-        (
-            value
-            for protocol in cells.PROTOCOLS
-            if (value := results.median(f"chat-{protocol}-new-64", mg, "requests_per_second"))
-        ),
-        default=None,
-    )
-    first = results.difference("v1-stream-50", mg, "nginx", "first_p50_us")
-    binary = results.facts.get("binary_bytes")
-    listed = [
-        Goal("CPU of a `/v1` JSON request, 64 connections, to nginx", results.ratio("v1-json-64", mg, "nginx", "cpu_us"), 1.9, "x"),
-        Goal("Requests/s of `/v1` JSON, 64 connections, to nginx", results.ratio("v1-json-64", mg, "nginx", "requests_per_second"), 0.75, "x", at_least=True),
-        Goal("CPU of a streamed chunk, 50 streams, to nginx", results.ratio("v1-stream-50", mg, "nginx", "cpu_chunk_us"), 1.25, "x"),
-        Goal("Time to the first chunk, p50, above nginx", first and first / 1e3, 0.3, " ms"),
-        Goal("CPU of `/api/chat` over NDJSON, not kept, to minimal actix + awc", results.ratio("chat-lines", mg, "minimal", "cpu_us"), 1.2, "x"),
-        Goal("`/api/chat` kept on disk, 1 connection, p50 above the disk's fsync", new and fsync and (new - fsync) / 1e3, 0.5, " ms"),
-        Goal("`/api/chat` kept on disk, 64 connections: commits per fsync that the disk could do", rate and fsync and rate * fsync / 1e6, 1.0, at_least=True),
-        Goal("1,000 streams at 20 tokens/s: longest to ideal time", results.median("v1-streams-1000", mg, "stretch"), 1.02, "x"),
-        Goal("1,000 streams: errors", errors("v1-streams-1000"), 0),
-        Goal("1,000 streams: RSS", results.median("v1-streams-1000", mg, "resident_mb"), 96, " MB"),
-        Goal("3,000 streams: errors", errors("v1-streams-3000"), 0),
-        Goal("3,000 streams: RSS", results.median("v1-streams-3000", mg, "resident_mb"), 200, " MB"),
-        Goal("Upstream closes connections after 20 ms idle: errors", errors("stale"), 0),
-        Goal("Caller gone in mid-stream, upstream closed", results.median("left", mg, "left_ms"), 50, " ms"),
-        Goal("`/health` while 64 slow calls run, slowest of 50", results.median("health", mg, "health_max_ms"), 10, " ms"),
-        Goal("Idle RSS", results.median("start", mg, "resident_mb"), 15, " MB"),
-        Goal("Cold start", results.median("start", mg, "start_ms"), 30, " ms"),
-        Goal("Binary", binary and binary / 1e6, 15, " MB"),
-    ]
-    return listed
-
-
 def markdown(results: Results, about: dict[str, str], command: str, rounds: int) -> str:
     lines = [
         "# Results",
@@ -192,13 +129,12 @@ def markdown(results: Results, about: dict[str, str], command: str, rounds: int)
         "",
         f"Noise: {results.noise()}",
     ]
-    if fsync := results.facts.get("fsync_us"):
-        lines += ["", f"The disk takes {fsync / 1e3:.2f} ms for a write of 8 KiB with fdatasync (median)."]
     lines += ["", "## Goals", ""]
     lines += table(["goal", "limit", "measured", ""], [goal.row() for goal in goals(results)])
     lines += ["", "What those that are missed are spent on: [PROFILE.md](PROFILE.md)."]
     lines += _json_section(results)
     lines += _stream_section(results)
+    lines += _kept_section(results)
     lines += _chat_section(results)
     lines += _rest_section(results)
     failed = [
@@ -328,6 +264,34 @@ def _chat_section(results: Results) -> list[str]:
     return lines
 
 
+def _kept_section(results: Results) -> list[str]:
+    rows = []
+    for store, yardstick in cells.YARDSTICKS.items():
+        for state in ("new", "next"):
+            for connections in (1, 64):
+                cell, mg = f"kept-{store}-{state}-{connections}", "mirrorgate"
+                if not results.has(cell, mg):
+                    continue
+                rows.append([
+                    NAMES[yardstick],
+                    "new" if state == "new" else "goes on",
+                    str(connections),
+                    count(results.median(cell, yardstick, "requests_per_second")),
+                    count(results.median(cell, mg, "requests_per_second")),
+                    times(results.ratio(cell, mg, yardstick, "requests_per_second")),
+                    ms(results.median(cell, yardstick, "p50_us")),
+                    ms(results.median(cell, mg, "p50_us")),
+                    ms(results.difference(cell, mg, yardstick, "p50_us")),
+                    us(results.median(cell, mg, "cpu_us")),
+                    percent(results.spread(cell, mg, "cpu_us")),
+                ])
+    if not rows:
+        return []
+    header = ["beside", "conversation", "connections", "its commits/s", "turns/s", "to it", "its p50 ms", "p50 ms", "above it", "CPU us/turn", "spread"]
+    note = "`/api/chat` over OpenAI, SSE of 20 tokens at once. The disk writes 8 KiB and waits, one after the other; pgbench inserts a row of a turn's size over as many connections as there are callers, and mirrorgate has `DATABASE_POOL_SIZE` of them, 5."
+    return ["", "## Turns that are kept, beside the disk and the database alone", "", note, "", *table(header, rows)]
+
+
 def _rest_section(results: Results) -> list[str]:
     lines: list[str] = []
     if "start" in results.rounds:
@@ -346,12 +310,6 @@ def _targets(results: Results, cell: str) -> Iterable[str]:
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
     rule = ["---"] + ["---:"] * (len(header) - 1)
     return ["| " + " | ".join(cells_) + " |" for cells_ in [header, rule, *rows]]
-
-
-def _number(value: float) -> str:
-    if value == int(value):
-        return f"{int(value):,}"
-    return f"{value:.3f}".rstrip("0") if abs(value) < 2 else f"{value:.1f}"
 
 
 def _fixed(value: float | None, digits: int) -> str:

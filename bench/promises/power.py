@@ -278,10 +278,10 @@ async def cut_everywhere(
     disk, wrong = Disk(), []
     cuts = images = reopened = 0
     before = 0
-    often = run.size(1, 4)
+    often = run.size(2, 4)
     for number, record in enumerate(done):
         # Before this record: what it is about has not happened.
-        is_cut = record.kind == SYNCED or (number and done[number - 1].kind == SYNCED) or chance.random() < 0.02
+        is_cut = record.kind == SYNCED or (number and done[number - 1].kind == SYNCED) or chance.random() < 0.005
         if is_cut and chance.randrange(often) == 0:
             cuts += 1
             shares = [0.0, 1.0, *(chance.random() for _ in range(PARTS))] if disk.has_open_ends else [0.0]
