@@ -101,6 +101,13 @@ pub struct Conversation {
     pub thread: Option<Thread>,
 }
 
+impl Conversation {
+    /// One that begins, of which there is nothing to read.
+    fn beginning() -> Self {
+        Conversation { messages: Some(Vec::new()), ..Conversation::default() }
+    }
+}
+
 /// What is read of a conversation's past: its latest turns within both bounds.
 #[derive(Debug, Clone, Copy)]
 pub struct History {
@@ -162,7 +169,7 @@ impl Store {
         let (owner, turn) = (owner.clone(), TurnId::random()?.to_string());
         let Some(meant) = meant else {
             self.expect_room().await?;
-            let (id, conversation) = (ConversationId::random()?, Conversation::default());
+            let (id, conversation) = (ConversationId::random()?, Conversation::beginning());
             let (name, lease, _lock) = (None, None, None);
             return Ok(Turn { id, name, owner, turn, conversation, history, before: 0, lease, _lock });
         };
@@ -220,10 +227,7 @@ impl Store {
                 None => match meant {
                     ConversationRef::Known(_) => return Err(not_found()),
                     ConversationRef::Named(_) if self.claim(owner, id, turn).await? => {
-                        return Ok((
-                            0,
-                            Conversation { messages: Some(Vec::new()), ..Conversation::default() },
-                        ));
+                        return Ok((0, Conversation::beginning()));
                     }
                     ConversationRef::Named(_) => sleep(pause).await,
                 },

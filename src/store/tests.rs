@@ -73,6 +73,7 @@ async fn a_conversation_is_kept_and_found_by_its_owner_alone() {
         let (ann, bob) = (owner(), owner());
         let turn = store.open(&ann, None, history(10)).await.expect("a turn");
         let id = turn.id;
+        assert_eq!(turn.conversation().messages, Some(Vec::new()), "there is nothing to be read");
         assert!(
             store.open(&ann, Some(id.into()), history(10)).await.is_err(),
             "nothing is kept before the commit"
