@@ -84,7 +84,23 @@ pub struct Metrics {
     upstream_requests: Family<Asked, Counter>,
 }
 
+/// A piece of work for which the service waits before it stops, for as long as this is there: whoever panics
+/// or is given up drops it as well.
+pub struct Running(Gauge);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 impl Metrics {
+    /// Counts a piece of work among the requests that have come and not been answered to their end.
+    pub fn running(&self) -> Running {
+        self.requests_in_flight.inc();
+        Running(self.requests_in_flight.clone())
+    }
+
     /// Nothing counted yet; `store_errors` is the store's own count.
     pub fn new(store_errors: Counter) -> Self {
         let timings = || Timings::new_with_constructor(|| Histogram::new(DURATIONS));
@@ -250,5 +266,25 @@ impl Collector for Mended {
             ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn work_that_panics_is_counted_out() {
+        let metrics = Metrics::new(Counter::default());
+        let running = metrics.running();
+        assert_eq!(metrics.requests_in_flight.get(), 1);
+        let work = move || {
+            let _running = running;
+            panic!("a defect");
+        };
+        assert!(catch_unwind(AssertUnwindSafe(work)).is_err());
+        assert_eq!(metrics.requests_in_flight.get(), 0);
     }
 }

@@ -72,13 +72,8 @@ pub async fn check<B: MessageBody + 'static>(
     let work = next.call(request);
     tokio::task::spawn_local(context::carried(async move {
         // Whoever stops the service waits for it as for any other call.
-        if let Some(metrics) = &metrics {
-            metrics.requests_in_flight.inc();
-        }
+        let _running = metrics.map(|metrics| metrics.running());
         record(work, recorder, begins).await;
-        if let Some(metrics) = &metrics {
-            metrics.requests_in_flight.dec();
-        }
     }));
     let (request, log_fields) = begun.await.unwrap_or_else(|_| Err(ErrorInternalServerError(defect())))?;
     let mut response = answer(recording).await;
