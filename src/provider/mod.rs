@@ -3,7 +3,7 @@
 //! A protocol turns a prompt into a request and an answer's bytes into pieces; all else is shared:
 //! `transport` makes the exchange, `body` reads the answer under its limits and out of its `coding`, `decoding` leads it
 //! through a protocol's decoder, `framing` cuts bytes into lines, `template` knows a piece by the one
-//! before, `failure` names what went wrong, `report` keeps what callers may read of it, `session` keeps the login,
+//! before, `tolerant` reads what JSON cannot say, `failure` names what went wrong, `report` keeps what callers may read of it, `session` keeps the login,
 //! `stop` ends an answer where its caller wants, `tool_emulation` lets a model call tools in words. Nothing outside of this room
 //! asks which protocol an upstream speaks: its capabilities say what that means.
 
@@ -31,6 +31,7 @@ mod rewriting;
 pub mod session;
 mod stop;
 mod template;
+mod tolerant;
 mod tool_emulation;
 mod transport;
 mod web_chat;

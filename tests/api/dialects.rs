@@ -168,6 +168,29 @@ const CASES: &[Case] = &[
         "{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"\",\"responseId\":\"r\",\"streamErrors\":[{\"message\":\"You've reached your usage limit.\"}]}}}}\n",
         Fails("upstream_rate_limited", "usage limit"),
     ),
+    openai(
+        "a character comes in two halves, each in an event of its own",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi \\ud83d\"}}]}\n\ndata: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\\ude00!\"}}]}\n\ndata: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+        "",
+        Text("Hi \u{1f600}!"),
+    ),
+    openai(
+        "half of a character is never followed by the other",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi \\ud83d\"}}]}\n\ndata: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+        "",
+        Fails("upstream_invalid", ""),
+    ),
+    openai(
+        "a probability is no number",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hello NaN\"},\"logprobs\":{\"x\":NaN,\"y\":-Infinity}}]}\n\ndata: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+        r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"Hello NaN"},"logprobs":{"x":NaN,"y":-Infinity},"finish_reason":"stop"}]}"#,
+        Text("Hello NaN"),
+    ),
+    web_chat(
+        "a character comes in two halves, each in a token of its own",
+        "{\"result\":{\"response\":{\"token\":\"Hi \\ud83d\"}}}\n{\"result\":{\"response\":{\"token\":\"\\ude00!\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n",
+        Text("Hi \u{1f600}!"),
+    ),
     web_chat(
         "the final message is empty after tokens",
         "{\"result\":{\"response\":{\"token\":\"Hello\",\"responseId\":\"r\"}}}\n{\"result\":{\"response\":{\"token\":\" world\",\"responseId\":\"r\"}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"\",\"responseId\":\"r\"}}}}\n",

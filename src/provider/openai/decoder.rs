@@ -27,6 +27,7 @@ use crate::provider::framing::holds_json;
 use crate::provider::intake::{Intake, Rest};
 use crate::provider::reason::BROKEN_OFF;
 use crate::provider::template::{Template, text};
+use crate::provider::tolerant::{self, Halves};
 use crate::telemetry::mending::{Mending, Mendings};
 
 /// What matters in a chunk.
@@ -126,6 +127,8 @@ struct Completion {
     finished: BTreeMap<u64, String>,
     tool_calls: ToolCalls,
     mendings: Mendings,
+    /// Half of a character, whose other half is to come.
+    halves: Halves,
     /// The form of the latest chunk, where the next can be known by it, and which words it says.
     template: Option<(Template, Words)>,
     /// Whether the upstream's id of the answer and the model were told.
@@ -150,6 +153,7 @@ impl Chunks {
             finished: BTreeMap::new(),
             tool_calls: ToolCalls::default(),
             mendings: Mendings::default(),
+            halves: Halves::default(),
             template: None,
             named: false,
             understood: false,
@@ -205,7 +209,9 @@ impl Decoder for Chunks {
                     taken => taken?,
                 }
                 deltas.extend(completion.tool_calls.release_all(completion.first));
-                if completion.done || completion.has_ended() {
+                if completion.halves.are_waiting() {
+                    Err(Fault::broken(None))
+                } else if completion.done || completion.has_ended() {
                     Ok(())
                 } else {
                     let skipped = completion.skipped + intake.skipped();
@@ -240,7 +246,7 @@ impl Completion {
             rest[end] = b' ';
             rest = &mut rest[end + 1..];
         }
-        if let Some((template, kind)) = &self.template
+        if let Some((template, kind)) = self.template.as_ref().filter(|_| !self.halves.are_waiting())
             && let Some(words) = template.words(&data)
         {
             let mut delta = match (self.wire_only, kind) {
@@ -257,6 +263,12 @@ impl Completion {
         let events = self.events;
         let broken =
             || if last { Fault::unfinished(understood, 0, b"") } else { Fault::broken(Some(events)) };
+        if let Cow::Owned(joined) = self.halves.join(&data).map_err(|_| broken())? {
+            if joined != data {
+                self.mendings.note(Mending::PieceMended);
+            }
+            data = joined;
+        }
         let text = std::str::from_utf8(&data).map_err(|_| broken())?;
         let looked = match serde_json::from_str::<Seen<'_>>(text) {
             Ok(seen) => {
@@ -270,7 +282,7 @@ impl Completion {
         };
         match looked {
             Some(delta) => deltas.push_back(Delta { wire: Some(data.into()), ..delta }),
-            None => self.mend(serde_json::from_str(text).map_err(|_| broken())?, deltas)?,
+            None => self.mend(tolerant::value(text.as_bytes()).map_err(|_| broken())?, deltas)?,
         }
         Ok(())
     }
@@ -296,6 +308,9 @@ impl Completion {
     fn end(&mut self, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
         if !self.understood {
             return Err(Fault::empty());
+        }
+        if self.halves.are_waiting() {
+            return Err(Fault::broken(None));
         }
         // What was skipped may have said why it does not.
         if self.skipped > 0 && !self.has_ended() {

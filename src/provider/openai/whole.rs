@@ -11,6 +11,7 @@ use crate::domain::answer::Delta;
 use crate::domain::chat::{Usage, estimate_tokens};
 use crate::provider::decoding::Fault;
 use crate::provider::reason::BROKEN_OFF;
+use crate::provider::tolerant;
 use crate::telemetry::mending::{Mending, Mendings};
 
 /// The `object` of a chunk.
@@ -77,7 +78,7 @@ pub fn as_chunk(bytes: &[u8]) -> Result<Value, Fault> {
 
 fn whole_value(bytes: &[u8]) -> Result<Value, Fault> {
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
-    let value: Value = serde_json::from_slice(bytes).map_err(|error| Fault::not_json(&error))?;
+    let value = tolerant::value(bytes).map_err(|error| Fault::not_json(&error))?;
     Fault::check(&value)?;
     match value["choices"].as_array() {
         Some(choices) if choices.is_empty() => Err(Fault::empty()),

@@ -11,6 +11,7 @@ use crate::domain::answer::{Delta, Metadata, Names};
 use crate::provider::decoding::{Decoder, Fault, Progress, first_byte};
 use crate::provider::framing::Lines;
 use crate::provider::template::Template;
+use crate::provider::tolerant::Halves;
 use crate::telemetry::mending::{Mending, Mendings};
 
 /// Decodes the lines of an answer.
@@ -30,6 +31,8 @@ pub struct Answer {
     goes_on: bool,
     whole: bool,
     markup: Markup,
+    /// Half of a character, whose other half is to come.
+    halves: Halves,
     response_id: Option<String>,
 }
 
@@ -73,7 +76,7 @@ impl Decoder for Answer {
         if self.soft_stopped && !self.whole && self.skipped > skipped && may_say_more() {
             return Err(Fault::unfinished(true, 0, b""));
         }
-        if self.whole || self.soft_stopped {
+        if self.whole || self.soft_stopped && !self.halves.are_waiting() {
             Ok(())
         } else if !self.started {
             Err(Fault::empty())
@@ -97,6 +100,7 @@ impl Answer {
             goes_on: false,
             whole: false,
             markup: Markup::default(),
+            halves: Halves::default(),
             response_id: None,
         }
     }
@@ -111,7 +115,7 @@ impl Answer {
         if !std::mem::replace(&mut self.started, true) && first_byte(line) == Some(b'<') {
             return Err(Fault::Html);
         }
-        if let Some((template, kind)) = &self.template
+        if let Some((template, kind)) = self.template.as_ref().filter(|_| !self.halves.are_waiting())
             && let Some(words) = template.words(line)
         {
             let said = said(words, *kind, &mut self.markup);
@@ -120,8 +124,9 @@ impl Answer {
             return Ok(());
         }
         self.template = None;
+        let joined = self.halves.join(line);
         // serde would take a list for an object, by position.
-        let read = Some(line).filter(|line| line.starts_with(b"{")).map(serde_json::from_slice);
+        let read = joined.as_deref().ok().filter(|line| line.starts_with(b"{")).map(serde_json::from_slice);
         let Some(Ok(Line { result, error })) = read else {
             fail_if_failure(line)?;
             self.skipped += 1;
@@ -131,6 +136,7 @@ impl Answer {
             }
             return Ok(());
         };
+        let line = joined.as_deref().unwrap_or(line);
         fail_if_reported(error)?;
         let Some(result) = result else {
             fail_if_failure(line)?;
