@@ -17,7 +17,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use crate::gateway::{Gateway, Health};
 use crate::http::auth::Guard;
 use crate::http::base_url::Peers;
-use crate::http::causes::cause;
+use crate::http::codes;
 use crate::http::documents::{Document, Documents};
 use crate::http::log_fields::LogFields;
 use crate::http::page::{self, Language, messages};
@@ -131,7 +131,7 @@ fn render(
         pages
     });
     let error = health.as_ref().and_then(|health| health.error.as_ref());
-    let cause = error.and_then(|error| cause(error.kind, language));
+    let words = error.and_then(|error| codes::words(language, error.kind.code()));
     let context = context! {
         lang => language.tag(),
         t => Serde(texts(language)),
@@ -144,8 +144,8 @@ fn render(
             name => if gateway.is_demo() { "demo" } else { gateway.protocol_name() },
             latency_ms => health.as_ref().map(|health| health.latency.as_millis() as u64),
             session => health.as_ref().map_or("unknown", |health| health.session.name()),
-            message => cause.map(|cause| cause.what),
-            hint => cause.map(|cause| cause.hint),
+            message => words.map(|words| &words.what),
+            hint => words.map(|words| &words.act),
         },
         reach => Unreachable::of(base).map(Unreachable::name),
         key_required => needs_key,

@@ -6,6 +6,7 @@ pub mod auth;
 pub mod base_url;
 pub mod body;
 pub mod causes;
+pub mod codes;
 pub mod depth;
 pub mod documents;
 pub mod draining;

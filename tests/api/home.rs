@@ -60,8 +60,8 @@ async fn what_is_wrong_stands_on_the_page_in_sentences_and_not_in_codes() {
     let app = spawn_before(&fake.url, "web-chat", &[("UPSTREAM_COOKIE", "sso=1")]).await;
     assert_eq!(app.chat(json!({"message": "Hello"})).await.code(), "upstream_auth_expired");
     for (language, protocol, sentence) in [
-        ("en", "A web chat&#x27;s", "The mirror does not accept the login."),
-        ("zh-Hant", "網頁聊天", "鏡像站不接受目前的登入。"),
+        ("en", "A web chat&#x27;s", "The mirror does not accept the login any more."),
+        ("zh-Hant", "網頁聊天", "鏡像站不再接受目前的登入。"),
     ] {
         let page = app.call("GET", &format!("/?lang={language}"), &[("accept", "text/html")], None).await;
         assert!(page.text.contains(sentence) && page.text.contains(protocol), "{}", page.text);

@@ -7,7 +7,6 @@
 //! needs one, a script and a style sheet; it is listed in `PAGES`.
 
 mod assets;
-mod codes;
 mod connect;
 mod maintain;
 mod overview;

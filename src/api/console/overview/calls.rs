@@ -11,8 +11,8 @@ use time::OffsetDateTime;
 
 use super::View;
 use super::plots::{grouped, seconds};
-use crate::api::console::codes::{self, Words};
 use crate::domain::error::{Cure, Kind};
+use crate::http::codes::{self, Words};
 use crate::http::page::Language;
 use crate::http::reply::retry_after_seconds;
 use crate::traffic::{Call, Traffic};

@@ -4,9 +4,9 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::api::console::codes;
 use crate::domain::error::{Cure, Error};
 use crate::gateway::{Status, UpstreamState};
+use crate::http::codes;
 use crate::http::page::Language;
 
 /// That the statistics cannot be read.

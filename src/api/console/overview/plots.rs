@@ -3,8 +3,8 @@
 
 use serde::Serialize;
 
-use crate::api::console::codes;
 use crate::gateway::{By, Series, Statistics, Sum};
+use crate::http::codes;
 use crate::http::page::Language;
 use crate::traffic::{CALLER_LEFT, Histogram, OTHER};
 

@@ -1,12 +1,12 @@
 //! What failures are called on the pages, by their codes: a word, what happened, and what the owner can do.
 //! The service's own messages and hints are English and written for callers.
 
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use serde::Deserialize;
-use std::collections::HashMap;
 
-use crate::http::page::Language;
+use super::page::Language;
 
 /// A failure in words.
 #[derive(Deserialize)]
@@ -22,8 +22,8 @@ pub struct Words {
 
 type Table = HashMap<String, Words>;
 
-static ENGLISH: LazyLock<Table> = LazyLock::new(|| table(include_str!("messages.codes.en.json")));
-static CHINESE: LazyLock<Table> = LazyLock::new(|| table(include_str!("messages.codes.zh-Hant.json")));
+static ENGLISH: LazyLock<Table> = LazyLock::new(|| table(include_str!("codes/messages.en.json")));
+static CHINESE: LazyLock<Table> = LazyLock::new(|| table(include_str!("codes/messages.zh-Hant.json")));
 
 fn table(text: &str) -> Table {
     serde_json::from_str(text).expect("the words are JSON")
