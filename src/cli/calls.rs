@@ -30,7 +30,7 @@ const ALL: usize = 1000;
 pub fn calls_command() -> Command {
     let text = |name: &'static str, help: &'static str| Arg::new(name).long(name).help(help);
     Command::new("calls")
-        .about("Show the last calls to a running service: who asked what of whom, how it ended, and how long it took")
+        .about("Show the last calls to a running service, and with --follow those that come")
         .arg(text("follow", "Go on with those that come").short('f').action(ArgAction::SetTrue))
         .arg(
             text("url", "The service's base URL; where it is left out, this machine's at PORT")
@@ -39,7 +39,12 @@ pub fn calls_command() -> Command {
         )
         .arg(text("key", "The admin key, where it is not that of ADMIN_KEY").value_name("KEY"))
         .arg(text("result", "Those that ended so: answered, failed, stopped, or a code").value_name("WORD"))
-        .arg(text("last", "How many of those that are known").value_name("NUMBER").default_value("20").value_parser(clap::value_parser!(usize)))
+        .arg(
+            text("last", "How many of those that are known")
+                .value_name("NUMBER")
+                .default_value("20")
+                .value_parser(clap::value_parser!(usize)),
+        )
         .arg(text("json", "Print each call as a line of JSON").action(ArgAction::SetTrue))
 }
 

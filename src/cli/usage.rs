@@ -19,7 +19,7 @@ use crate::telemetry;
 pub fn usage_command() -> Command {
     let days = "How many days, today with them, in UTC";
     Command::new("usage")
-        .about("Show what keys have used, by day and model: requests, and tokens of questions and answers")
+        .about("Show the requests and tokens of each key, by day and model")
         .arg(
             Arg::new("days")
                 .long("days")
