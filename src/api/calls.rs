@@ -19,7 +19,7 @@ use crate::http::failure::Failure;
 use crate::http::keep_alive::{self, EventStream, Heartbeat};
 use crate::http::log_fields::LogFields;
 use crate::http::reply::{self, ErrorBody, FailureBody, retry_after_seconds};
-use crate::traffic::{Call, Filter, Traffic};
+use crate::traffic::{Call, Failure as CallFailure, Filter, Traffic};
 
 /// Calls on a page where the request does not say how many.
 const PAGE: usize = 50;
@@ -174,7 +174,10 @@ impl CallBody {
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let has_failed = call.has_failed();
         let (message, hint, retry_after) = match call.failure {
-            Some(failure) => (Some(failure.message), Some(failure.hint), failure.retry_after),
+            Some(failure) => {
+                let CallFailure { message, hint, retry_after } = *failure;
+                (Some(message), Some(hint), retry_after)
+            }
             None => (None, None, None),
         };
         CallBody {

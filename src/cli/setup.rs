@@ -37,7 +37,7 @@ pub fn command() -> Command {
     let flag = |name: &'static str, help: &'static str| Arg::new(name).long(name).help(help);
     let text = "A browser's \"Copy as cURL\", \"Copy as PowerShell\" or \"Copy as fetch\" of the chat's own request; `-` is standard input";
     Command::new("setup")
-        .about("Try a mirror and keep it in the store, where running services answer from it within seconds")
+        .about("Try a mirror and keep it in the store, from where running services take it up")
         .arg(Arg::new("file").value_name("FILE").help(text))
         .args(FLAGS.map(|(name, _, value, help)| flag(name, help).value_name(value)))
         .arg(flag("untested", "Keep it without asking it anything").action(ArgAction::SetTrue))

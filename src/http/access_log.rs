@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -235,12 +235,12 @@ impl Line {
     }
 
     /// Tells the metrics and the owner's list of calls how it ended.
-    fn count(&self, status: u16, log_fields: &LogFields) {
+    fn count(&self, status: u16, log_fields: &LogFields, total: Duration) {
         let failure = log_fields.error.as_ref().map(|(kind, failure)| (kind.code(), failure));
         if let Some(metrics) = &self.metrics {
             metrics.requests_in_flight.dec();
             let code = failure.map(|(code, _)| code);
-            metrics.request(log_fields.operation, status, code, self.start.elapsed(), self.bytes);
+            metrics.request(log_fields.operation, status, code, total, self.bytes);
         }
         let Some(call) = self.context.call() else { return };
         call.ends(End {
@@ -250,6 +250,7 @@ impl Line {
             model: log_fields.model.as_deref(),
             failure,
             is_left: status == CALLER_LEFT,
+            total,
             sent: self.bytes,
         });
     }
@@ -257,11 +258,12 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let milliseconds = self.start.elapsed().as_millis() as u64;
+        let total = self.start.elapsed();
+        let milliseconds = total.as_millis() as u64;
         let (id, method, path) = (&**self.context.id(), self.method.as_str(), self.path.as_str());
         let Some(Answered { status, key, log_fields, .. }) = self.answered.take() else {
             log::info!(target: "mirrorgate::access", request_id = id, method, path, status = CALLER_LEFT, ms = milliseconds; "the caller left");
-            self.count(CALLER_LEFT, &LogFields::default());
+            self.count(CALLER_LEFT, &LogFields::default(), total);
             return;
         };
         let log_fields = log_fields.read();
@@ -290,6 +292,6 @@ impl Drop for Line {
             ms = milliseconds,
             bytes = self.bytes;
             "{message}");
-        self.count(logged, &log_fields);
+        self.count(logged, &log_fields, total);
     }
 }

@@ -45,7 +45,7 @@ pub struct Call {
     /// The status with which the upstream answered.
     pub upstream_status: Option<u16>,
     /// What happened, where it failed.
-    pub failure: Option<Failure>,
+    pub failure: Option<Box<Failure>>,
     /// From the question to the first piece of its answer.
     pub first_token: Option<Duration>,
     /// From the call to the end of its answer.

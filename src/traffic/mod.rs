@@ -113,7 +113,8 @@ impl Traffic {
         }
         let mut book = self.book();
         if call.is_counted() {
-            book.sums.count(&call, now());
+            let ended_at = call.at + call.total.map_or(0, |total| total.as_millis() as i64);
+            book.sums.count(&call, ended_at);
         }
         book.ended += 1;
         let place = book.ended;

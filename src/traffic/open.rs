@@ -1,7 +1,7 @@
 //! A call that has not ended, and what is known of it by now.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Traffic;
 use super::call::{CALLER_LEFT, Call, Combination, Failure};
@@ -17,7 +17,6 @@ const MAX_MODEL: usize = 200;
 /// answer may go on without its caller.
 pub struct OpenCall {
     traffic: Arc<Traffic>,
-    start: Instant,
     call: Mutex<Call>,
 }
 
@@ -56,13 +55,15 @@ pub struct End<'a> {
     pub failure: Option<(&'static str, &'a Failure)>,
     /// Whether the caller left before the end.
     pub is_left: bool,
+    /// From the call to this end.
+    pub total: Duration,
     /// Bytes of the answer's body.
     pub sent: u64,
 }
 
 impl OpenCall {
     pub(super) fn new(traffic: Arc<Traffic>, call: Call) -> Self {
-        OpenCall { traffic, start: Instant::now(), call: Mutex::new(call) }
+        OpenCall { traffic, call: Mutex::new(call) }
     }
 
     /// What is known of it.
@@ -112,7 +113,7 @@ impl OpenCall {
     /// The caller's answer has ended.
     pub fn ends(&self, end: End<'_>) {
         let mut call = self.known();
-        call.total = Some(self.start.elapsed());
+        call.total = Some(end.total);
         call.operation = end.operation;
         call.status = Some(end.status);
         call.upstream_status = end.upstream_status;
@@ -123,7 +124,7 @@ impl OpenCall {
         match end.failure {
             Some((code, failure)) => {
                 call.of.code = code.into();
-                call.failure = Some(failure.clone());
+                call.failure = Some(Box::new(failure.clone()));
             }
             None if end.is_left => call.of.code = CALLER_LEFT.into(),
             None => {}

@@ -151,9 +151,9 @@ pub struct Sums {
 }
 
 impl Sums {
-    /// Counts a call that ended now.
-    pub fn count(&mut self, call: &Call, now: i64) {
-        self.turn_to(now);
+    /// Counts a call that ended at this time.
+    pub fn count(&mut self, call: &Call, ended_at: i64) {
+        self.turn_to(ended_at);
         self.short.count(call);
         self.has_changed = true;
     }

@@ -16,6 +16,7 @@ fn end() -> End<'static> {
         model: None,
         failure: None,
         is_left: false,
+        total: Duration::from_secs(1),
         sent: 20,
     }
 }
