@@ -18,7 +18,6 @@ use crate::gateway::{Gateway, Health};
 use crate::http::auth::Guard;
 use crate::http::base_url::Peers;
 use crate::http::codes;
-use crate::http::documents::{Document, Documents};
 use crate::http::log_fields::LogFields;
 use crate::http::page::{self, Language, messages};
 use crate::http::reply;
@@ -91,7 +90,6 @@ async fn home(
     gateway: Data<Gateway>,
     peers: Data<Peers>,
     guard: Data<Guard>,
-    documents: Data<Documents>,
 ) -> HttpResponse {
     let base = peers.base_url(&request);
     let health = gateway.recent_health().await;
@@ -111,7 +109,7 @@ async fn home(
         };
         reply::json(StatusCode::OK, &result, LogFields::default())
     } else {
-        page::html(render(Language::of(&request), &base, health, &gateway, guard.needs_key(), &documents))
+        page::html(render(Language::of(&request), &base, health, &gateway, guard.needs_key()))
     };
     response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("accept, accept-language"));
     response
@@ -123,7 +121,6 @@ fn render(
     health: Option<Health>,
     gateway: &Gateway,
     needs_key: bool,
-    documents: &Documents,
 ) -> String {
     static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
         let mut pages = Environment::new();
@@ -139,37 +136,13 @@ fn render(
         base_url => base,
         document_url => format!("{base}/openapi.json"),
         demo => gateway.is_demo(),
-        upstream => context! {
-            status => health.as_ref().map_or("unknown", |health| health.status.name()),
-            name => if gateway.is_demo() { "demo" } else { gateway.protocol_name() },
-            latency_ms => health.as_ref().map(|health| health.latency.as_millis() as u64),
-            session => health.as_ref().map_or("unknown", |health| health.session.name()),
-            message => words.map(|words| &words.what),
-            hint => words.map(|words| &words.act),
-        },
+        status => health.as_ref().map_or("unknown", |health| health.status.name()),
+        cause => words.map(|words| context! { what => &words.what, hint => &words.act }),
         reach => Unreachable::of(base).map(Unreachable::name),
         key_required => needs_key,
-        operations => Serde(operations(&documents.at(Document::Tools, base))),
     };
     let page = PAGES.get_template("page.html").and_then(|template| template.render(context));
     page.expect("the page names only what the context holds")
-}
-
-/// The tool operations, as the page lists them.
-fn operations(document: &Value) -> Vec<Value> {
-    let paths = document["paths"].as_object().into_iter().flatten();
-    paths
-        .flat_map(|(path, item)| {
-            item.as_object().into_iter().flatten().map(move |(method, operation)| {
-                serde_json::json!({
-                    "id": operation["operationId"],
-                    "method": method.to_ascii_uppercase(),
-                    "path": path,
-                    "summary": operation["summary"],
-                })
-            })
-        })
-        .collect()
 }
 
 fn wants_json(request: &HttpRequest) -> bool {

@@ -5,7 +5,6 @@ pub mod access_log;
 pub mod auth;
 pub mod base_url;
 pub mod body;
-pub mod causes;
 pub mod codes;
 pub mod depth;
 pub mod documents;

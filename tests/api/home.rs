@@ -12,7 +12,7 @@ async fn the_page_speaks_to_people_and_programs() {
         .call("GET", "/", &[("accept", "text/html,*/*"), ("accept-language", "zh-TW,zh;q=0.9")], None)
         .await;
     assert!(page.header("content-type").is_some_and(|media| media.starts_with("text/html")));
-    assert!(page.text.contains("lang=\"zh-Hant\"") && page.text.contains("UPSTREAM_URL"));
+    assert!(page.text.contains("lang=\"zh-Hant\"") && page.text.contains("/console"));
     let english = app.call("GET", "/?lang=en", &[("accept-language", "zh-TW")], None).await;
     assert!(english.text.contains("lang=\"en\""));
     let data = app.call("GET", "/", &[("accept", "application/json")], None).await.json();
@@ -59,12 +59,12 @@ async fn what_is_wrong_stands_on_the_page_in_sentences_and_not_in_codes() {
     .await;
     let app = spawn_before(&fake.url, "web-chat", &[("UPSTREAM_COOKIE", "sso=1")]).await;
     assert_eq!(app.chat(json!({"message": "Hello"})).await.code(), "upstream_auth_expired");
-    for (language, protocol, sentence) in [
-        ("en", "A web chat&#x27;s", "The mirror does not accept the login any more."),
-        ("zh-Hant", "網頁聊天", "鏡像站不再接受目前的登入。"),
+    for (language, sentence) in [
+        ("en", "The mirror does not accept the login any more."),
+        ("zh-Hant", "鏡像站不再接受目前的登入。"),
     ] {
         let page = app.call("GET", &format!("/?lang={language}"), &[("accept", "text/html")], None).await;
-        assert!(page.text.contains(sentence) && page.text.contains(protocol), "{}", page.text);
-        assert!(!page.text.contains("upstream_auth_expired") && !page.text.contains("web-chat<"));
+        assert!(page.text.contains(sentence), "{}", page.text);
+        assert!(!page.text.contains("upstream_auth_expired"));
     }
 }

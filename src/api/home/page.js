@@ -1,5 +1,4 @@
-// The pages without this script are complete; this adds copying, shows a key passed as #key=…
-// (and takes the owner's from #admin=…), and lets the doctor examine the service.
+// The pages without this script are complete; this adds copying, and shows a key passed as #key=….
 (function () {
   "use strict";
   var byId = function (id) { return document.getElementById(id); };
@@ -57,8 +56,12 @@
   function takeKeys() {
     var given = new URLSearchParams(location.hash.slice(1).replace(/\+/g, "%2B"));
     var key = given.get("key") || "";
-    var admin = given.get("admin") || "";
-    if (!key && !admin) { return; }
+    if (given.get("admin")) {
+      // Links of earlier versions led here.
+      location.replace("/console" + location.hash);
+      return;
+    }
+    if (!key) { return; }
     history.replaceState(null, "", location.pathname + location.search);
     if (isKey(key) && byId("key-row")) {
       byId("key-value").textContent = key;
@@ -66,53 +69,6 @@
       byId("key-row").hidden = false;
       byId("curl-note").hidden = true;
     }
-    if (isKey(admin) && byId("doctor-key")) { byId("doctor-key").value = admin; }
-  }
-
-  // Each finding is text from the service, never markup.
-  function finding(box, one) {
-    var item = document.createElement("li");
-    var add = function (name, text) {
-      var node = document.createElement(name);
-      node.textContent = text;
-      item.appendChild(node);
-      return node;
-    };
-    var level = add("span", box.getAttribute("data-" + one.status) || one.status);
-    level.className = "badge " + { ok: "ok", warning: "degraded", broken: "down" }[one.status];
-    add("code", one.check);
-    add("p", one.seen);
-    if (one.advice) { add("p", one.advice).className = "advice"; }
-    return item;
-  }
-
-  function examine(box) {
-    var key = byId("doctor-key");
-    var state = byId("doctor-state");
-    var list = byId("doctor-findings");
-    var button = box.querySelector("button");
-    var headers = key ? { Authorization: "Bearer " + key.value.trim() } : {};
-    list.textContent = "";
-    state.textContent = box.getAttribute("data-working");
-    button.disabled = true;
-    fetch("/api/doctor", { headers: headers, cache: "no-store" }).then(function (response) {
-      return response.json();
-    }).then(function (told) {
-      if (!told.success) { throw new Error(told.error.message + ": " + told.error.hint); }
-      state.textContent = "";
-      told.findings.forEach(function (one) { list.appendChild(finding(box, one)); });
-    }).catch(function (error) {
-      state.textContent = box.getAttribute("data-failed") + " " + error.message;
-    }).then(function () { button.disabled = false; });
-  }
-
-  var doctor = byId("doctor");
-  if (doctor) {
-    doctor.hidden = false;
-    byId("doctor-form").addEventListener("submit", function (event) {
-      event.preventDefault();
-      examine(doctor);
-    });
   }
 
   takeKeys();
