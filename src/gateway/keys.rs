@@ -1,11 +1,26 @@
 //! The owner's use cases: keys, what all of them use, and the audit trail.
 
+use std::collections::HashMap;
+
+use time::OffsetDateTime;
+
 use super::{Gateway, Shared};
 use crate::domain::chat::Owner;
 use crate::domain::error::{Error, Kind};
 use crate::domain::keys::{self, GatewayKey};
 use crate::domain::limits::KeyLimits;
 use crate::store::{DayOfUse, Deed, StoredKey};
+
+/// What a key has used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Use {
+    /// Tokens of questions and answers today, in UTC.
+    pub tokens_of_day: u64,
+    /// The same in this month.
+    pub tokens_of_month: u64,
+    /// Bytes of conversations and answers that are kept for it.
+    pub kept_bytes: u64,
+}
 
 impl Shared {
     /// Reads the keys of the store, and lets their limits hold; gives them for whoever looks at keys.
@@ -42,6 +57,31 @@ impl Gateway {
             (key, used_at)
         };
         Ok(keys.map(with_last).collect())
+    }
+
+    /// What each key has used, of those that have used anything this month or for which something is kept.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn uses(&self) -> Result<HashMap<Owner, Use>, Error> {
+        let today = OffsetDateTime::now_utc();
+        let (day, of_month) = (today.unix_timestamp().div_euclid(86_400), u32::from(today.day()));
+        let mut uses: HashMap<Owner, Use> = HashMap::new();
+        for used in self.usage_of_all(of_month).await? {
+            let tokens = used.tally.prompt_tokens + used.tally.completion_tokens;
+            let of_key = uses.entry(used.owner).or_default();
+            of_key.tokens_of_month += tokens;
+            of_key.tokens_of_day += if used.day == day { tokens } else { 0 };
+        }
+        for (owner, kept) in self.shared.store.bytes_of_all().await? {
+            uses.entry(owner).or_default().kept_bytes = kept;
+        }
+        Ok(uses)
+    }
+
+    /// `KEY_STORAGE_BYTES`: how many bytes are kept for a key without a limit of its own; `None` for any number.
+    pub fn usual_storage(&self) -> Option<u64> {
+        self.shared.quota.usual()
     }
 
     /// Makes a key; gives its text, which is kept nowhere.

@@ -55,7 +55,7 @@ pub use in_flight::{Failed, InFlight, Reply};
 pub use inference::{Asked, InferenceRequest, Transcript};
 pub use jobs::Question;
 pub use kept::Export;
-pub use keys::check_name;
+pub use keys::{Use, check_name};
 pub use memory::Turn;
 pub use models::Models;
 pub use needs::{Needs, OBJECTS_KEPT};

@@ -30,6 +30,11 @@ impl Quota {
         Quota { usual, seen: Mutex::default() }
     }
 
+    /// What holds for keys without a limit of their own; `None` for any number.
+    pub fn usual(&self) -> Option<u64> {
+        Some(self.usual).filter(|usual| *usual > 0)
+    }
+
     /// Sees that something more may be kept for an owner.
     ///
     /// # Errors

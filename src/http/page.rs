@@ -34,6 +34,16 @@ impl Language {
         asked.unwrap_or_else(|| preferred(header.unwrap_or_default()))
     }
 
+    /// Whether the browser prefers Chinese as it is written in China and Singapore: such a reader may rather
+    /// read English than our Chinese.
+    pub fn is_near(request: &HttpRequest) -> bool {
+        let header = request.headers().get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
+        let tags =
+            header.unwrap_or_default().split(',').map(|range| range.split(';').next().unwrap_or_default());
+        let first = tags.map(str::trim).find(|tag| Language::of_tag(tag).is_some()).unwrap_or_default();
+        ["zh-cn", "zh-sg", "zh-hans"].iter().any(|near| first.to_ascii_lowercase().starts_with(near))
+    }
+
     /// The language of a tag, if it is one of ours.
     fn of_tag(tag: &str) -> Option<Self> {
         match tag.trim().split('-').next().unwrap_or_default().to_ascii_lowercase().as_str() {
@@ -78,6 +88,20 @@ pub fn html(page: String) -> HttpResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use actix_web::test::TestRequest;
+
+    #[test]
+    fn readers_of_simplified_chinese_are_known() {
+        for (header, expected) in [
+            ("zh-CN,zh;q=0.9", true),
+            ("fr, zh-Hans-SG;q=0.5", true),
+            ("zh-TW,zh-CN;q=0.5", false),
+            ("en, zh-CN", false),
+        ] {
+            let request = TestRequest::default().insert_header(("Accept-Language", header)).to_http_request();
+            assert_eq!(Language::is_near(&request), expected, "{header}");
+        }
+    }
 
     #[test]
     fn the_preferred_language_of_ours_is_chosen() {

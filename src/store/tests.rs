@@ -289,6 +289,9 @@ async fn conversations_are_listed_by_use_and_deleted_together() {
         let listed: Vec<_> = first.iter().chain(&rest).map(|listed| listed.id.clone()).collect();
         assert_eq!(listed, ids);
         assert!(first.iter().all(|listed| listed.turns == 1 && listed.bytes > 0));
+        let bytes = store.bytes_of(&ann).await.expect("a sum");
+        assert!(bytes > 0);
+        assert_eq!(store.bytes_of_all().await.expect("sums").get(&ann), Some(&bytes));
         assert_eq!(store.delete_all(&ann).await.expect("deleted"), 3);
         assert_eq!(store.conversations(&ann, (i64::MAX, ""), 2).await.expect("a list"), []);
         assert!(store.transcript(&bob, theirs, None, 1).await.is_ok());

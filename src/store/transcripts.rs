@@ -1,5 +1,7 @@
 //! Conversations read back page by page, listed, and deleted together.
 
+use std::collections::HashMap;
+
 use super::conversations::{in_order, key, take_head};
 use super::statement::{Row, Statement, Text, text};
 use super::{Store, not_found};
@@ -31,6 +33,11 @@ const SOME: &Text = text!["SELECT id FROM conversations WHERE owner = $1 AND tur
 const BYTES: &Text = text![
     "SELECT CAST(COALESCE((SELECT SUM(bytes) FROM conversations WHERE owner = $1), 0) \
      + COALESCE((SELECT SUM(octet_length(answer)) FROM calls WHERE owner = $1), 0) AS BIGINT)"
+];
+
+const BYTES_OF_ALL: &Text = text![
+    "SELECT owner, CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM (SELECT owner, bytes FROM conversations \
+     UNION ALL SELECT owner, octet_length(answer) FROM calls) AS kept GROUP BY owner"
 ];
 
 const KEPT: &Text = text![
@@ -104,6 +111,15 @@ impl Store {
             Ok(KeptOf { owner: Owner(row.text(0)?), conversations, bytes })
         };
         self.read(Statement::new(KEPT, [])).await?.into_iter().map(kept).collect()
+    }
+
+    /// As [`Store::bytes_of`], for each owner for whom something is kept.
+    ///
+    /// # Errors
+    /// When the store cannot be used.
+    pub async fn bytes_of_all(&self) -> Result<HashMap<Owner, u64>, Error> {
+        let bytes = |mut row: Row| Ok((Owner(row.text(0)?), row.integer(1)?.max(0) as u64));
+        self.read(Statement::new(BYTES_OF_ALL, [])).await?.into_iter().map(bytes).collect()
     }
 
     /// Reads the latest turns of a conversation back, at most so many; with `before`, of those alone that

@@ -3,13 +3,14 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::helpers::{ADMIN_KEY, Answer, KEY, TestApp, spawn, temporary_folder};
+use crate::helpers::{ADMIN_KEY, Answer, KEY, TestApp, spawn, spawn_before, temporary_folder};
 use crate::keys::new_key;
+use crate::upstream::{Fake, response, send};
 
 /// The pages.
-const PAGES: &[&str] = &["overview", "connect", "maintain", "setup"];
+const PAGES: &[&str] = &["overview", "try", "keys", "connect", "maintain", "setup"];
 
 /// A token, got with what is sent in a header.
 async fn token_by(app: &TestApp, header: (&str, &str)) -> Answer {
@@ -117,7 +118,7 @@ async fn a_new_admin_key_ends_what_the_old_one_signed_in() {
 #[actix_web::test]
 async fn callers_get_no_token_and_no_part() {
     let app = spawn(&[]).await;
-    let caller = new_key(&app, "caller", serde_json::json!({})).await;
+    let caller = new_key(&app, "caller", json!({})).await;
     for (header, expected) in [
         (("x-api-key", caller.as_str()), (403, "owner_only")),
         (("x-api-key", KEY), (403, "owner_only")),
@@ -125,7 +126,7 @@ async fn callers_get_no_token_and_no_part() {
     ] {
         let told = token_by(&app, header).await;
         assert_eq!((told.status.as_u16(), told.code().as_str()), expected);
-        for page in PAGES.iter().chain(&["state"]) {
+        for page in PAGES.iter().chain(&["state", "advice"]) {
             let told = status(&app, &format!("/console/part/{page}"), header).await;
             assert_eq!((told.0, told.1.as_str()), expected, "{page}");
         }
@@ -150,6 +151,10 @@ async fn frames_are_open_to_all_and_say_nothing_that_a_key_protects() {
         }
     }
     assert_eq!(status(&app, "/console/nothing", ("accept", "*/*")).await.0, 404);
+    for (prefers, is_asked) in [("zh-CN,zh;q=0.9", true), ("zh-TW,zh;q=0.9", false)] {
+        let page = app.call("GET", "/console", &[("accept-language", prefers)], None).await;
+        assert_eq!(page.text.contains("没有简体中文版"), is_asked, "{prefers}");
+    }
 }
 
 #[actix_web::test]
@@ -184,7 +189,7 @@ async fn the_page_of_connections_has_this_services_addresses_in_both_languages()
         ("lang=en", "Swagger API as Tool", "Create Custom Tool"),
         ("lang=en&dify=older", "Create Custom Tool", "Integrations"),
         ("lang=zh-Hant", "Swagger API 作為工具", "自定義"),
-        ("lang=zh-Hant&dify=older", "建立自定義工具", "整合"),
+        ("lang=zh-Hant&dify=older", "建立自定義工具", "集成"),
     ] {
         let part = app.get_as_owner(&format!("/console/part/connect?{query}")).await.text;
         assert!(part.contains(menu) && !part.contains(not), "{query}: {part}");
@@ -197,4 +202,69 @@ async fn the_page_of_connections_has_this_services_addresses_in_both_languages()
             );
         }
     }
+}
+
+#[actix_web::test]
+async fn the_page_of_keys_shows_what_each_may_and_has_used() {
+    let app = spawn(&[("GATEWAY_API_KEYS", &format!("ci:{KEY}"))]).await;
+    let limits = json!({"tokens_per_day": 1, "rpm": 60, "models": ["demo"], "expires": "3d"});
+    let limited = new_key(&app, "limited", limits).await;
+    new_key(&app, "free", json!({})).await;
+    for key in [limited.as_str(), KEY] {
+        let answer = app.post("/api/chat", key, r#"{"message": "hi"}"#).await;
+        assert_eq!(answer.status.as_u16(), 200, "{}", answer.text);
+    }
+    let part = app.get_as_owner("/console/part/keys?lang=en").await.text;
+    let rows: Vec<_> = part.split("<div class=\"key\"").skip(1).collect();
+    let row = |name: &str| {
+        let is_its = |row: &&&str| row.starts_with(&format!(" data-name=\"{name}\""));
+        *rows.iter().find(is_its).unwrap_or_else(|| panic!("{name}: {part}"))
+    };
+    for words in
+        ["At its limit", "1 of 1<", "1 of 60<", "only demo", "used just now", "Today’s tokens are used."]
+    {
+        assert!(row("limited").contains(words), "{words}: {}", row("limited"));
+    }
+    assert!(row("free").contains("not used yet") && row("free").contains("0, no limit"), "{}", row("free"));
+    let locked = row("ci");
+    assert!(
+        locked.contains("Locked") && !locked.contains("data-do") && !locked.contains("0, no limit"),
+        "{locked}"
+    );
+    let chinese = app.get_as_owner("/console/part/keys?lang=zh-Hant").await.text;
+    assert!(chinese.contains("已達上限") && chinese.contains("今天的 token 已用完。"), "{chinese}");
+    assert!(!part.contains(&limited) && !part.contains(KEY));
+}
+
+#[actix_web::test]
+async fn the_page_to_try_on_offers_the_models_and_opens_without_them() {
+    let app =
+        spawn(&[("UPSTREAM_URL", "http://127.0.0.1:1"), ("MODELS", "a,b"), ("DEFAULT_MODEL", "b")]).await;
+    let part = app.get_as_owner("/console/part/try?lang=en").await.text;
+    assert!(part.contains("<option>a</option><option selected>b</option>"), "{part}");
+    let silent = spawn(&[("UPSTREAM_URL", "http://127.0.0.1:1")]).await;
+    let part = silent.get_as_owner("/console/part/try?lang=zh-Hant").await.text;
+    assert!(part.contains("鏡像站沒有列出它的模型。") && part.contains("請確認鏡像站正在運作"), "{part}");
+}
+
+#[actix_web::test]
+async fn what_to_do_about_an_error_is_said_in_the_readers_language() {
+    let refusal = r#"{"error": {"message": "sign in", "code": "of_its_own"}}"#;
+    let fake = Fake::start(|_| send(response("401 Unauthorized", "application/json", refusal))).await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    let body = r#"{"model": "m", "messages": [{"role": "user", "content": "hi"}]}"#;
+    let failed = app.post("/v1/chat/completions", KEY, body).await;
+    let id = failed.header("x-request-id").expect("an id");
+    for (lang, words) in
+        [("en", "The mirror does not accept the login any more"), ("zh-Hant", "鏡像站不再接受目前的登入")]
+    {
+        for query in ["code=upstream_auth_expired", &format!("code=of_its_own&request_id={id}")] {
+            let told = app.get_as_owner(&format!("/console/part/advice?{query}&lang={lang}")).await.json();
+            assert_eq!(told["code"], "upstream_auth_expired", "{query}");
+            assert_eq!(told["what"], words, "{query}");
+            assert!(told["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{told}");
+        }
+    }
+    let told = app.get_as_owner("/console/part/advice?code=none").await.json();
+    assert_eq!(told, json!({"code": "none", "what": null, "hint": null}));
 }

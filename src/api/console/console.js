@@ -24,6 +24,8 @@ export class Failure extends Error {
 // --- the token ---
 
 let renewal;
+// Ends what the page's module has going on.
+let stop;
 
 function kept() {
   try {
@@ -62,6 +64,8 @@ async function renew() {
 export function signOut(said = "") {
   sessionStorage.removeItem(TOKEN);
   root.classList.replace("in", "out");
+  stop?.();
+  stop = undefined;
   main.replaceChildren();
   byId("state").replaceChildren();
   if (byId("sign-in-said")) byId("sign-in-said").textContent = said;
@@ -134,7 +138,6 @@ export async function fetchPart(path, query = "") {
 
 // --- the page ---
 
-let stop;
 let loads = 0;
 let shown = "";
 
@@ -235,7 +238,7 @@ function onClick(event) {
   const isPlain = !(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey || event.button);
   if (!link || !isPlain) return;
   const query = link.getAttribute("href");
-  if (link.closest(".lang")) {
+  if (link.hreflang) {
     event.preventDefault();
     const url = new URL(location.href);
     url.searchParams.set("lang", link.lang);

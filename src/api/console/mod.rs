@@ -6,14 +6,18 @@
 //! A page is one file here with its route, a `Page`, a template, messages in both languages and, where it
 //! needs one, a script and a style sheet; it is listed in `PAGES`.
 
+mod advice;
 mod assets;
 mod connect;
+mod figures;
+mod keys;
 mod maintain;
 mod overview;
 mod page;
 mod setup;
 mod sign_in;
 mod state;
+mod try_it;
 
 use actix_web::web::{Data, Path, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, get};
@@ -27,7 +31,8 @@ use crate::http::page::Language;
 use page::Page;
 
 /// The pages, in the order of the navigation. The first is at `/console` itself.
-const PAGES: &[&Page] = &[&overview::PAGE, &connect::PAGE, &maintain::PAGE, &setup::PAGE];
+const PAGES: &[&Page] =
+    &[&overview::PAGE, &try_it::PAGE, &keys::PAGE, &connect::PAGE, &maintain::PAGE, &setup::PAGE];
 
 /// Adds the operation to an application and to its document.
 pub fn routes(config: &mut DocumentedConfig) {
@@ -37,8 +42,8 @@ pub fn routes(config: &mut DocumentedConfig) {
 /// Adds frames, parts and their files, which are no operations.
 pub fn pages(config: &mut ServiceConfig) {
     config.service(first).service(frame).service(assets::asset);
-    config.service(overview::part).service(overview::list);
-    config.service(state::part).service(connect::part);
+    config.service(state::part).service(advice::part).service(overview::part).service(overview::list);
+    config.service(try_it::part).service(keys::part).service(connect::part);
     config.service(maintain::part).service(maintain::doctor_part).service(setup::part);
 }
 

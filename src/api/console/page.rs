@@ -77,6 +77,7 @@ pub fn frame(page: &Page, language: Language, request: &HttpRequest, guard: &Gua
         assets => assets::folder(),
         // The language goes on in links only where the address named it: else the browser's holds.
         query => if is_asked { format!("?lang={}", language.tag()) } else { String::new() },
+        choice => !is_asked && Language::is_near(request),
         open => !guard.needs_key(),
         has_owner => guard.has_owner(),
     };
