@@ -59,10 +59,9 @@ async fn what_is_wrong_stands_on_the_page_in_sentences_and_not_in_codes() {
     .await;
     let app = spawn_before(&fake.url, "web-chat", &[("UPSTREAM_COOKIE", "sso=1")]).await;
     assert_eq!(app.chat(json!({"message": "Hello"})).await.code(), "upstream_auth_expired");
-    for (language, sentence) in [
-        ("en", "The mirror does not accept the login any more."),
-        ("zh-Hant", "鏡像站不再接受目前的登入。"),
-    ] {
+    for (language, sentence) in
+        [("en", "The mirror does not accept the login any more."), ("zh-Hant", "鏡像站不再接受目前的登入。")]
+    {
         let page = app.call("GET", &format!("/?lang={language}"), &[("accept", "text/html")], None).await;
         assert!(page.text.contains(sentence), "{}", page.text);
         assert!(!page.text.contains("upstream_auth_expired"));

@@ -195,8 +195,8 @@ async fn a_trial_goes_step_by_step_to_the_first_failure() {
     assert_eq!(lines.last(), Some(&json!({"passed": true})));
     assert_eq!((&lines[5]["code"], &lines[5]["values"]["count"]), (&json!("listed"), &json!("2")));
     assert_eq!(lines[11]["code"], "kept_sealed");
-    let questions = fake.requests().into_iter().filter(|request| request.line.starts_with("POST"));
-    let last = questions.last().expect("a question").json();
+    let mut questions = fake.requests().into_iter().filter(|request| request.line.starts_with("POST"));
+    let last = questions.next_back().expect("a question").json();
     assert_eq!(last["messages"].as_array().expect("messages").len(), 3, "one conversation: {last}");
     assert_eq!(shown(&app).await["source"], "demo", "nothing is kept");
 

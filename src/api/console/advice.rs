@@ -5,7 +5,7 @@ use actix_web::web::{Data, Query};
 use actix_web::{HttpRequest, HttpResponse, get};
 use serde::{Deserialize, Serialize};
 
-use super::codes;
+use crate::http::codes;
 use crate::http::log_fields::LogFields;
 use crate::http::page::Language;
 use crate::http::reply;

@@ -5,11 +5,11 @@ use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse, get};
 use minijinja::context;
 
-use super::codes;
 use super::page::{self, Page};
 use crate::gateway::Gateway;
 use crate::http::auth::Caller;
 use crate::http::base_url::Peers;
+use crate::http::codes;
 use crate::http::page::Language;
 
 /// The page.
