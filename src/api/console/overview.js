@@ -202,7 +202,7 @@ function list(section, ending) {
         const query = new URLSearchParams(link.getAttribute("href"));
         const lang = new URLSearchParams(location.search).get("lang");
         if (lang) query.set("lang", lang);
-        history.pushState(null, "", `?${query}`);
+        history.pushState(null, "", location.pathname + (query.size ? `?${query}` : ""));
         await show();
         section.querySelector("tr.open")?.scrollIntoView({ block: "nearest" });
       }
