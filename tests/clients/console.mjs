@@ -33,6 +33,8 @@ async function open(browser, job, address, { width = 1280, scheme = "light", loc
   });
   const loads = [];
   page.on("response", (response) => {
+    // A stream of events has no end.
+    if (response.headers()["content-type"]?.startsWith("text/event-stream")) return;
     loads.push(response.body().then((body) => (seen.bytes += body.length), () => {}));
   });
   await page.goto(job.url + address);

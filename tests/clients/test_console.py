@@ -14,7 +14,7 @@ from conftest import HERE, ROOT, Service, provider_settings
 from upstream import FAULTS, MODELS, Reply, Upstream
 
 SHOTS = ROOT / "target/screenshots"
-PAGES = ["overview", "try", "keys", "connect"]
+PAGES = ["overview", "try", "keys", "connect", "maintain", "setup"]
 
 
 def drive(scenario: str, service: Service, **job: Any) -> dict:
