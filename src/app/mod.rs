@@ -92,11 +92,7 @@ impl Application {
         } else {
             NewKeys::default()
         };
-        let kept = upstreams::read_kept(&config, &store).await?;
-        let (upstreams, demo) = serving::open(&config, &kept, sessions)?;
-        let vault = Vault::new(config.store.secret_key.as_ref());
-        let keeper = UpstreamKeeper::new(&config, Arc::clone(&store), vault, Upstreams::new(kept, upstreams));
-        let keeper = Arc::new(keeper);
+        let (keeper, demo) = keeper(&config, &store, sessions).await?;
         let peers = Peers::new(config.public.clone(), address);
         let url = peers.own_url();
         let standing = backup.as_ref().map(|backup| backup.standing.clone());
@@ -217,6 +213,20 @@ fn token_secret(config: &Config) -> Result<Vec<u8>, Error> {
         (None, None, Location::Postgres { url, .. }) => url.expose_secret().as_bytes().to_vec(),
         (None, None, Location::File(_) | Location::Memory) => crate::random::bytes::<32>()?.to_vec(),
     })
+}
+
+/// What says which upstreams answer, beginning with the kept one, else those of the configuration, the first of
+/// them with these sessions; and the demo, where it is among them.
+async fn keeper(
+    config: &Config,
+    store: &Arc<Store>,
+    sessions: Vec<Arc<Session>>,
+) -> Result<(Arc<UpstreamKeeper>, Option<ServerHandle>), StartError> {
+    let kept = upstreams::read_kept(config, store).await?;
+    let (endpoints, demo) = serving::open(config, &kept, sessions)?;
+    let vault = Vault::new(config.store.secret_key.as_ref());
+    let first = Upstreams::new(kept, endpoints);
+    Ok((Arc::new(UpstreamKeeper::new(config, Arc::clone(store), vault, first)), demo))
 }
 
 /// Takes the backup away from a process that may still run, as late as this one can know that it starts itself.

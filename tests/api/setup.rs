@@ -401,6 +401,7 @@ async fn the_pages_lead_to_it_while_the_demo_answers_and_show_what_is_locked() {
 
     let app = spawn_before(&fake.url, "openai", &[("UPSTREAM_API_KEY", "sk-good-key-of-the-tests")]).await;
     let page = app.get_as_owner("/console/part/setup?kind=openai").await.text;
-    assert!(page.contains("UPSTREAM_API_KEY") && page.contains(&fake.url), "{page}");
+    let host = fake.url.trim_start_matches("http://");
+    assert!(page.contains("UPSTREAM_API_KEY") && page.contains(host), "{page}");
     assert!(!page.contains("<form") && !page.contains("sk-good"), "{page}");
 }

@@ -62,8 +62,9 @@ async function swap(form) {
     setTimeout(reload, 1500);
   } catch (error) {
     said.className = "small bad";
-    const advice = await fetchPart("advice", `code=${error.code}`).catch(() => "");
-    said.textContent = `${error.message}. ${(error.code !== "invalid_request" && advice) || error.hint}`;
+    // By its code, in the reader's language; the service's own words where it has none.
+    const known = form.querySelector(`template[data-code="${error.code}"]`);
+    said.textContent = known?.content.textContent ?? `${error.message}. ${error.hint}`;
   } finally {
     button.disabled = false;
   }

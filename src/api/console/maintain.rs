@@ -18,8 +18,10 @@ use crate::domain::error::Error;
 use crate::gateway::{Deed, Gateway, UpstreamKeeper};
 use crate::http::auth::Guard;
 use crate::http::base_url::Peers;
+use crate::http::codes;
 use crate::http::failure::Failure;
 use crate::http::page::{Language, html};
+use crate::version;
 
 /// The page.
 pub const PAGE: Page = Page {
@@ -56,8 +58,8 @@ pub async fn part(
         Ok::<_, Error>((kept, deeds))
     };
     let (kept, deeds) = read.await.map_err(|error| Failure::new(&request, error))?;
-    let oldest = deeds.last().map(|(at, _)| *at).filter(|_| deeds.len() == MANY);
-    let health = gateway.recent_health().await;
+    let oldest = deeds.last().map(|(at, _)| *at).filter(|_| deeds.len() >= MANY);
+    let (language, health) = (Language::of(&request), gateway.recent_health().await);
     let context = context! {
         now => Serde(UpstreamResult::of(&keeper, &doctor)),
         session => health.as_ref().map_or("unknown", |health| health.session.name()),
@@ -65,11 +67,12 @@ pub async fn part(
         deeds => Serde(deeds.iter().map(entry).collect::<Vec<_>>()),
         all => all,
         oldest => oldest,
+        failures => Serde(super::setup::failures(language)),
         is_file => doctor.place.store.is_file(),
         place => doctor.place.store.place(),
-        version => env!("CARGO_PKG_VERSION"),
+        version => version::full(),
     };
-    Ok(page::part(&PAGE, Language::of(&request), context))
+    Ok(page::part(&PAGE, language, context))
 }
 
 /// An entry of the audit trail; its action names a message.
@@ -85,15 +88,14 @@ pub async fn doctor_part(
     doctor: Data<Doctor>,
     (peers, guard): (Data<Peers>, Data<Guard>),
 ) -> HttpResponse {
-    let examined = doctor.examine(peers.base_url(&request), guard.accepted(&request)).await;
-    let mut findings = examined.unwrap_or_default();
-    // A token of the console is no key with which Dify's calls could be made again.
-    if guard.accepted(&request).is_none() && guard.needs_key() {
-        findings.retain(|finding| !finding.check.starts_with("replay."));
-    }
+    let language = Language::of(&request);
+    // What signs in to the console is no key with which Dify's calls could be made again.
+    let mut findings = doctor.examine(peers.base_url(&request), None).await.unwrap_or_default();
+    findings.retain(|finding| !(guard.needs_key() && finding.check.starts_with("replay.")));
     findings.sort_by_key(|finding| Reverse(finding.level));
     let of = |level: Level| {
-        let found = findings.iter().filter(|finding| finding.level == level).map(found);
+        let found =
+            findings.iter().filter(|finding| finding.level == level).map(|finding| found(finding, language));
         Serde(found.collect::<Vec<_>>())
     };
     let context = context! {
@@ -102,11 +104,13 @@ pub async fn doctor_part(
         warnings => of(Level::Warning),
         fine => of(Level::Ok),
     };
-    html(page::render("doctor", &PAGE, Language::of(&request), context))
+    html(page::render("doctor", &PAGE, language, context))
 }
 
-fn found(finding: &Finding) -> Value {
+fn found(finding: &Finding, language: Language) -> Value {
     let Finding { check, seen, advice, code, .. } = finding;
     let word = check.replace('.', "_");
-    json!({"check": check, "word": word, "seen": seen, "advice": advice, "code": code})
+    let words = code.and_then(|code| codes::words(language, code));
+    let (what, act) = words.map(|words| (&words.what, &words.act)).unzip();
+    json!({"check": check, "word": word, "seen": seen, "advice": advice, "code": code, "what": what, "act": act})
 }

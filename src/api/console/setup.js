@@ -1,6 +1,6 @@
 // Connecting a mirror: what is typed or pasted is read by the service, tested step by step, and saved.
 
-import { api, fetchPart, say, stream } from "./console.js";
+import { api, say, stream } from "./console.js";
 
 const SLOW = 350;
 
@@ -161,7 +161,7 @@ class Setup {
         const { error } = await response.json();
         return void this.fail({ code: error.code, message: error.message, hint: error.hint });
       }
-      for await (const line of lines(response.body)) await this.step(line);
+      for await (const line of lines(response.body)) this.step(line);
     } catch (error) {
       if (error.name === "AbortError") return;
       this.fail({ code: error.code ?? "offline", message: error.message, hint: "" });
@@ -170,7 +170,7 @@ class Setup {
     }
   }
 
-  async step(line) {
+  step(line) {
     if ("passed" in line) {
       this.allow(line.passed);
       if (line.passed) {
@@ -191,17 +191,17 @@ class Setup {
     row.querySelector(".meta").textContent = this.word("ms", { ms: line.ms });
     const text = this.word(`seen_${line.code}`, line.values);
     row.querySelector("p").textContent = line.status === "broken" ? "" : text || line.message;
-    if (line.status === "broken") await this.fail(line, text);
+    if (line.status === "broken") this.fail(line);
   }
 
   /** Says why a step failed, and what to do: by its code, in the reader's language. */
-  async fail(failed, known) {
-    const advice = await fetchPart("advice", `code=${encodeURIComponent(failed.code)}`).catch(() => "");
+  fail(failed) {
+    const known = this.word(`seen_${failed.code}`, failed.values);
     const note = this.find("#failed-step");
     note.querySelector("b").textContent = known || failed.message;
     const own = this.word(`fix_${failed.code}`);
-    note.querySelector("p.small").textContent = own || advice || failed.hint || "";
-    note.querySelector("code").textContent = failed.code;
+    note.querySelector("p.small").textContent = own || failed.hint || "";
+    note.querySelector("code").textContent = known ? failed.message : failed.code;
     note.hidden = false;
   }
 
@@ -214,7 +214,7 @@ class Setup {
       location.assign(document.querySelector('.tabs a[href^="/console/try"]')?.href ?? "/console");
     } catch (error) {
       this.allow(true);
-      await this.fail({ code: error.code, message: error.message, hint: error.hint });
+      this.fail({ code: error.code, message: error.message, hint: error.hint });
     }
   }
 

@@ -7,11 +7,14 @@ use actix_web::{HttpRequest, HttpResponse, get};
 use minijinja::context;
 use minijinja::value::Serde;
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::page::{self, Page};
 use crate::api::upstream::UpstreamResult;
 use crate::doctor::{Doctor, Step};
+use crate::domain::error::Kind;
 use crate::gateway::UpstreamKeeper;
+use crate::http::codes;
 use crate::http::page::Language;
 
 /// The page.
@@ -41,11 +44,22 @@ pub async fn part(
     doctor: Data<Doctor>,
 ) -> HttpResponse {
     let kind = query.kind.as_deref().and_then(|kind| KINDS.into_iter().find(|known| *known == kind));
+    let language = Language::of(&request);
     let context = context! {
         kind => kind,
         now => Serde(UpstreamResult::of(&keeper, &doctor)),
         keeps => doctor.place.store.lasts(),
         steps => Step::ALL.map(Step::name),
+        failures => Serde(failures(language)),
     };
-    page::part(&PAGE, Language::of(&request), context)
+    page::part(&PAGE, language, context)
+}
+
+/// What a step may fail for, in words.
+pub fn failures(language: Language) -> Vec<Value> {
+    let of_a_trial =
+        |code: &&str| ["upstream_", "model", "storage_"].iter().any(|start| code.starts_with(start));
+    let codes = Kind::ALL.iter().map(|kind| kind.code()).filter(of_a_trial);
+    let told = codes.filter_map(|code| Some((code, codes::words(language, code)?)));
+    told.map(|(code, words)| json!({"code": code, "what": words.what, "act": words.act})).collect()
 }
