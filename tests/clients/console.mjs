@@ -200,6 +200,54 @@ const scenarios = {
     return told;
   },
 
+  /** A fresh service: what a browser copied is read, refused, tested and saved; later the login is renewed. */
+  async connect(browser, job) {
+    const { page, seen } = await open(browser, job, `/console#admin=${job.admin}`, { locale: job.locale });
+    const told = { kinds: await page.innerText("main"), address: page.url() };
+    await page.click("a[href='?kind=web-chat']");
+    const paste = async (text) => {
+      await page.fill("#pasted", text);
+      await page.waitForFunction(() => document.querySelector("#said").textContent || !document.querySelector("#test").disabled);
+    };
+    await page.waitForSelector("#pasted");
+    await paste(job.pasted.slice(0, 60));
+    told.mistake = await page.innerText("#said");
+    await paste(job.wrong);
+    await page.click("#test");
+    await page.waitForSelector("#failed-step:not([hidden])");
+    told.failed = await page.innerText("#failed-step");
+    told.cannotSave = await page.isDisabled("#save");
+    told.brokenWhenFailed = await broken(page);
+    await shot(job, page, `connect-failed-${job.locale}`);
+    await paste(job.pasted);
+    told.read = await page.innerText("#read");
+    told.left = await page.innerText("#left");
+    await page.click("#test");
+    await page.waitForFunction(() => !document.querySelector("#save").disabled);
+    told.steps = await page.locator(".tests .mark.ok").count();
+    told.brokenWhenPassed = await broken(page);
+    await shot(job, page, `connect-passed-${job.locale}`);
+    await page.click("#save");
+    await page.waitForURL("**/console/try*");
+    await page.goto(`${job.url}/console/maintain`);
+    await page.waitForSelector("#findings details");
+    told.doctor = await page.innerText("#findings");
+    const swap = async (text) => {
+      await page.fill("#swap textarea", text);
+      await page.click("#swap [type=submit]");
+      await page.waitForFunction(() => !document.querySelector("#swap [type=submit]").disabled);
+      return page.innerText("#swap-said");
+    };
+    told.refused = await swap(job.wrong);
+    told.brokenInMaintain = await broken(page);
+    await shot(job, page, `maintain-${job.locale}`);
+    told.swapped = await swap(job.pasted);
+    await page.goto(`${job.url}/console/maintain?audit=all`);
+    await page.waitForSelector(".audit");
+    told.audit = await page.innerText(".audit");
+    return { ...told, troubles: seen.troubles, hosts: [...seen.hosts] };
+  },
+
   /** A tab whose token the service does not take any more, one that nobody uses, and one without scripts. */
   async ended(browser, job) {
     const { page } = await open(browser, job, `/console/keys#admin=${job.admin}`);

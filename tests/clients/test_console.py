@@ -135,6 +135,46 @@ def test_a_failure_says_what_to_do_and_keeps_its_part(
     assert stopped in told["stopped"]
 
 
+@pytest.mark.parametrize(
+    ("locale", "words"),
+    [
+        ("en-US", ("A web chat", "a quote is not closed", "Log in to the mirror", "The new session is in use")),
+        ("zh-TW", ("網頁聊天", "引號沒有結束", "重新登入鏡像站", "已改用新的登入")),
+    ],
+)
+def test_a_mirror_is_connected_by_pasting_and_its_session_renewed(
+    service: Callable[..., Service], mirror: Upstream, locale: str, words: tuple[str, str, str, str]
+):
+    gateway = service()
+
+    def copied(cookie: str) -> str:
+        address = f"{mirror.url}/rest/app-chat/conversations/new"
+        body = json.dumps({"temporary": True, "modelName": "mirror-large", "message": "my own words"})
+        return f"curl '{address}' \\\n  -H 'accept: */*' \\\n  -b '{cookie}' \\\n  --data-raw '{body}'"
+
+    told = drive("connect", gateway, locale=locale, pasted=copied(mirror.cookie), wrong=copied("session=wrong-session"))
+    kinds, mistake, advice, swapped = words
+    assert kinds in told["kinds"] and told["address"].endswith("/console")
+    assert mistake in told["mistake"]
+    assert advice in told["failed"] and "upstream_auth_expired" in told["failed"] and told["cannotSave"]
+    assert "mirror-large" in told["read"] and mirror.session not in told["read"]
+    assert "my own words" not in told["left"] and "accept" in told["left"]
+    assert told["steps"] == 6
+    for broken in ("brokenWhenFailed", "brokenWhenPassed", "brokenInMaintain"):
+        assert told[broken] == [], broken
+    assert advice in told["refused"] and swapped in told["swapped"]
+    assert mirror.url in told["audit"]
+    # A mirror refuses a login, and the browser says so of the call that told it.
+    assert [trouble for trouble in told["troubles"] if "424" not in trouble] == []
+    assert told["hosts"] == [f"127.0.0.1:{gateway.port}"]
+    # It answers, with the cookie that it handed out while it was tested, also after a restart.
+    for _ in range(2):
+        answer = gateway.client().post("/api/chat", json={"message": "Hello"}).json()
+        assert answer["success"] is True, answer
+        gateway.stop()
+        gateway.start()
+
+
 def test_a_token_that_has_ended_leads_to_signing_in_and_no_script_to_an_explanation(demo: Service):
     told = drive("ended", demo)
     assert told["inUse"] is True
