@@ -6,10 +6,7 @@ use std::time::Duration;
 use crate::budget::Budget;
 
 /// How often it is looked whether a peak is over.
-const LOOK: Duration = Duration::from_secs(3);
-
-/// From how many bytes in the budget on a peak leaves holes that are worth the work.
-const PEAK: usize = 4 << 20;
+const LOOK: Duration = Duration::from_secs(4);
 
 /// Has large blocks mapped on their own, so that they are the system's again as soon as they are freed. To
 /// be called before there are threads.
@@ -22,7 +19,7 @@ pub async fn give_back(budget: Budget) {
     loop {
         tokio::time::sleep(LOOK).await;
         let (peak, taken) = (budget.peak(), budget.taken());
-        if peak >= PEAK && taken <= peak / 2 {
+        if taken < peak.div_ceil(2) {
             budget.forget_peak();
             // It visits all of the heap, and no worker is to wait for that.
             let _ = tokio::task::spawn_blocking(glibc::trim).await;
