@@ -509,7 +509,9 @@ def test_every_path_of_the_full_document_exists(demo: Service, full: dict):
         client.headers["Authorization"] = f"Bearer {demo.env['ADMIN_KEY']}"
         for path, item in full["paths"].items():
             if "get" in item and "{" not in path:
-                assert client.get(path).status_code == 200, path
+                # One of them is a stream that goes on for minutes, so none is read to its end.
+                with client.stream("GET", path) as answer:
+                    assert answer.status_code == 200, path
 
 
 def test_the_full_document_has_the_public_paths_too(full: dict):
