@@ -33,6 +33,7 @@ struct StatisticsQuery {
     minutes: Option<i64>,
 }
 
+/// The time.
 #[derive(Deserialize, Serialize, ToSchema, Clone, Copy, Default)]
 #[serde(rename_all = "lowercase")]
 enum RangeName {
@@ -42,6 +43,7 @@ enum RangeName {
     Month,
 }
 
+/// By what calls are told apart.
 #[derive(Deserialize, Serialize, ToSchema, Clone, Copy, Default)]
 #[serde(rename_all = "lowercase")]
 enum ByName {
@@ -110,10 +112,8 @@ pub struct StatisticsResult {
     /// Always true.
     #[schema(example = true)]
     success: bool,
-    /// The time.
     #[schema(inline)]
     range: RangeName,
-    /// By what calls are told apart.
     #[schema(inline)]
     by: ByName,
     /// How long a slot is.
