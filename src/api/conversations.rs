@@ -195,6 +195,13 @@ pub struct DeletedConversations {
     error: Option<ErrorBody>,
 }
 
+impl DeletedConversations {
+    /// So many were.
+    pub fn new(deleted: u64) -> Self {
+        DeletedConversations { success: true, deleted, error: None }
+    }
+}
+
 /// List the key's conversations
 ///
 /// The latest first, page by page: give `next_after` of one page as `after` for the next.
@@ -245,7 +252,7 @@ async fn delete_conversations(
     gateway: Data<Gateway>,
 ) -> Result<HttpResponse, Failure> {
     let deleted = gateway.forget_all(&caller.owner).await.map_err(|error| Failure::new(&request, error))?;
-    let body = DeletedConversations { success: true, deleted, error: None };
+    let body = DeletedConversations::new(deleted);
     Ok(reply::json(StatusCode::OK, &body, LogFields::of("delete_conversations")))
 }
 

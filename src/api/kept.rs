@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::audit;
+use super::conversations::DeletedConversations;
 use crate::domain::chat::Owner;
 use crate::domain::error::{Error, Kind};
 use crate::gateway::{Export, Gateway};
@@ -54,20 +55,6 @@ pub struct KeptResult {
     success: bool,
     /// The keys for which something is kept, the most bytes first.
     kept: Vec<KeptBody>,
-    /// Always null.
-    #[schema(required = true)]
-    error: Option<ErrorBody>,
-}
-
-/// Conversations were deleted.
-#[derive(Serialize, ToSchema)]
-pub struct DeletedKeptResult {
-    /// Always true.
-    #[schema(example = true)]
-    success: bool,
-    /// How many.
-    #[schema(example = 12)]
-    deleted: u64,
     /// Always null.
     #[schema(required = true)]
     error: Option<ErrorBody>,
@@ -170,7 +157,7 @@ async fn line(export: &mut Export) -> Result<Option<Bytes>, Box<Error>> {
     tag = "kept",
     params(("owner" = String, Path, description = "The `owner` of the list", example = "3f1c9d1e8b1a4c2d9e3f0a1b2c3d4e5f")),
     responses(
-        (status = 200, description = "They are gone", body = DeletedKeptResult),
+        (status = 200, description = "They are gone", body = DeletedConversations),
         (status = "4XX", description = "A failure with what to do about it", body = FailureBody),
     ),
     security(("bearer" = [])),
@@ -184,7 +171,7 @@ async fn delete_kept(
     let deleted = gateway.forget_all(&Owner(owner.clone())).await;
     let deleted = deleted.map_err(|error| Failure::new(&request, error))?;
     audit::note(&request, &gateway, "kept.delete", &owner).await;
-    let body = DeletedKeptResult { success: true, deleted, error: None };
+    let body = DeletedConversations::new(deleted);
     Ok(reply::json(StatusCode::OK, &body, LogFields::of("delete_kept")))
 }
 

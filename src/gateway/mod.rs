@@ -198,11 +198,6 @@ impl Gateway {
         Gateway { members, catalog: Arc::clone(&upstreams.catalog), shared, settings }
     }
 
-    /// The name of what the upstream speaks.
-    pub fn protocol_name(&self) -> &'static str {
-        self.settings.protocol.name()
-    }
-
     /// What the upstreams are called: that it is the demo, or their names.
     pub fn upstream_name(&self) -> String {
         if self.is_demo() {

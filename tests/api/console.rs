@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::helpers::{ADMIN_KEY, Answer, KEY, TestApp, spawn, spawn_before, temporary_folder};
 use crate::keys::new_key;
+use crate::layering;
 use crate::upstream::{Fake, response, send};
 
 /// The pages.
@@ -267,4 +268,28 @@ async fn what_to_do_about_an_error_is_said_in_the_readers_language() {
     }
     let told = app.get_as_owner("/console/part/advice?code=none").await.json();
     assert_eq!(told, json!({"code": "none", "what": null, "hint": null}));
+}
+
+/// Whatever is noted in the audit trail is said in words on the page, in both languages.
+#[test]
+fn each_deed_has_its_words() {
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let texts = ["en", "zh-Hant"].map(|language| {
+        let path = source.join(format!("api/console/messages.maintain.{language}.json"));
+        std::fs::read_to_string(path).expect("the messages")
+    });
+    let mut found = 0;
+    for file in layering::files(&source) {
+        let text = std::fs::read_to_string(&file).expect("a source file");
+        let actions = text.split("note(").skip(1).filter_map(|piece| piece.split('"').nth(1));
+        let is_action = |text: &&str| {
+            text.contains('.') && text.chars().all(|c| c.is_ascii_lowercase() || "._".contains(c))
+        };
+        for action in actions.filter(is_action) {
+            found += 1;
+            let word = format!("\"deed_{}\"", action.replace('.', "_"));
+            assert!(texts.iter().all(|text| text.contains(&word)), "no words for {action}");
+        }
+    }
+    assert!(found >= 10, "the places are found: {found}");
 }

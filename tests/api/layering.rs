@@ -193,6 +193,7 @@ const NEIGHBOURS: &[(&str, &str)] = &[
     ("console", "kept"),
     ("console", "upstream"),
     ("kept", "audit"),
+    ("kept", "conversations"),
     ("openai", "audit"),
     ("console", "dify"),
 ];

@@ -12,28 +12,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import browser
 import httpx
 import pytest
-from conftest import HERE, ROOT, Service, provider_settings
+from conftest import Service, provider_settings
 from upstream import MODELS, Upstream
-
-SHOTS = ROOT / "target/screenshots"
 
 
 def drive(scenario: str, **job: Any) -> dict:
     """Runs one scenario of browser.mjs."""
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    job = {"shots": str(SHOTS), **job}
-    result = subprocess.run(
-        ["node", HERE / "browser.mjs", scenario, json.dumps(job)],
-        cwd=HERE,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+    return browser.drive("browser.mjs", scenario, **job)
 
 
 def browse(scenario: str, service: Service, **job: Any) -> dict:

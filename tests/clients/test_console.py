@@ -7,30 +7,19 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+import browser
 import httpx
 import pytest
 from bodies import event, text_chunks
-from conftest import HERE, ROOT, Service, provider_settings
+from conftest import Service, provider_settings
 from upstream import FAULTS, MODELS, Reply, Upstream
 
-SHOTS = ROOT / "target/screenshots"
 PAGES = ["overview", "try", "keys", "connect", "maintain", "setup"]
 
 
 def drive(scenario: str, service: Service, **job: Any) -> dict:
     """Runs one scenario of console.mjs as the owner."""
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    job = {"url": service.url, "admin": service.env["ADMIN_KEY"], "shots": str(SHOTS), **job}
-    result = subprocess.run(
-        ["node", HERE / "console.mjs", scenario, json.dumps(job)],
-        cwd=HERE,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+    return browser.drive("console.mjs", scenario, url=service.url, admin=service.env["ADMIN_KEY"], **job)
 
 
 @pytest.mark.parametrize("page", ["sign-in", *PAGES])
