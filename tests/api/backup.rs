@@ -19,7 +19,12 @@ fn serve(folder: &str) -> Process {
 pub fn run(folder: &str, arguments: &[&str], variables: &[(&str, &str)], input: &[u8]) -> Output {
     std::fs::create_dir_all(folder).expect("a folder");
     let mut command = Command::new(env!("CARGO_BIN_EXE_mirrorgate"));
-    command.args(arguments).env_clear().env("DATA_DIR", folder).envs(variables.iter().copied());
+    command
+        .args(arguments)
+        .env_clear()
+        .env("DATA_DIR", folder)
+        .env("PORT", "0")
+        .envs(variables.iter().copied());
     command.current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("it runs");
     // A command that refuses reads nothing.
