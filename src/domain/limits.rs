@@ -58,12 +58,10 @@ impl KeyLimits {
 
     /// Whether anything of it must be counted.
     pub fn are_counted(&self) -> bool {
-        self.are_counted_at_once() || self.tokens_per_day.is_some() || self.tokens_per_month.is_some()
-    }
-
-    /// Whether a question counts when it comes, and not only by what it costs.
-    pub fn are_counted_at_once(&self) -> bool {
-        self.requests_per_minute.is_some() || self.parallel.is_some()
+        self.requests_per_minute.is_some()
+            || self.parallel.is_some()
+            || self.tokens_per_day.is_some()
+            || self.tokens_per_month.is_some()
     }
 }
 

@@ -21,6 +21,9 @@ pub const LEASE: i64 = 60_000;
 /// When to come back where so many questions run at once as may.
 const RETRY_PARALLEL: Duration = Duration::from_secs(1);
 
+/// What a running question is taken to cost as long as no answer has told, in tokens.
+const UNKNOWN_COST: u64 = 1_000;
+
 /// What was used. All times are milliseconds since 1970 by the store's clock.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -33,6 +36,9 @@ pub struct Allowance {
     day: (i64, u64),
     /// Tokens of the month that began then.
     month: (i64, u64),
+    /// What a costly answer of late came to, in tokens: so much is held back for each running question,
+    /// since what it costs is known only at its end.
+    cost: Option<u64>,
 }
 
 /// How a key stands to one of its limits.
@@ -48,6 +54,45 @@ pub struct LimitState {
     pub left: u64,
     /// When more of it is there.
     pub reset: Duration,
+    /// How long the next question has to wait, where it may not come now.
+    wait: Option<Duration>,
+}
+
+impl LimitState {
+    /// Whether the next question may come.
+    pub fn is_open(&self) -> bool {
+        self.wait.is_none()
+    }
+
+    /// Whether something is left, but running questions may use it up.
+    pub fn is_held_back(&self) -> bool {
+        self.wait.is_some() && self.left > 0
+    }
+}
+
+/// What answers have cost, in tokens.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Spent {
+    /// All of them together.
+    pub tokens: u64,
+    /// The costliest of them.
+    pub most: u64,
+}
+
+impl Spent {
+    /// One more answer.
+    pub fn add(&mut self, tokens: u64) {
+        self.tokens = self.tokens.saturating_add(tokens);
+        self.most = self.most.max(tokens);
+    }
+
+    /// Without what has been written down.
+    pub fn without(self, written: Spent) -> Spent {
+        match self.tokens.saturating_sub(written.tokens) {
+            0 => Spent::default(),
+            tokens => Spent { tokens, ..self },
+        }
+    }
 }
 
 impl Allowance {
@@ -82,9 +127,14 @@ impl Allowance {
     }
 
     /// Counts tokens.
-    pub fn spend(&mut self, tokens: u64) {
-        self.day.1 = self.day.1.saturating_add(tokens);
-        self.month.1 = self.month.1.saturating_add(tokens);
+    pub fn spend(&mut self, spent: Spent) {
+        self.day.1 = self.day.1.saturating_add(spent.tokens);
+        self.month.1 = self.month.1.saturating_add(spent.tokens);
+        if spent.most > 0 {
+            // Up at once, down slowly: too much held back only makes some questions wait for others.
+            let known = self.cost.unwrap_or(spent.most);
+            self.cost = Some(spent.most.max(known - known / 8));
+        }
     }
 
     /// How the key stands to each of its limits.
@@ -92,13 +142,16 @@ impl Allowance {
         let requests = self.requests.iter().map(|(_, count)| u64::from(*count)).sum();
         let oldest = self.requests.first().map_or(now, |(slot, _)| (slot + 1) * SLOT + MINUTE);
         let running = self.running.values().map(|(count, _)| u64::from(*count)).sum();
-        let state_of = |name, what, limit: Option<u64>, used: u64, reset: i64| {
-            limit.map(|limit| LimitState {
-                name,
-                what,
-                limit,
-                left: limit.saturating_sub(used),
-                reset: Duration::from_millis(u64::try_from(reset - now).unwrap_or_default()),
+        let held_back = self.cost.unwrap_or(UNKNOWN_COST).saturating_mul(running);
+        let state_of = |name, what, limit: Option<u64>, used: u64, held_back: u64, reset: i64| {
+            limit.map(|limit| {
+                let left = limit.saturating_sub(used);
+                let reset = Duration::from_millis(u64::try_from(reset - now).unwrap_or_default());
+                let wait = match left {
+                    0 => Some(reset),
+                    _ => (left <= held_back).then_some(RETRY_PARALLEL),
+                };
+                LimitState { name, what, limit, left, reset, wait }
             })
         };
         let parallel = now + RETRY_PARALLEL.as_millis() as i64;
@@ -108,11 +161,19 @@ impl Allowance {
                 "questions a minute",
                 limits.requests_per_minute.map(u64::from),
                 requests,
+                0,
                 oldest,
             ),
-            state_of("parallel", "questions at once", limits.parallel.map(u64::from), running, parallel),
-            state_of("tokens-day", "tokens a day", limits.tokens_per_day, self.day.1, day(now).1),
-            state_of("tokens-month", "tokens a month", limits.tokens_per_month, self.month.1, month(now).1),
+            state_of("parallel", "questions at once", limits.parallel.map(u64::from), running, 0, parallel),
+            state_of("tokens-day", "tokens a day", limits.tokens_per_day, self.day.1, held_back, day(now).1),
+            state_of(
+                "tokens-month",
+                "tokens a month",
+                limits.tokens_per_month,
+                self.month.1,
+                held_back,
+                month(now).1,
+            ),
         ]
         .into_iter()
         .flatten()
@@ -120,13 +181,18 @@ impl Allowance {
     }
 }
 
-/// The refusal of a question, where one of the limits has nothing left: of several, that which lasts longest.
+/// The refusal of a question, where one of the limits lets none in: of several, that which lasts longest.
 pub fn refusal(states: &[LimitState]) -> Error {
-    let spent = states.iter().filter(|state| state.left == 0).max_by_key(|state| state.reset);
-    let (limit, what) = spent.map_or((0, "questions"), |state| (state.limit, state.what));
-    let reset = spent.map_or(Duration::ZERO, |state| state.reset).max(Duration::from_secs(1));
-    let what = format!("this key may ask for {limit} {what}, and nothing of that is left");
-    Error::new(Kind::KeyLimit, what).retry_after(Some(reset))
+    let spent = states.iter().max_by_key(|state| state.wait);
+    let (limit, what, left) =
+        spent.map_or((0, "questions", 0), |state| (state.limit, state.what, state.left));
+    let wait = spent.and_then(|state| state.wait).unwrap_or_default().max(Duration::from_secs(1));
+    let rest = match left {
+        0 => "nothing of that is left".to_string(),
+        left => format!("the {left} that are left are held back for its questions that are being answered"),
+    };
+    let what = format!("this key may ask for {limit} {what}, and {rest}");
+    Error::new(Kind::KeyLimit, what).retry_after(Some(wait))
 }
 
 /// The beginning and the end of the day in UTC.
@@ -197,14 +263,42 @@ mod tests {
             left(allowance, &limits, now)
         };
         assert_eq!(at(&mut allowance, NOON), [100, 250]);
-        allowance.spend(120);
+        allowance.spend(Spent { tokens: 120, most: 120 });
         assert_eq!(at(&mut allowance, NOON), [0, 130]);
         let refused = refusal(&allowance.states(&limits, NOON));
         assert_eq!(refused.retry_after, Some(Duration::from_secs(12 * 3600)));
         assert_eq!(at(&mut allowance, NOON + 12 * 3_600_000), [100, 130]);
-        allowance.spend(130);
+        allowance.spend(Spent { tokens: 130, most: 130 });
         assert_eq!(at(&mut allowance, NOON + 24 * 3_600_000), [0, 0]);
         // December begins four days and twelve hours after that noon.
         assert_eq!(at(&mut allowance, NOON + 108 * 3_600_000), [100, 250]);
+    }
+
+    #[test]
+    fn what_running_questions_may_cost_is_held_back() {
+        let limits = KeyLimits { tokens_per_day: Some(100), ..KeyLimits::default() };
+        let mut allowance = Allowance::default();
+        let may_come =
+            |allowance: &Allowance| allowance.states(&limits, NOON).iter().all(LimitState::is_open);
+        allowance.renew(NOON, "one", 1);
+        assert!(!may_come(&allowance), "what it costs is not known");
+        let refused = refusal(&allowance.states(&limits, NOON));
+        assert_eq!(refused.retry_after, Some(RETRY_PARALLEL));
+        assert!(refused.message.contains("the 100 that are left are held back"), "{}", refused.message);
+
+        let mut spent = Spent::default();
+        spent.add(8);
+        spent.add(20);
+        allowance.spend(spent);
+        allowance.renew(NOON, "one", 0);
+        let mut let_in = 0;
+        while may_come(&allowance) {
+            allowance.enter(NOON, "one");
+            let_in += 1;
+        }
+        assert_eq!(let_in, 4, "28 are used, and each may cost 20");
+        let later = spent.without(Spent { tokens: 8, most: 8 });
+        assert_eq!((later.tokens, later.most), (20, 20));
+        assert_eq!(later.without(later).most, 0);
     }
 }

@@ -2,14 +2,14 @@
 //! was read, and made again where another process was first. A key without limits touches no store.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot};
 
-use super::allowance::{Allowance, LEASE, LimitState, refusal};
+use super::allowance::{Allowance, LEASE, LimitState, Spent, refusal};
 use crate::domain::chat::Owner;
 use crate::domain::error::{Error, Kind};
 use crate::domain::keys;
@@ -17,8 +17,15 @@ use crate::domain::limits::KeyLimits;
 use crate::request;
 use crate::store::Store;
 
-/// How long what was read is good enough to refuse by, or to admit by where nothing is written.
+/// How long what was read is good enough to refuse by.
 const FRESH: Duration = Duration::from_millis(500);
+
+/// The same where only what running questions may cost is in the way: one of them may have ended.
+const FRESH_HELD_BACK: Duration = Duration::from_millis(50);
+
+/// How often a question waits for that before it is refused, and how long each time.
+const WAITS: usize = 10;
+const WAIT: Duration = Duration::from_millis(100);
 
 /// How often a change is made again because another process was first.
 const TRIES: usize = 20;
@@ -43,8 +50,8 @@ struct Book {
     owner: Owner,
     /// Questions of this process that are being answered.
     running: AtomicU32,
-    /// Tokens that are not in the store yet.
-    tokens: AtomicU64,
+    /// What answers have cost that is not in the store yet.
+    spent: Mutex<Spent>,
     /// Whether the store has not been told of a change.
     is_behind: AtomicBool,
     /// Those who wait to be let in.
@@ -53,7 +60,10 @@ struct Book {
 }
 
 /// Whether one who waited was let in, and how the key stands.
-type Ticket = oneshot::Sender<Result<(Option<Entered>, Vec<LimitState>), Error>>;
+type Outcome = (Option<Entered>, Vec<LimitState>);
+
+/// One who waits.
+type Ticket = oneshot::Sender<Result<Outcome, Error>>;
 
 /// The state as it was last read or written.
 struct Kept {
@@ -78,27 +88,41 @@ impl Allowances {
     /// That the key has nothing left of one of its limits, or that the store cannot be used.
     pub async fn enter(self: &Arc<Self>, owner: &Owner, limits: &KeyLimits) -> Result<Entered, Error> {
         let book = self.book(owner);
+        let mut outcome = self.try_enter(&book, limits).await?;
+        for _ in 0..WAITS {
+            if outcome.0.is_some() || !is_held_back(&outcome.1) {
+                break;
+            }
+            tokio::time::sleep(WAIT).await;
+            outcome = self.try_enter(&book, limits).await?;
+        }
+        let (entered, mut states) = outcome;
+        let outcome = entered.ok_or_else(|| refusal(&states));
+        if outcome.is_err() {
+            states.iter_mut().filter(|state| !state.is_open()).for_each(|state| state.left = 0);
+        }
+        tell(&states);
+        outcome
+    }
+
+    async fn try_enter(self: &Arc<Self>, book: &Arc<Book>, limits: &KeyLimits) -> Result<Outcome, Error> {
         loop {
             let (ticket, mut outcome) = oneshot::channel();
             book.queue().push(ticket);
             let mut kept = book.kept.lock().await;
-            let outcome = match outcome.try_recv() {
+            match outcome.try_recv() {
                 // Whoever had the lock has let this question in, or refused it.
-                Ok(outcome) => outcome,
+                Ok(outcome) => return outcome,
                 Err(TryRecvError::Empty) => {
-                    self.let_in(&book, limits, &mut kept).await;
+                    self.let_in(book, limits, &mut kept).await;
                     drop(kept);
-                    match outcome.await {
-                        Ok(outcome) => outcome,
-                        Err(_) => continue,
+                    if let Ok(outcome) = outcome.await {
+                        return outcome;
                     }
                 }
                 // Whoever had the lock left in the middle of it.
-                Err(TryRecvError::Closed) => continue,
-            };
-            let (entered, states) = outcome?;
-            tell(&states);
-            return entered.ok_or_else(|| refusal(&states));
+                Err(TryRecvError::Closed) => {}
+            }
         }
     }
 
@@ -130,22 +154,22 @@ impl Allowances {
     ) -> Result<(usize, Vec<LimitState>), Error> {
         for _ in 0..TRIES {
             let known = self.known(&book.owner, kept).await?;
-            let (now, mut state, is_fresh) = (known.now(), known.state.clone(), known.seen.elapsed() < FRESH);
-            let tokens = book.settle(&mut state, now, &self.process);
+            let (now, mut state, age) = (known.now(), known.state.clone(), known.seen.elapsed());
+            let spent = book.settle(&mut state, now, &self.process);
             let mut admitted = 0;
-            while admitted < wanted && state.states(limits, now).iter().all(|limit| limit.left > 0) {
+            while admitted < wanted && state.states(limits, now).iter().all(LimitState::is_open) {
                 state.enter(now, &self.process);
                 admitted += 1;
             }
             let states = state.states(limits, now);
-            let writes = limits.are_counted_at_once();
-            if !is_fresh && (admitted < wanted || !writes) {
-                // Others may have given back meanwhile, or spent.
+            let good_for = if is_held_back(&states) { FRESH_HELD_BACK } else { FRESH };
+            if age > good_for && admitted < wanted {
+                // Others may have given back meanwhile.
                 *kept = None;
-            } else if admitted == 0 || !writes {
+            } else if admitted == 0 {
                 return Ok((admitted, states));
             } else if self.write(&book.owner, kept, state).await? {
-                book.tokens.fetch_sub(tokens, Ordering::Relaxed);
+                book.wrote(spent);
                 return Ok((admitted, states));
             }
         }
@@ -161,7 +185,7 @@ impl Allowances {
     /// Counts tokens of a key, if it has limits.
     pub fn spend(&self, owner: &Owner, tokens: u64) {
         let Some(book) = self.books().get(owner).cloned() else { return };
-        book.tokens.fetch_add(tokens, Ordering::Relaxed);
+        book.spent().add(tokens);
         self.fall_behind(&book);
     }
 
@@ -215,12 +239,12 @@ impl Allowances {
         for _ in 0..TRIES {
             let known = self.known(&book.owner, &mut kept).await?;
             let mut state = known.state.clone();
-            let tokens = book.settle(&mut state, known.now(), &self.process);
+            let spent = book.settle(&mut state, known.now(), &self.process);
             if state == known.state {
                 return Ok(());
             }
             if self.write(&book.owner, &mut kept, state).await? {
-                book.tokens.fetch_sub(tokens, Ordering::Relaxed);
+                book.wrote(spent);
                 return Ok(());
             }
         }
@@ -259,7 +283,7 @@ impl Allowances {
         let book = Arc::new(Book {
             owner: owner.clone(),
             running: AtomicU32::new(0),
-            tokens: AtomicU64::new(0),
+            spent: Mutex::default(),
             is_behind: AtomicBool::new(false),
             queue: Mutex::default(),
             kept: AsyncMutex::new(None),
@@ -283,12 +307,24 @@ impl Book {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings a state up to date with what this process knows; gives the tokens that it now has.
-    fn settle(&self, state: &mut Allowance, now: i64, process: &str) -> u64 {
-        state.renew(now, process, self.running.load(Ordering::Relaxed));
-        let tokens = self.tokens.load(Ordering::Relaxed);
-        state.spend(tokens);
-        tokens
+    fn spent(&self) -> MutexGuard<'_, Spent> {
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings a state up to date with what this process knows; gives the costs that it now has.
+    fn settle(&self, state: &mut Allowance, now: i64, process: &str) -> Spent {
+        // In this order: an answer that ends meanwhile is held back for once more, and never left out.
+        let running = self.running.load(Ordering::Acquire);
+        let spent = *self.spent();
+        state.renew(now, process, running);
+        state.spend(spent);
+        spent
+    }
+
+    /// Forgets costs that the store has.
+    fn wrote(&self, spent: Spent) {
+        let mut open = self.spent();
+        *open = open.without(spent);
     }
 }
 
@@ -307,9 +343,15 @@ pub struct Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.book.running.fetch_sub(1, Ordering::Relaxed);
+        self.book.running.fetch_sub(1, Ordering::Release);
         self.allowances.fall_behind(&self.book);
     }
+}
+
+/// Whether nothing but what running questions may cost keeps the next one out.
+fn is_held_back(states: &[LimitState]) -> bool {
+    let mut closed = states.iter().filter(|state| !state.is_open()).peekable();
+    closed.peek().is_some() && closed.all(LimitState::is_held_back)
 }
 
 /// Tells the caller of its limits, in the headers of the answer.

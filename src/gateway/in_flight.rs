@@ -49,8 +49,9 @@ pub type Progress = Rc<RefCell<Answer>>;
 /// A question that is being answered.
 pub struct InFlight {
     deltas: Deltas,
-    permit: Permit,
+    /// Dropped before the permit: what it cost is counted by then.
     meter: Meter,
+    permit: Permit,
     answer: Progress,
     /// Whether the pieces have their bytes for the caller.
     verbatim: bool,

@@ -90,6 +90,22 @@ def test_tokens_of_a_day_are_counted_together(replicas: list[Service]):
         assert refused.status_code == 429, "the other replica knows of it"
 
 
+def test_tokens_of_questions_at_once_are_held_back(replicas: list[Service]):
+    # Each costs eight, which is known only at its end.
+    key = made(replicas, tokens_per_day=160)
+
+    def ask_until_refused(replica: Service) -> int:
+        with client(replica, key) as caller:
+            for good in range(100):
+                if caller.post("/v1/chat/completions", json=ASK).status_code != 200:
+                    return good
+        return 100
+
+    with ThreadPoolExecutor(16) as pool:
+        good = sum(pool.map(ask_until_refused, replicas * 8))
+    assert 18 <= good <= 22, good
+
+
 def test_questions_at_once_are_counted_together(
     replicas: list[Service], provider: Upstream
 ):

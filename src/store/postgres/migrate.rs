@@ -78,6 +78,8 @@ fn is_race(error: &tokio_postgres::Error) -> bool {
         [
             SqlState::UNIQUE_VIOLATION,
             SqlState::DUPLICATE_TABLE,
+            // So says one who makes the table itself at the same moment.
+            SqlState::DUPLICATE_OBJECT,
             SqlState::T_R_SERIALIZATION_FAILURE,
             SqlState::T_R_DEADLOCK_DETECTED,
         ]
