@@ -173,8 +173,11 @@ fn welcome(config: &Config, application: &Application, tunnel: Option<&Tunnel>) 
 fn key_line(config: &Config, made: &NewKeys) -> String {
     match &made.caller {
         Some(key) => format!("{key}  <- for Dify, shown only now; sent as `Authorization: Bearer KEY`"),
-        None if !config.gateway.auth => {
+        None if !config.gateway.auth && config.gateway.keys.is_empty() => {
             "none needed (GATEWAY_AUTH=none): anyone on this machine may call".into()
+        }
+        None if !config.gateway.auth => {
+            "none needed (GATEWAY_AUTH=none), those of GATEWAY_API_KEYS neither: anyone on this machine may call".into()
         }
         None if config.gateway.keys.is_empty() => {
             "those of the store, see `mirrorgate key list`; `mirrorgate key new NAME` makes another".into()

@@ -47,15 +47,18 @@ impl Gateway {
         for id in &needs.objects {
             if !self.shared.store.made_object(owner, id).await? {
                 // As for an id that does not exist: it may be another key's.
-                return Err(Error::new(Kind::NotFound, "this key has made no answer with this id"));
+                return Err(Error::new(
+                    Kind::NotFound,
+                    "this key has made no answer with this id, nor a part of one",
+                ));
             }
         }
         Ok(())
     }
 
-    /// Remembers that an owner made what the upstream keeps under an id.
-    pub async fn remember_object(&self, owner: &Owner, id: &str) {
-        if let Err(error) = self.shared.store.keep_object(owner, id).await {
+    /// Remembers that an owner made what the upstream keeps under these ids.
+    pub async fn remember_objects(&self, owner: &Owner, ids: Vec<String>) {
+        if let Err(error) = self.shared.store.keep_objects(owner, &ids).await {
             log::warn!(error = error.kind.code(); "who made an answer that the upstream keeps is not remembered: {}", error.message);
         }
     }

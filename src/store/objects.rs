@@ -14,12 +14,16 @@ const FIND: &Text = text!["SELECT created_at FROM upstream_objects WHERE id = $1
 const EXPIRE: &Text = text!["DELETE FROM upstream_objects WHERE created_at < " now " - $1"];
 
 impl Store {
-    /// Keeps who made what has this id; whoever was first stays.
+    /// Keeps who made what has these ids; whoever was first stays.
     ///
     /// # Errors
     /// When the store cannot be used.
-    pub async fn keep_object(&self, owner: &Owner, id: &str) -> Result<(), Error> {
-        self.write([Statement::new(KEEP, [id.into(), owner.0.as_str().into()])]).await.map(drop)
+    pub async fn keep_objects(&self, owner: &Owner, ids: &[String]) -> Result<(), Error> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let keep = |id: &String| Statement::new(KEEP, [id.as_str().into(), owner.0.as_str().into()]);
+        self.write(ids.iter().map(keep).collect::<Vec<_>>()).await.map(drop)
     }
 
     /// Whether this owner made what has this id.

@@ -13,11 +13,12 @@ async fn account() -> Fake {
         if request.line.starts_with("POST /v1/responses ") && request.json()["stream"] == true {
             let created = json!({"type": "response.created", "response": {"id": "resp_stream", "object": "response"}});
             let done = json!({"type": "response.completed", "response": {"id": "resp_stream", "object": "response"}});
-            let events = format!("event: response.created\ndata: {created}\n\nevent: response.completed\ndata: {done}\n\n");
+            let item = json!({"type": "response.output_item.added", "item": {"id": "msg_stream", "type": "message"}});
+            let events = format!("event: response.created\ndata: {created}\n\nevent: response.output_item.added\ndata: {item}\n\nevent: response.completed\ndata: {done}\n\n");
             return send(response("200 OK", "text/event-stream", &events));
         }
         if request.line.starts_with("POST /v1/responses ") {
-            return json(r#"{"id": "resp_whole", "object": "response", "output": [], "output_text": "x"}"#);
+            return json(r#"{"id": "resp_whole", "object": "response", "output": [{"id": "msg_whole", "type": "message"}]}"#);
         }
         if request.line.contains("/content") {
             return send(response("200 OK", "image/svg+xml", "<svg onload='alert(1)'/>"));
@@ -91,9 +92,9 @@ async fn what_the_account_keeps_is_the_owners() {
 async fn an_answer_that_the_upstream_keeps_is_read_and_gone_on_with_by_its_maker_alone() {
     let fake = account().await;
     let app = spawn_before(&fake.url, "openai", &[]).await;
-    for (body, id) in [
-        (json!({"model": "m", "input": "x"}), "resp_whole"),
-        (json!({"model": "m", "input": "x", "stream": true}), "resp_stream"),
+    for (body, id, part) in [
+        (json!({"model": "m", "input": "x"}), "resp_whole", "msg_whole"),
+        (json!({"model": "m", "input": "x", "stream": true}), "resp_stream", "msg_stream"),
     ] {
         let path = format!("/v1/responses/{id}");
         assert_eq!(get(&app, KEY, &path).await.status, 404, "nobody has made it");
@@ -106,8 +107,11 @@ async fn an_answer_that_the_upstream_keeps_is_read_and_gone_on_with_by_its_maker
         assert_eq!(get(&app, OTHER_KEY, &path).await.status, 404);
         let on = json!({"model": "m", "input": "y", "previous_response_id": id}).to_string();
         assert_eq!(app.post("/v1/responses", OTHER_KEY, &on).await.status, 404);
+        let part = json!({"model": "m", "input": [{"type": "item_reference", "id": part}]}).to_string();
+        assert_eq!(app.post("/v1/responses", OTHER_KEY, &part).await.status, 404);
         assert_eq!(fake.requests().len(), asked);
         assert_eq!(app.post("/v1/responses", KEY, &on).await.status, 200);
+        assert_eq!(app.post("/v1/responses", KEY, &part).await.status, 200);
     }
 }
 

@@ -54,11 +54,6 @@ impl Events {
         Ok(self)
     }
 
-    /// The first event, while nobody has taken it.
-    pub fn first(&self) -> Option<&Bytes> {
-        self.first.as_ref()
-    }
-
     /// The next event, why the answer breaks off, or `None` at its end.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failed>>> {
         loop {

@@ -14,6 +14,7 @@ mod models;
 mod needs;
 mod parts;
 pub mod paths;
+mod references;
 mod relay;
 mod request;
 mod schemas;

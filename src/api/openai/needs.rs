@@ -5,10 +5,10 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::parts::{self, Part};
+use super::references::{Field, InputPart};
 use crate::domain::error::{Error, Kind};
 use crate::gateway::Needs;
 use crate::http::body::check_depth;
@@ -55,6 +55,10 @@ enum Named {
     Answer,
     /// The model that is asked.
     Model,
+    /// The input of an answer.
+    Input,
+    /// A field in a part of that.
+    InputField(Field),
 }
 
 /// What a request of this method to a path under `/v1` needs, and the model that it asks, if it names one and
@@ -118,6 +122,8 @@ struct Open {
     /// What the value after a name in this object names.
     next: Option<Named>,
     awaits_name: bool,
+    /// What was seen of a part of an input.
+    part: Option<Box<InputPart>>,
 }
 
 impl Seen {
@@ -137,9 +143,13 @@ impl Seen {
                 }
                 b'{' | b'[' => {
                     let (is_object, names) = (*byte == b'{', open.last().and_then(Open::value));
-                    open.push(Open { is_object, names, next: None, awaits_name: is_object });
+                    let part = (is_object && names == Some(Named::Input)).then(Box::default);
+                    open.push(Open { is_object, names, next: None, awaits_name: is_object, part });
                 }
-                b'}' | b']' => drop(open.pop()),
+                b'}' | b']' => {
+                    let part = open.pop().and_then(|closed| closed.part);
+                    self.needs.objects.extend(part.map(|part| part.references()).unwrap_or_default());
+                }
                 b',' => {
                     open.iter_mut().next_back().into_iter().for_each(|last| last.awaits_name = last.is_object)
                 }
@@ -155,12 +165,17 @@ impl Seen {
             Some(last) if last.awaits_name => {
                 last.awaits_name = false;
                 last.next = self.named(text, on_top, last.names);
-            }
-            Some(last) => {
-                if let Some(named) = last.value() {
-                    self.note(named, unescaped(text).into_owned());
+                if let (Some(part), Some(Named::InputField(field))) = (&mut last.part, last.next) {
+                    part.name(field);
                 }
             }
+            Some(last) => match (last.value(), &mut last.part) {
+                (Some(Named::InputField(field)), Some(part)) => {
+                    part.take(field, unescaped(text).into_owned())
+                }
+                (Some(named), _) => self.note(named, unescaped(text).into_owned()),
+                (None, _) => {}
+            },
             None => {}
         }
     }
@@ -178,9 +193,11 @@ impl Seen {
         }
         self.needs.has_other_models |= on_top && OTHER_MODELS.contains(&name.as_ref());
         match of_object {
+            Some(Named::Input) => Field::of(&name).map(Named::InputField).or_else(|| kept(IDS)),
             // An object in place of an id: its `id` is meant.
             Some(_) if name == "id" => of_object,
             _ if on_top && self.of_responses && name == "previous_response_id" => Some(Named::Answer),
+            _ if on_top && self.of_responses && name == "input" => Some(Named::Input),
             _ if on_top && self.of_responses => kept(IDS_ON_TOP).or_else(|| kept(IDS)),
             _ => kept(IDS),
         }
@@ -191,8 +208,9 @@ impl Seen {
             _ if text.is_empty() => {}
             Named::Kept(path) if self.needs.paths.iter().any(|noted| noted == path) => {}
             Named::Kept(path) => self.needs.paths.push(path.into()),
-            Named::Answer => self.needs.objects.push(text),
+            Named::Answer | Named::InputField(Field::Id) => self.needs.objects.push(text),
             Named::Model => self.models.push(text),
+            Named::Input | Named::InputField(_) => {}
         }
     }
 
@@ -238,20 +256,6 @@ fn folded(name: &str) -> Cow<'_, str> {
     }
     let upper = name.chars().flat_map(char::to_uppercase);
     Cow::Owned(upper.flat_map(char::to_lowercase).collect())
-}
-
-/// The id of the answer that the upstream keeps, from the answer itself or from its first event.
-pub fn object_of(text: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Answer {
-        id: Option<String>,
-        object: Option<String>,
-        response: Option<Box<Answer>>,
-    }
-    let data = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"data:")).unwrap_or(text);
-    let Answer { id, object, response } = serde_json::from_slice(data).ok()?;
-    let (id, object) = response.map_or((id, object), |inner| (inner.id, inner.object));
-    id.filter(|_| object.as_deref().is_none_or(|object| object == "response"))
 }
 
 #[cfg(test)]
@@ -321,6 +325,36 @@ mod tests {
     }
 
     #[test]
+    fn an_input_that_refers_to_a_part_of_an_answer_needs_its_maker() {
+        for (part, ids) in [
+            (r#"{"type":"item_reference","id":"msg_1"}"#, vec!["msg_1"]),
+            (r#"{"id":"msg_1"}"#, vec!["msg_1"]),
+            (r#"{"id":"a","type":"message","Type":"item_reference","ID":"b"}"#, vec!["a", "b"]),
+            (r#"{"type":"item\u005freference","content":"x","id":"msg_1"}"#, vec!["msg_1"]),
+            (r#"{"type":"image_generation_call","id":"ig_1"}"#, vec!["ig_1"]),
+            (r#"{"type":"reasoning","id":"rs_1","summary":[]}"#, vec!["rs_1"]),
+            (r#"{"type":"reasoning","id":"rs_1","encrypted_content":"x"}"#, vec![]),
+            (
+                r#"{"type":"reasoning","id":"rs_1","encrypted_content":"x","encrypted_content":null}"#,
+                vec!["rs_1"],
+            ),
+            // A part of an earlier answer with all that is in it.
+            (
+                r#"{"type":"message","id":"msg_1","role":"assistant","content":[{"type":"output_text","text":"x"}]}"#,
+                vec![],
+            ),
+            (r#"{"role":"user","id":"msg_1","content":"x"}"#, vec![]),
+            (r#"{"role":"user","content":[{"type":"item_reference","id":"msg_1"}]}"#, vec![]),
+        ] {
+            let seen = needs("POST", "responses", &format!(r#"{{"input":[{part}]}}"#));
+            assert_eq!(seen.objects, ids, "{part}");
+            assert!(needs("POST", "embeddings", &format!(r#"{{"input":[{part}]}}"#)).objects.is_empty());
+        }
+        let with_file = r#"{"input":[{"type":"x","file_id":"f"}]}"#;
+        assert_eq!(needs("POST", "responses", with_file).paths, ["files"]);
+    }
+
+    #[test]
     fn what_any_reader_of_the_body_would_find_is_found() {
         for body in [
             r#"{"previous_response_id":1,"previous_response_id":"resp_9"}"#,
@@ -375,19 +409,6 @@ mod tests {
         }
         for head in ["name=\"image[0][file_id]\"", "name=file_id", "name=\"File_ID\""] {
             assert_eq!(form(&[part(head, "file-1")]).0.paths, ["files"], "{head}");
-        }
-    }
-
-    #[test]
-    fn the_id_of_an_answer_is_found_in_it_and_in_its_first_event() {
-        assert_eq!(
-            object_of(br#"{"id":"resp_1","object":"response","output":[]}"#).as_deref(),
-            Some("resp_1")
-        );
-        let event = b"event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_2\",\"object\":\"response\"}}\n\n";
-        assert_eq!(object_of(event).as_deref(), Some("resp_2"));
-        for text in [&b"{}"[..], b"no", br#"{"id":"x","object":"error"}"#] {
-            assert_eq!(object_of(text), None);
         }
     }
 }

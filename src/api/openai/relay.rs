@@ -1,15 +1,19 @@
 //! Every other request under `/v1`, passed through to an upstream of the same protocol.
 
+use std::pin::Pin;
+
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::web::{Bytes, Data, ReqData};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{self, Stream, StreamExt};
+use memchr::memmem;
 
 use super::body::V1Body;
 use super::events::Events;
-use super::{failure, headers, needs, tokens};
+use super::{failure, headers, needs, references, tokens};
 use crate::api::audit;
+use crate::domain::chat::Owner;
 use crate::domain::error::{Error, Kind};
 use crate::gateway::{Failed, Gateway, InFlight, RelayForm, RelayRequest, Relaying};
 use crate::http::auth::Caller;
@@ -61,8 +65,8 @@ pub async fn relay(
     let mut response = match form {
         RelayForm::Whole => {
             let prepared = whole(body, log_fields, &request_id).await;
-            if let Some(id) = needs::object_of(&prepared.body).filter(|_| needs.makes_object) {
-                gateway.remember_object(&caller.owner, &id).await;
+            if needs.makes_object {
+                gateway.remember_objects(&caller.owner, references::ids_of(&prepared.body)).await;
             }
             prepared.response()
         }
@@ -73,11 +77,11 @@ pub async fn relay(
                 let events = events.map_err(|Failed { error, .. }| {
                     failure::prepared(&error, &request_id, log_fields.clone())
                 })?;
-                let first = events.first().filter(|_| needs.makes_object);
-                if let Some(id) = first.and_then(|event| needs::object_of(event)) {
-                    gateway.remember_object(&owner, &id).await;
-                }
-                Ok(EventStream { events: Box::pin(events), log_fields, headers: Vec::new() })
+                let events: Pin<Box<dyn Stream<Item = _>>> = match needs.makes_object {
+                    true => Box::pin(remembered(events, gateway, owner)),
+                    false => Box::pin(events),
+                };
+                Ok(EventStream { events, log_fields, headers: Vec::new() })
             };
             keep_alive::stream(&request, heartbeat.every, Box::pin(begin)).await
         }
@@ -89,6 +93,25 @@ pub async fn relay(
         dress(response.headers_mut(), account.into_iter().chain(name), passed, form);
     }
     Ok(response)
+}
+
+/// The events of an answer that the upstream keeps; whoever made it and its parts is remembered before its caller
+/// knows their ids.
+fn remembered(
+    events: Events,
+    gateway: Data<Gateway>,
+    owner: Owner,
+) -> impl Stream<Item = Result<Bytes, Error>> {
+    events.enumerate().then(move |(place, event)| {
+        let (gateway, owner) = (gateway.clone(), owner.clone());
+        async move {
+            let tells = |event: &&Bytes| place == 0 || memmem::find(event, b"output_item").is_some();
+            if let Some(event) = event.as_ref().ok().filter(tells) {
+                gateway.remember_objects(&owner, references::ids_of(event)).await;
+            }
+            event
+        }
+    })
 }
 
 /// Sets the headers of an answer: those of ours, and over them those that the upstream's body has.

@@ -1,5 +1,7 @@
 //! Keys, what they use, who made what, and the audit trail.
 
+use std::slice;
+
 use super::*;
 use crate::domain::keys::GatewayKey;
 use crate::domain::limits::KeyLimits;
@@ -88,8 +90,8 @@ async fn what_the_upstream_keeps_is_its_makers() {
     for store in stores() {
         let (ann, bob) = (owner(), owner());
         let id = format!("resp_{}", ann.0);
-        store.keep_object(&ann, &id).await.expect("kept");
-        store.keep_object(&bob, &id).await.expect("kept");
+        store.keep_objects(&ann, slice::from_ref(&id)).await.expect("kept");
+        store.keep_objects(&bob, slice::from_ref(&id)).await.expect("kept");
         assert!(store.made_object(&ann, &id).await.expect("asked"));
         assert!(!store.made_object(&bob, &id).await.expect("asked"));
         store.expire_objects(Duration::from_secs(60)).await.expect("expired");
