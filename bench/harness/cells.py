@@ -16,7 +16,9 @@ from . import load, programs, servers, stores, yardsticks
 from .servers import KEY, Server
 
 FAST = ["direct", "nginx", "minimal", "mirrorgate"]
-PYTHON = ["pooled", "tutorial", "litellm"]
+# What others would pick as well, in the cells that all of them can do.
+OTHERS = ["nginx-log", "haproxy"]
+SLOW = ["pooled", "tutorial", "portkey", "litellm"]
 # What a store is measured by.
 YARDSTICKS = {"sqlite": "disk", "postgres": "pgbench"}
 CONNECTIONS = [1, 16, 64, 256]
@@ -68,6 +70,12 @@ class Round:
         match target:
             case "nginx":
                 return servers.nginx(self.upstream)
+            case "nginx-log":
+                return servers.nginx(self.upstream, log=True)
+            case "haproxy":
+                return servers.haproxy(self.upstream)
+            case "portkey":
+                return servers.portkey(self.upstream)
             case "minimal":
                 return servers.minimal(self.upstream)
             case "mirrorgate":
@@ -81,10 +89,10 @@ class Round:
         raise KeyError(target)
 
     def measure(self, target: str, kind: str, model: str, server: dict | None = None, **options: object) -> dict:
-        """One load on a fresh process; Python takes seconds to start, so its processes stay for the round."""
+        """One load on a fresh process; slow ones take seconds to start, so its processes stay for the round."""
         if target == "direct":
             return load.call(self.upstream, self.upstream, kind, model, **options)
-        if target in PYTHON:
+        if target in SLOW:
             # Its first calls take seconds, and it makes few in any time.
             options["warmup_ms"] = max(int(options.get("warmup_ms", 0)), 2000)
             longer = 6000 if target == "litellm" else 2500
@@ -125,7 +133,7 @@ def of(settings: Settings) -> list[Cell]:
 
 def _start() -> Cell:
     def run(round: Round, target: str) -> dict:
-        fast = target not in PYTHON
+        fast = target not in SLOW
         starts, resident = [], 0
         for _ in range((3 if round.settings.quick else 7) if fast else 1):
             with servers.running(round.server(target)) as process:
@@ -135,7 +143,7 @@ def _start() -> Cell:
                 resident = process.resident_bytes()
         return {"start_ms": sorted(starts)[len(starts) // 2], "resident_mb": resident / 1e6}
 
-    return Cell("start", "Cold start and idle memory", ["nginx", "minimal", "mirrorgate", *PYTHON], run)
+    return Cell("start", "Cold start and idle memory", ["nginx", "haproxy", "minimal", "mirrorgate", *SLOW], run)
 
 
 def _closed(result: dict) -> dict:
@@ -185,7 +193,7 @@ def _connections(count: int) -> str:
 
 def _check(target: str) -> str:
     # A server that parses and writes anew may do so with other blanks and fields.
-    return "text" if target in ("tutorial", "litellm") else "exact"
+    return "text" if target in ("tutorial", "portkey", "litellm") else "exact"
 
 
 def _json(connections: int, settings: Settings) -> Cell:
@@ -193,7 +201,7 @@ def _json(connections: int, settings: Settings) -> Cell:
         options = {"connections": connections, "check": _check(target), "measure_ms": settings.measure_ms}
         return _closed(round.measure(target, "json", "json", **options))
 
-    return Cell(f"v1-json-{connections}", f"`/v1` JSON, {_connections(connections)}", FAST + PYTHON, run)
+    return Cell(f"v1-json-{connections}", f"`/v1` JSON, {_connections(connections)}", FAST + OTHERS + SLOW, run)
 
 
 def _streams_50(settings: Settings) -> Cell:
@@ -202,7 +210,7 @@ def _streams_50(settings: Settings) -> Cell:
         options |= {"warmup_ms": 600, "measure_ms": max(settings.measure_ms, 1500)}
         return _streamed(round.measure(target, "events", "pace-100x5", **options))
 
-    return Cell("v1-stream-50", "`/v1` SSE, 50 streams, 5 ms a chunk", FAST + PYTHON, run)
+    return Cell("v1-stream-50", "`/v1` SSE, 50 streams, 5 ms a chunk", FAST + OTHERS + SLOW, run)
 
 
 def _lines(settings: Settings) -> Cell:
@@ -216,7 +224,7 @@ def _lines(settings: Settings) -> Cell:
         result = round.measure(target, "lines" if raw else "chat", "pace-100x2", server=server, **options)
         return _closed(result)
 
-    targets = [target for target in FAST + PYTHON if target != "litellm"]
+    targets = [*FAST, "pooled", "tutorial"]
     return Cell("chat-lines", "`/api/chat`, NDJSON, 100 lines 2 ms apart, 16 connections", targets, run)
 
 

@@ -29,6 +29,8 @@ def call(target: Server, upstream: Server, kind: str, model: str, **options: obj
         "pids": ",".join(map(str, target.pids())),
         "own_pids": "" if target is upstream else ",".join(map(str, upstream.pids())),
     } | options
+    if target.header:
+        words["header"] = target.header
     command = [str(programs.RELEASE / "load")]
     for name, value in words.items():
         command += [f"--{name.replace('_', '-')}", str(value)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -15,8 +16,13 @@ from .programs import ROOT
 
 def describe(targets: list[str]) -> dict[str, str]:
     versions = {"rust": _output("rustc", "--version"), "python": platform.python_version()}
-    if program := programs.nginx():
+    if program := programs.proxy("nginx"):
         versions["nginx"] = _output(program, "-v").replace("nginx version: nginx/", "")
+    if (program := programs.proxy("haproxy")) and "haproxy" in targets:
+        versions["haproxy"] = _output(program, "-v").removeprefix("HAProxy version ").split("-")[0]
+    if "portkey" in targets:
+        pins = json.loads((programs.BENCH / "servers/portkey/package.json").read_text())
+        versions["portkey"] = pins["dependencies"]["@portkey-ai/gateway"]
     wanted = {"pooled": "fastapi uvicorn httpx", "tutorial": "requests", "litellm": "litellm"}
     for target, names in wanted.items():
         if target in targets:

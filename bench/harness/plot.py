@@ -9,10 +9,12 @@ from .report import Results, us
 
 LABELS = {
     "nginx": "nginx",
+    "haproxy": "HAProxy",
     "minimal": "minimal actix + awc",
     "mirrorgate": "mirrorgate",
     "pooled": "FastAPI + httpx",
     "tutorial": "FastAPI + requests",
+    "portkey": "Portkey",
     "litellm": "LiteLLM proxy",
 }
 PANELS = [

@@ -38,15 +38,30 @@ def venv(requirements: str) -> Path:
     return folder / "bin"
 
 
+def portkey() -> Path:
+    """The script that starts Portkey's gateway, installed from its package."""
+    pins = BENCH / "servers" / "portkey"
+    folder = TARGET / "portkey"
+    installed, lock = folder / "installed.json", pins / "package-lock.json"
+    if not installed.exists() or installed.read_bytes() != lock.read_bytes():
+        print(f"installing Portkey's gateway into {folder.relative_to(ROOT)}", file=sys.stderr)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(pins / name, folder / name)
+        _run("npm", "ci", "--silent", "--ignore-scripts", "--prefix", folder)
+        shutil.copy(lock, installed)
+    return folder / "node_modules/@portkey-ai/gateway/build/start-server.js"
+
+
 def raise_limits() -> None:
     """As many open files as the system allows: 3,000 streams are 6,000 connections of a proxy."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def nginx() -> str | None:
+def proxy(name: str) -> str | None:
     # Debian puts it where only root's PATH leads.
-    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
 
 
 def _run(*command: object) -> None:

@@ -11,10 +11,13 @@ from .goals import goals
 NAMES = {
     "direct": "direct, no proxy",
     "nginx": "nginx, plain proxy",
+    "nginx-log": "nginx, a line of JSON a request",
+    "haproxy": "HAProxy, plain proxy",
     "minimal": "minimal actix + awc",
     "mirrorgate": "**mirrorgate**",
     "pooled": "FastAPI + httpx, 2 workers",
     "tutorial": "FastAPI + requests",
+    "portkey": "Portkey's gateway",
     "litellm": "LiteLLM proxy",
     "disk": "the disk, fdatasync",
     "pgbench": "pgbench, one INSERT",
@@ -157,7 +160,7 @@ def _kinds(rounds: list[dict]) -> dict[str, int]:
 
 
 def _versions(about: dict[str, str]) -> str:
-    names = ("rust", "nginx", "python", "fastapi", "uvicorn", "httpx", "requests", "litellm")
+    names = ("rust", "nginx", "python", "fastapi", "uvicorn", "httpx", "requests", "haproxy", "portkey", "litellm")
     return ", ".join(f"{name} {about[name].removeprefix('rustc ').split(' ')[0]}" for name in names if name in about)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import secrets
 import shutil
@@ -32,6 +33,8 @@ class Server:
     environment: dict[str, str] = field(default_factory=dict)
     ready_path: str | None = "/health"
     port: int = 0
+    # One more line in the head of each call.
+    header: str | None = None
     log: str | None = None
     process: subprocess.Popen | None = None
     folder: Path | None = None
@@ -185,7 +188,7 @@ pid $FOLDER/pid;
 error_log stderr warn;
 events { worker_connections 16384; }
 http {
-    access_log off;
+    @LOG@
     client_body_temp_path $FOLDER/body;
     proxy_temp_path $FOLDER/proxy;
     fastcgi_temp_path $FOLDER/fastcgi;
@@ -214,15 +217,61 @@ http {
 """
 
 
-def nginx(*behind: Server) -> Server:
+NGINX_LOG = """log_format line escape=json '{"time":"$time_iso8601","request":"$request","status":$status,'
+        '"bytes":$body_bytes_sent,"seconds":$request_time,"upstream":$upstream_response_time,"id":"$request_id"}';
+    access_log $FOLDER/access.log line;"""
+
+
+def nginx(*behind: Server, log: bool = False) -> Server:
     port = free_port()
-    program = programs.nginx()
-    if program is None:
-        raise SystemExit("nginx is not installed: apt-get install nginx")
     lines = "\n".join(f"        server {server.address} max_fails=0;" for server in behind)
     config = NGINX.replace("@SERVERS@", lines).replace("@PORT@", str(port))
-    command = [program, "-p", "$FOLDER", "-c", "$FOLDER/config", "-e", "stderr"]
+    config = config.replace("@LOG@", NGINX_LOG if log else "access_log off;")
+    command = [_installed("nginx"), "-p", "$FOLDER", "-c", "$FOLDER/config", "-e", "stderr"]
     return Server("nginx", command, {"_CONFIG": config}, port=port)
+
+
+HAPROXY = """
+global
+    nbthread 2
+    maxconn 4096
+defaults
+    mode http
+    option http-keep-alive
+    http-reuse always
+    # Else it waits up to 40 ms for more of a stream.
+    option http-no-delay
+    timeout connect 5s
+    timeout client 300s
+    timeout server 300s
+frontend gateway
+    bind 127.0.0.1:@PORT@
+    http-request return status 200 if { path /health }
+    default_backend mirror
+backend mirror
+    server mirror @UPSTREAM@ pool-max-conn -1
+"""
+
+
+def haproxy(up: Server) -> Server:
+    port = free_port()
+    config = HAPROXY.replace("@PORT@", str(port)).replace("@UPSTREAM@", up.address)
+    return Server("haproxy", [_installed("haproxy"), "-db", "-f", "$FOLDER/config"], {"_CONFIG": config}, port=port)
+
+
+def portkey(up: Server) -> Server:
+    port = free_port()
+    command = ["node", str(programs.portkey()), "--headless", f"--port={port}"]
+    config = {"provider": "openai", "api_key": KEY, "custom_host": f"http://{up.address}/v1"}
+    header = f"x-portkey-config: {json.dumps(config)}"
+    return Server("portkey", command, {"NODE_ENV": "production"}, port=port, ready_path="/", header=header)
+
+
+def _installed(program: str) -> str:
+    found = programs.proxy(program)
+    if found is None:
+        raise SystemExit(f"{program} is not installed: apt-get install {program}")
+    return found
 
 
 def python_wrapper(module: str, workers: int, up: Server) -> Server:
