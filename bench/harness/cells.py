@@ -210,7 +210,9 @@ def _streams_50(settings: Settings) -> Cell:
         options |= {"warmup_ms": 600, "measure_ms": max(settings.measure_ms, 1500)}
         return _streamed(round.measure(target, "events", "pace-100x5", **options))
 
-    return Cell("v1-stream-50", "`/v1` SSE, 50 streams, 5 ms a chunk", FAST + OTHERS + SLOW, run)
+    # Portkey's gateway 1.15.2 answers each stream of events with 500 on Node 20 ("TypeError: immutable").
+    targets = [target for target in FAST + OTHERS + SLOW if target != "portkey"]
+    return Cell("v1-stream-50", "`/v1` SSE, 50 streams, 5 ms a chunk", targets, run)
 
 
 def _lines(settings: Settings) -> Cell:
