@@ -93,7 +93,8 @@ async fn read_audit(request: HttpRequest, gateway: Data<Gateway>) -> Result<Http
 
 /// Notes in the audit trail what the caller of this request did.
 pub async fn note(request: &HttpRequest, gateway: &Gateway, action: &'static str, target: &str) {
-    let actor = request.extensions().get::<Caller>().map(|caller| caller.name.clone()).unwrap_or_default();
+    let actor =
+        request.extensions().get::<Caller>().map(|caller| caller.name.to_string()).unwrap_or_default();
     let peers = request.app_data::<Data<Peers>>();
     let address = peers.and_then(|peers| peers.address(request)).map(|address| address.to_string());
     let address = address.unwrap_or_default();

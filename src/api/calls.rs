@@ -170,7 +170,7 @@ impl From<CallFilter> for Filter {
 
 impl CallBody {
     fn new(call: Call, state: &'static str) -> Self {
-        let named = |name: String| Some(name).filter(|name| !name.is_empty());
+        let named = |name: &str| Some(name.to_string()).filter(|name| !name.is_empty());
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let has_failed = call.has_failed();
         let (message, hint, retry_after) = match call.failure {
@@ -184,11 +184,11 @@ impl CallBody {
             id: call.number,
             state,
             at: call.at,
-            key: named(call.of.key),
+            key: named(&call.of.key),
             operation: call.asked.or(call.operation),
             path: call.path,
-            model: named(call.of.model),
-            upstream: named(call.of.upstream),
+            model: named(&call.of.model),
+            upstream: named(&call.of.upstream),
             status: call.status,
             upstream_status: call.upstream_status,
             code: Some(call.of.code.into_owned()).filter(|_| has_failed),

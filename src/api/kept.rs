@@ -67,12 +67,12 @@ pub struct KeptResult {
 pub async fn of_all(gateway: &Gateway, guard: &Guard) -> Result<Vec<KeptBody>, Error> {
     let names = guard.names();
     let body = |kept: crate::gateway::KeptOf| KeptBody {
-        key: match kept.owner.0.as_str() {
+        key: match kept.owner.0.as_ref() {
             // Who asks at a terminal has no key.
             "terminal" => Some("terminal".into()),
             _ => names.get(&kept.owner).cloned(),
         },
-        owner: kept.owner.0,
+        owner: kept.owner.0.to_string(),
         conversations: kept.conversations,
         bytes: kept.bytes,
     };
@@ -117,7 +117,7 @@ async fn list_kept(
 #[get("/api/kept/{owner}")]
 async fn export_kept(request: HttpRequest, gateway: Data<Gateway>, owner: Path<String>) -> HttpResponse {
     audit::note(&request, &gateway, "kept.export", &owner).await;
-    let export = gateway.export(Owner(owner.into_inner()));
+    let export = gateway.export(Owner(owner.into_inner().into()));
     let lines = stream::try_unfold(export, |mut export| async move {
         Ok(line(&mut export).await?.map(|line| (line, export)))
     });
@@ -168,7 +168,7 @@ async fn delete_kept(
     gateway: Data<Gateway>,
     owner: Path<String>,
 ) -> Result<HttpResponse, Failure> {
-    let deleted = gateway.forget_all(&Owner(owner.clone())).await;
+    let deleted = gateway.forget_all(&Owner(owner.as_str().into())).await;
     let deleted = deleted.map_err(|error| Failure::new(&request, error))?;
     audit::note(&request, &gateway, "kept.delete", &owner).await;
     let body = DeletedConversations::new(deleted);

@@ -183,7 +183,7 @@ async fn get_usage(
     let limits = limits.map_err(|error| Failure::new(&request, error))?;
     let body = UsageResult {
         success: true,
-        key: caller.name.clone(),
+        key: caller.name.to_string(),
         requests: tally.requests,
         prompt_tokens: tally.prompt_tokens,
         completion_tokens: tally.completion_tokens,

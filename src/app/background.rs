@@ -189,11 +189,11 @@ pub fn start(config: &Config, store: &Arc<Store>, shared: &Arc<Shared>, guard: D
 /// Tells the webhook of an upstream, where it has one, whenever its session expires.
 pub fn watch_expiry(endpoint: &Endpoint) -> Option<JoinHandle<()>> {
     let url = endpoint.settings.session_webhook.clone()?;
-    let name = endpoint.settings.name.clone();
+    let name = Arc::clone(&endpoint.settings.name);
     Some(tokio::task::spawn_local(tell_expiry(Arc::clone(&endpoint.session), url, name)))
 }
 
-async fn tell_expiry(session: Arc<Session>, url: SecretString, upstream: String) {
+async fn tell_expiry(session: Arc<Session>, url: SecretString, upstream: Arc<str>) {
     loop {
         session.expired().await;
         log::warn!("the upstream does not accept the session any more");

@@ -83,10 +83,10 @@ pub async fn open_all(
 /// What keeps an upstream's session in the store, under the upstream's name.
 pub fn session_sync(config: &Config, store: &Arc<Store>, endpoint: &Endpoint) -> SessionSync {
     let vault = Vault::new(config.store.secret_key.as_ref());
-    let (session, name) = (Arc::clone(&endpoint.session), endpoint.settings.name.clone());
+    let (session, name) = (Arc::clone(&endpoint.session), endpoint.settings.name.to_string());
     let sync = SessionSync::new(Arc::clone(store), session, vault, name);
     // An upstream of that name has its own session under it.
-    let is_taken = config.upstreams().any(|upstream| upstream.name == SINGLE);
+    let is_taken = config.upstreams().any(|upstream| &*upstream.name == SINGLE);
     if is_taken { sync } else { sync.taking_over_single() }
 }
 

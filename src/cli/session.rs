@@ -104,11 +104,11 @@ fn chosen<'a>(config: &'a Config, named: Option<&str>) -> Result<&'a config::Ups
             "set one up with `mirrorgate setup`, or give this command UPSTREAM_URL as the service has it",
         ));
     }
-    let mut found = config.upstreams().filter(|upstream| named.is_none_or(|name| name == upstream.name));
+    let mut found = config.upstreams().filter(|upstream| named.is_none_or(|name| name == &*upstream.name));
     match (found.next(), found.next()) {
         (Some(upstream), None) => Ok(upstream),
         _ => {
-            let names: Vec<_> = config.upstreams().map(|upstream| upstream.name.as_str()).collect();
+            let names: Vec<_> = config.upstreams().map(|upstream| &*upstream.name).collect();
             Err(Error::new(Kind::InvalidRequest, "it is not clear which upstream is meant")
                 .hinted(format!("give --upstream one of: {}", names.join(", "))))
         }

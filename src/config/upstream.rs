@@ -1,5 +1,6 @@
 //! What is set about an upstream.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -19,7 +20,7 @@ use super::{Protocol, upstream_url};
 #[derive(Clone)]
 pub struct Upstream {
     /// What it is called: by the file of upstreams, else its scheme, host and port.
-    pub name: String,
+    pub name: Arc<str>,
     /// How often it is chosen beside the others.
     pub weight: u32,
     /// `UPSTREAM_URL`, which may be a base or a full path of the protocol; `None` for the demo.
@@ -80,7 +81,7 @@ impl Reader<'_> {
             long: self.read(&LONG_ANSWER_TIMEOUT_SECONDS).max(total),
         };
         Upstream {
-            name: url.as_ref().map_or("demo".into(), |url| url.origin().ascii_serialization()),
+            name: url.as_ref().map_or("demo".into(), |url| url.origin().ascii_serialization().into()),
             weight: 1,
             url,
             protocol,

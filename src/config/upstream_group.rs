@@ -143,7 +143,7 @@ mod tests {
             ("MODELS", "m, n"),
         ]);
         let upstream = group.upstream(&base).expect("good");
-        assert_eq!((upstream.name.as_str(), upstream.protocol.name()), ("https://m.example.com", "web-chat"));
+        assert_eq!((&*upstream.name, upstream.protocol.name()), ("https://m.example.com", "web-chat"));
         assert_eq!(upstream.cookie.expect("a cookie").expose_secret(), "a=b");
         assert_eq!((upstream.models.len(), upstream.timeouts.idle.as_secs()), (2, 7));
         assert!(!upstream.tool_emulation);

@@ -91,7 +91,7 @@ impl Reader<'_> {
             let name = upstream.name.clone();
             while !names.insert(upstream.name.clone()) {
                 number += 1;
-                upstream.name = format!("{name}-{number}");
+                upstream.name = format!("{name}-{number}").into();
             }
         }
         all
@@ -149,7 +149,7 @@ impl Reader<'_> {
         self.problems.extend(news);
         upstream.weight = weight;
         if let Some(name) = name.filter(|name| !name.trim().is_empty()) {
-            upstream.name = name;
+            upstream.name = name.into();
         }
         upstream
     }
@@ -180,7 +180,7 @@ mod tests {
             ("UPSTREAM_API_KEY", "sk-1"),
         ])
         .expect("good");
-        let names: Vec<_> = config.upstreams().map(|upstream| upstream.name.as_str()).collect();
+        let names: Vec<_> = config.upstreams().map(|upstream| &*upstream.name).collect();
         assert_eq!(names, ["https://a.example.com", "https://b.example.com", "https://a.example.com-2"]);
         assert!(config.upstreams().all(|upstream| upstream.api_key.is_some()));
     }
@@ -193,7 +193,7 @@ mod tests {
         );
         let config = load(&[("UPSTREAMS_FILE", &path), ("IDLE_TIMEOUT_SECONDS", "7")]).expect("good");
         let all: Vec<_> = config.upstreams().collect();
-        assert_eq!((all[0].name.as_str(), all[0].weight, all[0].models.len()), ("one", 3, 2));
+        assert_eq!((&*all[0].name, all[0].weight, all[0].models.len()), ("one", 3, 2));
         assert_eq!(
             all[0].api_key.as_ref().map(|key| key.expose_secret().to_string()).as_deref(),
             Some("sk-1")

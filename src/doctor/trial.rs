@@ -258,7 +258,7 @@ impl Trial {
                 let message = "the mirror names no conversation to go on with";
                 return Seen::failed(Error::new(Kind::UpstreamInvalid, message));
             };
-            let upstream = self.endpoint.settings.name.clone();
+            let upstream = self.endpoint.settings.name.to_string();
             (vec![again], Some(Thread { upstream, conversation, last_response }))
         } else {
             (vec![question, Message::new(Role::Assistant, answer.text), again], None)

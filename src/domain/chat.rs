@@ -313,7 +313,7 @@ impl Tally {
 
 /// Who owns what the gateway keeps: the identity of a gateway key, never the key itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Owner(pub String);
+pub struct Owner(pub Arc<str>);
 
 #[cfg(test)]
 mod tests {

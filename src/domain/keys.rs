@@ -32,7 +32,7 @@ pub const MIN_KEY_CHARS: usize = 16;
 
 /// Whether all is open to this owner: the service's own, or everyone where no key is needed.
 pub fn open_all(owner: &Owner) -> bool {
-    [OWNER, ANYONE].contains(&owner.0.as_str())
+    [OWNER, ANYONE].contains(&owner.0.as_ref())
 }
 
 /// One gateway key, as its digest.
@@ -72,7 +72,7 @@ impl GatewayKey {
 
     /// Whether it is the owner's. The owners of callers' keys are digests.
     pub fn is_owners(&self) -> bool {
-        self.owner.0 == OWNER
+        self.owner.0.as_ref() == OWNER
     }
 
     /// What it is called to people.
@@ -86,7 +86,7 @@ impl GatewayKey {
     }
 
     fn of(name: String, digest: [u8; 32]) -> Self {
-        GatewayKey { name, owner: Owner(hex(&digest[..16])), limits: Arc::default(), digest }
+        GatewayKey { name, owner: Owner(hex(&digest[..16]).into()), limits: Arc::default(), digest }
     }
 
     /// The digest in hexadecimal.

@@ -35,7 +35,7 @@ const OLD_HEALTH: Duration = Duration::from_secs(300);
 /// What is known of all upstreams, by their names.
 #[derive(Default)]
 pub(super) struct Catalog {
-    entries: RwLock<HashMap<String, Arc<Entry>>>,
+    entries: RwLock<HashMap<Arc<str>, Arc<Entry>>>,
     changed: Notify,
 }
 
@@ -102,7 +102,7 @@ impl Catalog {
         let known = self.entries.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         known.unwrap_or_else(|| {
             let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-            let entry = entries.entry(name.clone());
+            let entry = entries.entry(Arc::clone(name));
             Arc::clone(entry.or_insert_with(|| Arc::new(Entry::new(&member.upstream, &member.settings))))
         })
     }

@@ -99,7 +99,7 @@ impl Gateway {
             let entry = self.catalog.entry(member);
             let session = entry.session();
             UpstreamState {
-                name: member.settings.name.clone(),
+                name: member.settings.name.to_string(),
                 health,
                 breaker: session.breaker().state().name(),
                 session: session.state().name(),
@@ -217,7 +217,7 @@ fn health_of(member: &Member, session: &Session, probe: &Probe) -> Health {
         State::Ok | State::Unknown | State::Expiring => None,
     });
     Health {
-        upstream: member.settings.name.clone(),
+        upstream: member.settings.name.to_string(),
         status: error.as_ref().map_or(Status::Ok, |error| status_after(error.kind)),
         latency: probe.latency,
         session,

@@ -59,7 +59,7 @@ pub struct InFlight {
     stream: bool,
     words: Words,
     /// The name of the upstream.
-    upstream: String,
+    upstream: Arc<str>,
     memory: Memory,
     /// The conversation that was gone on with; at the end, the one that the answer was kept in.
     conversation: Option<ConversationRef>,
@@ -76,14 +76,14 @@ pub(super) struct Terms {
     /// Whether the caller has each piece as it came.
     pub stream: bool,
     /// The name of the upstream.
-    pub upstream: String,
+    pub upstream: Arc<str>,
     /// What it is remembered for.
     pub memory: Memory,
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        let (answer, upstream) = (Progress::default(), String::new());
+        let (answer, upstream) = (Progress::default(), Arc::default());
         Terms { answer, verbatim: true, stream: true, upstream, memory: Memory::None }
     }
 }
@@ -268,8 +268,8 @@ impl InFlight {
         let keeps = comes_to_something && !matches!(memory, Memory::None);
         let kept = keeps.then(|| -> LocalBoxFuture<'static, _> {
             let (store, answer) = (Arc::clone(&self.store), answer.clone());
-            let (upstream, partial) = (self.upstream.clone(), failure.is_some());
-            Box::pin(async move { memory.keep(&store, &answer, upstream, partial).await })
+            let (upstream, partial) = (Arc::clone(&self.upstream), failure.is_some());
+            Box::pin(async move { memory.keep(&store, &answer, &upstream, partial).await })
         });
         self.state = State::Keeping(kept, failure);
     }

@@ -130,7 +130,7 @@ impl Gateway {
         };
         let meter = Meter::new(Arc::clone(&self.shared.usage), owner, model.as_deref(), prompt_tokens);
         answer.borrow_mut().names.model = model;
-        let upstream = member.settings.name.clone();
+        let upstream = Arc::clone(&member.settings.name);
         let terms = Terms { answer, verbatim, stream, upstream, memory };
         Ok(InFlight::new(deltas, permit, meter, Arc::clone(&self.shared.store), terms))
     }

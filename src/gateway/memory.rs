@@ -71,7 +71,7 @@ impl OpenTurn {
         // A conversation that was kept before there were several upstreams names none.
         let is_there = |thread: &&Thread| {
             member.upstream.keeps_conversations()
-                && (thread.upstream == member.settings.name || thread.upstream.is_empty())
+                && (*thread.upstream == *member.settings.name || thread.upstream.is_empty())
         };
         let thread = conversation.thread.as_ref().filter(is_there);
         let mut messages = Vec::new();
@@ -129,16 +129,14 @@ impl Talk {
     /// Puts the upstream that has the conversation first.
     pub fn prefer(&self, candidates: &mut [&Member]) {
         let upstream = self.thread.as_ref().map(|thread| thread.upstream.as_str());
-        if let Some(place) =
-            candidates.iter().position(|member| Some(member.settings.name.as_str()) == upstream)
-        {
+        if let Some(place) = candidates.iter().position(|member| Some(&*member.settings.name) == upstream) {
             candidates[..=place].rotate_right(1);
         }
     }
 
     /// What one of the upstreams is asked.
     pub fn chat(&self, member: &Member) -> (Chat, Option<Thread>) {
-        let thread = self.thread.as_ref().filter(|thread| thread.upstream == member.settings.name);
+        let thread = self.thread.as_ref().filter(|thread| *thread.upstream == *member.settings.name);
         let mut chat = self.whole();
         if thread.is_some() {
             chat.messages.drain(..self.known);
@@ -204,7 +202,7 @@ impl Memory {
         self,
         store: &Store,
         answer: &Answer,
-        upstream: String,
+        upstream: &str,
         partial: bool,
     ) -> Result<Option<ConversationRef>, Error> {
         match self {
@@ -241,9 +239,10 @@ impl Memory {
 }
 
 /// Where the upstream's own conversation goes on after an answer.
-fn goes_on(answer: &Answer, upstream: String, before: Option<&Thread>) -> Option<Thread> {
+fn goes_on(answer: &Answer, upstream: &str, before: Option<&Thread>) -> Option<Thread> {
     let conversation = answer.names.conversation.clone();
     let conversation = conversation.or_else(|| before.map(|thread| thread.conversation.clone()))?;
+    let upstream = upstream.to_string();
     Some(Thread { upstream, conversation, last_response: answer.names.response.clone()? })
 }
 

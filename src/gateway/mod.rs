@@ -203,7 +203,7 @@ impl Gateway {
         if self.is_demo() {
             return "demo: no model is connected, set UPSTREAM_URL".into();
         }
-        let names: Vec<&str> = self.members.iter().map(|member| member.settings.name.as_str()).collect();
+        let names: Vec<&str> = self.members.iter().map(|member| &*member.settings.name).collect();
         names.join(", ")
     }
 

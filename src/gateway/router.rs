@@ -86,12 +86,12 @@ impl Member {
 impl Gateway {
     /// What an answer says of the upstream that gave it: its name, where there are others.
     pub(super) fn upstream_label(&self, member: &Member) -> Option<String> {
-        (self.members.len() > 1).then(|| member.settings.name.clone())
+        (self.members.len() > 1).then(|| member.settings.name.to_string())
     }
 
     /// The upstream of this name.
     pub(super) fn member(&self, name: &str) -> Option<&Member> {
-        self.members.iter().find(|member| member.settings.name == name)
+        self.members.iter().find(|member| *member.settings.name == *name)
     }
 
     /// The upstreams to ask for a model, the best first; `preferred` comes before all others.
@@ -117,7 +117,7 @@ impl Gateway {
             (standing, passed_over).cmp(&(&other.0, &other.1)).then(by_draw)
         });
         let mut candidates: Vec<&Member> = drawn.into_iter().map(|(.., member)| member).collect();
-        let place = candidates.iter().position(|member| Some(member.settings.name.as_str()) == preferred);
+        let place = candidates.iter().position(|member| Some(&*member.settings.name) == preferred);
         if let Some(place) = place {
             candidates[..=place].rotate_right(1);
         }

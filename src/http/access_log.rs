@@ -213,7 +213,7 @@ struct Answered {
     status: StatusCode,
     /// Whether the body is a stream of events.
     is_stream: bool,
-    key: Option<String>,
+    key: Option<Arc<str>>,
     log_fields: SharedLogFields,
 }
 

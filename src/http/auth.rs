@@ -44,7 +44,7 @@ pub struct Caller {
     /// Who owns what is kept for it.
     pub owner: Owner,
     /// The name of its key.
-    pub name: String,
+    pub name: Arc<str>,
     /// Whether it is the service's owner, to whom everything is open.
     pub is_owner: bool,
 }
@@ -298,7 +298,7 @@ fn see(request: &HttpRequest, caller: Option<&Caller>) {
         && (caller.is_some() || request.resource_map().has_resource(request.path()))
     {
         let beginning = Beginning {
-            key: caller.map(|caller| caller.name.as_str()),
+            key: caller.map(|caller| &caller.name),
             path: request.path(),
             is_post: request.method() == Method::POST,
             request_id: Arc::clone(context.id()),
@@ -314,7 +314,7 @@ impl keys::Entry {
         if limits.have_ended(SystemTime::now()) {
             return Err(Error::new(Kind::KeyExpired, format!("the gateway key `{name}` has ended")));
         }
-        let name = self.key.shown_name().to_string();
+        let name = self.key.shown_name().into();
         Ok(Caller { owner: owner.clone(), name, is_owner: self.key.is_owners() })
     }
 }

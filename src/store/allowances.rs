@@ -32,7 +32,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn allowance(&self, owner: &Owner) -> Result<KeptAllowance, Error> {
-        let query = Statement::new(READ, [owner.0.as_str().into()]);
+        let query = Statement::new(READ, [owner.0.as_ref().into()]);
         match self.read(query).await?.pop() {
             Some(mut row) => {
                 Ok(KeptAllowance { version: row.integer(0)?, state: row.text(1)?, now: row.integer(2)? })
@@ -47,7 +47,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn set_allowance(&self, owner: &Owner, version: i64, state: String) -> Result<bool, Error> {
-        self.changes(Statement::new(WRITE, [owner.0.as_str().into(), version.into(), state.into()])).await
+        self.changes(Statement::new(WRITE, [owner.0.as_ref().into(), version.into(), state.into()])).await
     }
 
     /// Forgets what keys have used that are no more.

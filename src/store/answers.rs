@@ -52,7 +52,7 @@ pub struct Known {
 
 fn values(owner: &Owner, id: AnswerId, known: Known, alive: Option<Duration>) -> [Value; 6] {
     [
-        owner.0.as_str().into(),
+        owner.0.as_ref().into(),
         id.to_string().into(),
         known.record.into(),
         i64::from(alive.is_none()).into(),
@@ -90,7 +90,7 @@ impl Store {
     ) -> Result<(), Error> {
         let mut batch = vec![Statement::new(GO_ON, values(owner, id, known, alive))];
         if alive.is_none() {
-            batch.push(Statement::new(DROP_OLDEST, [owner.0.as_str().into(), (MAX_ANSWERS - 1).into()]));
+            batch.push(Statement::new(DROP_OLDEST, [owner.0.as_ref().into(), (MAX_ANSWERS - 1).into()]));
         }
         self.write(batch).await.map(drop)
     }
@@ -100,7 +100,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn answer(&self, owner: &Owner, id: AnswerId) -> Result<Option<KeptAnswer>, Error> {
-        let query = Statement::new(READ, [owner.0.as_str().into(), id.to_string().into()]);
+        let query = Statement::new(READ, [owner.0.as_ref().into(), id.to_string().into()]);
         let Some(mut row) = self.read(query).await?.pop() else { return Ok(None) };
         Ok(Some(KeptAnswer {
             record: row.text(0)?,

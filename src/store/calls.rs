@@ -58,7 +58,7 @@ pub struct KeptCall {
 
 impl CallKey {
     fn values(&self) -> Vec<Value> {
-        vec![self.owner.0.as_str().into(), self.path.as_str().into(), self.name.as_str().into()]
+        vec![self.owner.0.as_ref().into(), self.path.as_str().into(), self.name.as_str().into()]
     }
 
     fn held(&self, holder: &str) -> Vec<Value> {
@@ -114,7 +114,7 @@ impl Store {
     pub async fn finish_call(&self, key: &CallKey, holder: &str, answer: String) -> Result<(), Error> {
         let mut values = key.held(holder);
         values.push(answer.into());
-        let drop_oldest = Statement::new(DROP_OLDEST, [key.owner.0.as_str().into(), (MAX_CALLS - 1).into()]);
+        let drop_oldest = Statement::new(DROP_OLDEST, [key.owner.0.as_ref().into(), (MAX_CALLS - 1).into()]);
         self.write([Statement::new(FINISH, values), drop_oldest]).await.map(drop)
     }
 

@@ -30,7 +30,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn continuation(&self, owner: &Owner, prefix: &str) -> Result<Option<Thread>, Error> {
-        let query = Statement::new(READ, [owner.0.as_str().into(), prefix.into()]);
+        let query = Statement::new(READ, [owner.0.as_ref().into(), prefix.into()]);
         let Some(mut row) = self.read(query).await?.pop() else { return Ok(None) };
         Ok(Some(Thread { upstream: row.text(0)?, conversation: row.text(1)?, last_response: row.text(2)? }))
     }
@@ -41,7 +41,7 @@ impl Store {
     /// When the store cannot be used.
     pub async fn keep_continuation(&self, owner: &Owner, prefix: &str, thread: Thread) -> Result<(), Error> {
         let values = [
-            owner.0.as_str().into(),
+            owner.0.as_ref().into(),
             prefix.into(),
             thread.upstream.into(),
             thread.conversation.into(),

@@ -316,7 +316,7 @@ impl Store {
 
 /// What finds a conversation: `$1` and `$2` of its statements.
 pub(super) fn key(owner: &Owner, id: ConversationId) -> Vec<Value> {
-    vec![owner.0.as_str().into(), id.to_string().into()]
+    vec![owner.0.as_ref().into(), id.to_string().into()]
 }
 
 /// Takes the row that is no turn out of these, with its kind.

@@ -73,7 +73,7 @@ impl Store {
     /// When the store cannot be used.
     pub async fn add_key(&self, key: &GatewayKey) -> Result<bool, Error> {
         let name = if key.is_owners() { keys::OWNERS_KEY } else { &key.name };
-        let values = [name.into(), key.digest().into(), key.owner.0.as_str().into(), written(&key.limits)?];
+        let values = [name.into(), key.digest().into(), key.owner.0.as_ref().into(), written(&key.limits)?];
         self.changes(Statement::new(ADD, values)).await
     }
 
@@ -104,7 +104,7 @@ impl Store {
             Ok(StoredKey {
                 name: row.text(0)?,
                 digest: row.text(1)?,
-                owner: Owner(row.text(2)?),
+                owner: Owner(row.text(2)?.into()),
                 created_at: row.integer(3)?,
                 limits: row.optional_text(4)?.map_or_else(KeyLimits::default, |text| {
                     // A key whose limits a newer version wrote in other words opens nothing here.

@@ -90,7 +90,7 @@ impl Claim {
     async fn extend(&self, time: Duration) -> Result<(), Error> {
         let values = [
             time.into(),
-            self.owner.0.as_str().into(),
+            self.owner.0.as_ref().into(),
             self.id.to_string().into(),
             self.turn.as_str().into(),
         ];

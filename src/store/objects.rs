@@ -22,7 +22,7 @@ impl Store {
         if ids.is_empty() {
             return Ok(());
         }
-        let keep = |id: &String| Statement::new(KEEP, [id.as_str().into(), owner.0.as_str().into()]);
+        let keep = |id: &String| Statement::new(KEEP, [id.as_str().into(), owner.0.as_ref().into()]);
         self.write(ids.iter().map(keep).collect::<Vec<_>>()).await.map(drop)
     }
 
@@ -31,7 +31,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn made_object(&self, owner: &Owner, id: &str) -> Result<bool, Error> {
-        let query = Statement::new(FIND, [id.into(), owner.0.as_str().into()]);
+        let query = Statement::new(FIND, [id.into(), owner.0.as_ref().into()]);
         Ok(!self.read(query).await?.is_empty())
     }
 

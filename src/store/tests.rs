@@ -31,7 +31,7 @@ fn stores() -> Vec<Store> {
 /// A file that is not there yet, in a folder of its own.
 fn new_file() -> Location {
     let folder = std::env::temp_dir().join(format!("mirrorgate-store-{}", std::process::id()));
-    Location::File(folder.join(owner().0).join("test %?.db"))
+    Location::File(folder.join(&*owner().0).join("test %?.db"))
 }
 
 fn exchange(question: &str) -> Exchange {
@@ -49,7 +49,7 @@ fn exchange(question: &str) -> Exchange {
 }
 
 fn owner() -> Owner {
-    Owner(ConversationId::random().expect("random bytes").to_string())
+    Owner(ConversationId::random().expect("random bytes").to_string().into())
 }
 
 /// An answer to be come back for, of no conversation.

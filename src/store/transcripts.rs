@@ -96,7 +96,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn bytes_of(&self, owner: &Owner) -> Result<u64, Error> {
-        let rows = self.read(Statement::new(BYTES, [owner.0.as_str().into()])).await?;
+        let rows = self.read(Statement::new(BYTES, [owner.0.as_ref().into()])).await?;
         Ok(rows.first().map_or(Ok(0), |row| row.integer(0))?.max(0) as u64)
     }
 
@@ -108,7 +108,7 @@ impl Store {
         let kept = |mut row: Row| {
             let [conversations, bytes] =
                 [row.integer(1)?, row.integer(2)?].map(|number| number.max(0) as u64);
-            Ok(KeptOf { owner: Owner(row.text(0)?), conversations, bytes })
+            Ok(KeptOf { owner: Owner(row.text(0)?.into()), conversations, bytes })
         };
         self.read(Statement::new(KEPT, [])).await?.into_iter().map(kept).collect()
     }
@@ -118,7 +118,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn bytes_of_all(&self) -> Result<HashMap<Owner, u64>, Error> {
-        let bytes = |mut row: Row| Ok((Owner(row.text(0)?), row.integer(1)?.max(0) as u64));
+        let bytes = |mut row: Row| Ok((Owner(row.text(0)?.into()), row.integer(1)?.max(0) as u64));
         self.read(Statement::new(BYTES_OF_ALL, [])).await?.into_iter().map(bytes).collect()
     }
 
@@ -163,7 +163,7 @@ impl Store {
         (used_at, id): (i64, &str),
         most: usize,
     ) -> Result<Vec<Listed>, Error> {
-        let values = [owner.0.as_str().into(), used_at.into(), id.into(), (most as i64).into()];
+        let values = [owner.0.as_ref().into(), used_at.into(), id.into(), (most as i64).into()];
         let listed = |mut row: Row| {
             Ok(Listed {
                 id: row.text(0)?,
@@ -184,7 +184,7 @@ impl Store {
     pub async fn delete_all(&self, owner: &Owner) -> Result<u64, Error> {
         let mut count = 0;
         loop {
-            let some = Statement::new(SOME, [owner.0.as_str().into(), DELETED_AT_ONCE.into()]);
+            let some = Statement::new(SOME, [owner.0.as_ref().into(), DELETED_AT_ONCE.into()]);
             let rows = self.read(some).await?;
             if rows.is_empty() {
                 return Ok(count);

@@ -56,7 +56,7 @@ impl Store {
         tallies.sort_by(|one, other| (&one.0.0, &one.1).cmp(&(&other.0.0, &other.1)));
         let add = |(owner, model, tally): (Owner, String, Tally)| {
             let counts = [tally.requests, tally.prompt_tokens, tally.completion_tokens, tally.estimated];
-            let mut values: Vec<Value> = vec![owner.0.into()];
+            let mut values: Vec<Value> = vec![owner.0.as_ref().into()];
             values.extend(counts.map(|count| Value::from(count as i64)));
             let in_all = Statement::new(ADD, values.clone());
             values.push(model.into());
@@ -70,7 +70,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn usage(&self, owner: &Owner) -> Result<(Tally, Option<i64>), Error> {
-        let query = Statement::new(READ, [owner.0.as_str().into()]);
+        let query = Statement::new(READ, [owner.0.as_ref().into()]);
         let Some(row) = self.read(query).await?.pop() else { return Ok((Tally::default(), None)) };
         Ok((tally(&row)?, Some(row.integer(4)?)))
     }
@@ -84,7 +84,7 @@ impl Store {
             Ok(DayOfUse {
                 tally: tally(&row)?,
                 day: row.integer(4)?,
-                owner: Owner(row.text(5)?),
+                owner: Owner(row.text(5)?.into()),
                 model: row.text(6)?,
             })
         };
@@ -97,7 +97,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be used.
     pub async fn last_uses(&self) -> Result<HashMap<Owner, i64>, Error> {
-        let last = |mut row: Row| Ok((Owner(row.text(0)?), row.integer(1)?));
+        let last = |mut row: Row| Ok((Owner(row.text(0)?.into()), row.integer(1)?));
         self.read(Statement::new(LAST_USES, [])).await?.into_iter().map(last).collect()
     }
 

@@ -14,11 +14,11 @@ pub const CALLER_LEFT: &str = "caller_left";
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Combination {
     /// The name of the key.
-    pub key: String,
+    pub key: Arc<str>,
     /// The model.
     pub model: String,
     /// The name of the upstream that was asked last.
-    pub upstream: String,
+    pub upstream: Arc<str>,
     /// The code of the failure, or [`CALLER_LEFT`]; empty where it was answered.
     pub code: Cow<'static, str>,
 }

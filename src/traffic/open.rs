@@ -23,7 +23,7 @@ pub struct OpenCall {
 /// What is known of a call when it begins.
 pub struct Beginning<'a> {
     /// The name of its key; none where it has none of the service's.
-    pub key: Option<&'a str>,
+    pub key: Option<&'a Arc<str>>,
     /// The path.
     pub path: &'a str,
     /// Whether it is sent as a POST.
@@ -34,7 +34,7 @@ pub struct Beginning<'a> {
 
 impl Beginning<'_> {
     pub(super) fn call(self, number: u64, at: i64) -> Call {
-        let key = self.key.unwrap_or_default().to_string();
+        let key = self.key.map(Arc::clone).unwrap_or_default();
         let of = Combination { key, ..Combination::default() };
         let (path, is_post, request_id) = (cut(self.path, MAX_PATH), self.is_post, self.request_id);
         Call { number, at, of, path, is_post, request_id, ..Call::default() }
@@ -83,10 +83,8 @@ impl OpenCall {
     }
 
     /// The question is put to the upstream of this name.
-    pub fn put_to(&self, upstream: &str) {
-        let mut call = self.known();
-        call.of.upstream.clear();
-        call.of.upstream.push_str(upstream);
+    pub fn put_to(&self, upstream: &Arc<str>) {
+        self.known().of.upstream = Arc::clone(upstream);
     }
 
     /// This model answers.

@@ -5,7 +5,8 @@ use crate::domain::chat::Usage;
 use crate::domain::error::{Error, Kind};
 
 fn begin(traffic: &Arc<Traffic>, key: Option<&str>, is_post: bool) -> Arc<OpenCall> {
-    traffic.begin(Beginning { key, path: "/api/chat", is_post, request_id: "id".into() })
+    let key = key.map(Arc::from);
+    traffic.begin(Beginning { key: key.as_ref(), path: "/api/chat", is_post, request_id: "id".into() })
 }
 
 fn end() -> End<'static> {
@@ -24,7 +25,7 @@ fn end() -> End<'static> {
 fn ask(traffic: &Arc<Traffic>, key: &str, model: &str) -> Arc<OpenCall> {
     let call = begin(traffic, Some(key), true);
     call.asks("chat", Some(model));
-    call.put_to("https://mirror.example");
+    call.put_to(&"https://mirror.example".into());
     call.begins(Duration::from_millis(200));
     call.costs(Usage::told(20, 100, None));
     call

@@ -32,7 +32,7 @@ pub fn write(counts: &HashMap<Combination, Counts>) -> String {
     };
     let row = |(of, counts): (&Combination, &Counts)| {
         let mut row = String::new();
-        for word in [of.key.as_str(), &of.model, &of.upstream, &of.code] {
+        for word in [&*of.key, &of.model, &of.upstream, &of.code] {
             write_number(&mut row, place(word));
         }
         for sum in [counts.calls, counts.prompt_tokens, counts.completion_tokens, counts.estimated] {
@@ -58,7 +58,7 @@ pub fn read(text: &str) -> Option<Vec<(Combination, Counts)>> {
         let mut number = || read_number(&mut digits);
         let mut word = || words.get(usize::try_from(number()?).ok()?).cloned();
         let (key, model, upstream, code) = (word()?, word()?, word()?, word()?);
-        let of = Combination { key, model, upstream, code: code.into() };
+        let of = Combination { key: key.into(), model, upstream: upstream.into(), code: code.into() };
         let (calls, prompt_tokens, completion_tokens, estimated) =
             (number()?, number()?, number()?, number()?);
         let mut histogram = || {

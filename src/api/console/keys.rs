@@ -102,7 +102,7 @@ fn row(
 /// The keys of the environment, which the store does not have.
 fn configured(guard: &Guard, stored: &[Owner], uses: &HashMap<Owner, Use>, usual: Option<u64>) -> Vec<Value> {
     let mut names: Vec<_> = guard.names().into_iter().collect();
-    names.retain(|(owner, _)| owner.0 != keys::OWNER && !stored.contains(owner));
+    names.retain(|(owner, _)| owner.0.as_ref() != keys::OWNER && !stored.contains(owner));
     names.sort_by(|(_, one), (_, other)| one.cmp(other));
     let row = |(owner, name)| {
         let used = uses.get(&owner).copied().unwrap_or_default();

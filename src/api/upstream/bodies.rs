@@ -66,7 +66,7 @@ impl UpstreamBody {
             Some(CookieBody { name: name.trim().into(), value: masked(value) })
         };
         UpstreamBody {
-            name: settings.name.clone(),
+            name: settings.name.to_string(),
             url: settings.url.as_ref().map(url::Url::to_string),
             protocol: settings.protocol.name(),
             api_key: settings.api_key.as_ref().map(|key| masked(key.expose_secret())),

@@ -7,6 +7,7 @@
 //! no third question is asked.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::blocks::{self, Split};
@@ -35,7 +36,7 @@ pub struct Broken {
 /// An upstream that may be asked once more.
 pub struct Again {
     provider: Rc<dyn Provider>,
-    upstream: String,
+    upstream: Arc<str>,
     model: Option<String>,
     /// The upstream's conversation that the question went on with.
     conversation: Option<String>,
@@ -49,7 +50,7 @@ impl Again {
         let total = prompt.total.unwrap_or(settings.timeouts.total);
         Again {
             provider,
-            upstream: settings.name.clone(),
+            upstream: Arc::clone(&settings.name),
             model: prompt.model.clone(),
             conversation: prompt.thread.as_ref().map(|thread| thread.conversation.clone()),
             deadline: Instant::now() + total,
@@ -64,7 +65,7 @@ impl Again {
     /// The place after the answer of these names, where the upstream tells it.
     fn thread(&self, names: &Names) -> Option<Thread> {
         let conversation = names.conversation.clone().or_else(|| self.conversation.clone())?;
-        let upstream = self.upstream.clone();
+        let upstream = self.upstream.to_string();
         Some(Thread { upstream, conversation, last_response: names.response.clone()? })
     }
 

@@ -135,7 +135,7 @@ async fn check(location: Location, steps: usize) {
         assert_eq!(store.transcript(&ann, id, None, 1000).await.expect("a transcript").turns.len(), 2);
         let keys = store.keys().await.expect("keys");
         assert_eq!((keys[0].name.as_str(), keys[0].created_at), ("k", 7));
-        assert_eq!(keys[0].owner.0, "0123456789abcdef0123456789abcdef", "today's digest");
+        assert_eq!(keys[0].owner.0.as_ref(), "0123456789abcdef0123456789abcdef", "today's digest");
     }
     if steps >= 2 {
         assert_eq!(store.session("u").await.expect("read"), Some((3, "sealed".into())));

@@ -10,7 +10,7 @@ use crate::domain::limits::KeyLimits;
 async fn a_key_has_a_name_of_its_own() {
     let _alone = ONE_AT_A_TIME.lock().await;
     for store in stores() {
-        let name = owner().0;
+        let name = owner().0.to_string();
         let limits = KeyLimits { parallel: Some(2), ..KeyLimits::default() };
         let one = GatewayKey::new(&name, "one").limited(limits.clone());
         assert!(store.add_key(&one).await.expect("kept"));
@@ -72,7 +72,7 @@ async fn an_allowance_is_changed_over_the_version_that_was_read() {
 async fn what_a_key_has_used_is_forgotten_after_the_key() {
     let _alone = ONE_AT_A_TIME.lock().await;
     for store in stores() {
-        let name = owner().0;
+        let name = owner().0.to_string();
         let key = GatewayKey::new(&name, &name);
         assert!(store.add_key(&key).await.expect("kept"));
         assert!(store.set_allowance(&key.owner, 0, "used".into()).await.expect("written"));
@@ -103,7 +103,7 @@ async fn what_the_upstream_keeps_is_its_makers() {
 async fn deeds_are_read_the_latest_first() {
     let _alone = ONE_AT_A_TIME.lock().await;
     for store in stores() {
-        let actor = owner().0;
+        let actor = owner().0.to_string();
         for target in ["first", "second"] {
             let (address, action) = ("192.0.2.1".into(), "key.new".into());
             let deed = Deed { actor: actor.clone(), address, action, target: target.into() };

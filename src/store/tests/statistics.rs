@@ -17,7 +17,7 @@ async fn each_process_writes_its_own_row_anew_and_all_are_read() {
         // Other cases' rows may stand in the same hours.
         let of_ours = async |span, since| {
             let rows = store.statistics(span, since).await.expect("read");
-            let ours = rows.into_iter().filter(|row| row.counts.starts_with(&one));
+            let ours = rows.into_iter().filter(|row| row.counts.starts_with(&*one));
             ours.map(|row| (row.begins_at, row.counts[one.len()..].to_string())).collect::<Vec<_>>()
         };
         let counts = |text: &str| format!("{one}{text}");
@@ -45,7 +45,7 @@ fn busy_hour(start: i64) -> Slot {
     for number in 0..30_u64 {
         let (key, model) = (number % 5, number / 5 % 5);
         let of = Combination {
-            key: format!("dify-production-{key}"),
+            key: format!("dify-production-{key}").into(),
             model: format!("a-model-of-2026-{model}"),
             upstream: "https://chat.mirror.example".into(),
             code: if number < 25 { "".into() } else { "upstream_rate_limited".into() },

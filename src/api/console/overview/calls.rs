@@ -193,7 +193,7 @@ impl Opened {
             status: call.status,
             upstream_status: call.upstream_status,
             path: call.path,
-            upstream: Some(call.of.upstream).filter(|name| !name.is_empty()),
+            upstream: Some(call.of.upstream.to_string()).filter(|name| !name.is_empty()),
             received: bytes(call.received),
             sent: bytes(call.sent),
             request_id: call.request_id.to_string(),
