@@ -5,6 +5,7 @@ mod bodies;
 mod request;
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use actix_web::http::{StatusCode, header};
 use actix_web::web::{Bytes, Data};
@@ -20,8 +21,9 @@ use crate::domain::error::{Error, Kind};
 use crate::gateway::{Gateway, KeptGroup, UpstreamKeeper};
 use crate::http::body::JsonBody;
 use crate::http::failure::Failure;
+use crate::http::keep_alive::{self, Heartbeat};
 use crate::http::log_fields::LogFields;
-use crate::http::reply::{self, FailureBody};
+use crate::http::reply::{self, FailureBody, Form, Prepared};
 pub use bodies::UpstreamResult;
 use bodies::{ReadResult, UpstreamBody};
 use request::UpstreamRequest;
@@ -62,7 +64,7 @@ async fn show_upstream(keeper: Data<UpstreamKeeper>, doctor: Data<Doctor>) -> Ht
     tag = "upstream",
     request_body(content = UpstreamRequest, description = "The upstream"),
     responses(
-        (status = 200, description = "It answers", body = UpstreamResult),
+        (status = 200, description = "It answers, or a failure that showed late", body = UpstreamResult),
         (status = "4XX", description = "A failure with what to do about it", body = FailureBody),
     ),
     security(("bearer" = [])),
@@ -70,29 +72,40 @@ async fn show_upstream(keeper: Data<UpstreamKeeper>, doctor: Data<Doctor>) -> Ht
 #[put("/api/upstream")]
 async fn set_upstream(
     request: HttpRequest,
-    gateway: Data<Gateway>,
+    (gateway, heartbeat): (Data<Gateway>, Data<Heartbeat>),
     (keeper, doctor): (Data<UpstreamKeeper>, Data<Doctor>),
     body: JsonBody<UpstreamRequest>,
-) -> Result<HttpResponse, Failure> {
-    let set = async {
-        keeper.expect_unlocked()?;
-        let kept = keeper.read().await?;
-        let group = body.0.group(&kept.group)?;
-        let endpoint = keeper.open(&group)?;
-        let name = endpoint.settings.name.clone();
-        if body.0.test.unwrap_or(true) {
-            let mut trial = doctor.trial(endpoint);
-            while let Some(outcome) = trial.go_on().await {
-                expect_passed(outcome)?;
+) -> HttpResponse {
+    // The trial may take minutes, and what stands before the service may give up a call that is silent.
+    let work = async move {
+        let log_fields = LogFields::of("set_upstream");
+        match set(&keeper, &doctor, body.0).await {
+            Ok(name) => {
+                audit::note(&request, &gateway, "upstream.set", &name).await;
+                Prepared::result(&UpstreamResult::of(&keeper, &doctor), log_fields)
             }
-            keeper.remember(trial.endpoint());
+            Err(error) => Failure::new(&request, error).prepared(log_fields),
         }
-        keeper.keep(Some(&group), kept.generation).await?;
-        Ok(name)
     };
-    let name = set.await.map_err(|error| Failure::new(&request, error))?;
-    audit::note(&request, &gateway, "upstream.set", &name).await;
-    Ok(shown("set_upstream", &keeper, &doctor))
+    keep_alive::respond(**heartbeat, Form::Json, Box::pin(work)).await
+}
+
+/// Tries an upstream, unless that is not wanted, and keeps it; gives its name.
+async fn set(keeper: &UpstreamKeeper, doctor: &Doctor, asked: UpstreamRequest) -> Result<Arc<str>, Error> {
+    keeper.expect_unlocked()?;
+    let kept = keeper.read().await?;
+    let group = asked.group(&kept.group)?;
+    let endpoint = keeper.open(&group)?;
+    let name = endpoint.settings.name.clone();
+    if asked.test.unwrap_or(true) {
+        let mut trial = doctor.trial(endpoint);
+        while let Some(outcome) = trial.go_on().await {
+            expect_passed(outcome)?;
+        }
+        keeper.remember(trial.endpoint());
+    }
+    keeper.keep(Some(&group), kept.generation).await?;
+    Ok(name)
 }
 
 /// Take the upstream away

@@ -74,6 +74,11 @@ impl Failure {
         Failure { error, request_id, renderer: ErrorRenderers::of(request), allow: None }
     }
 
+    /// The same, ready to be sent, maybe after an announcement.
+    pub fn prepared(&self, log_fields: LogFields) -> Prepared {
+        self.renderer.render(&self.error, &self.request_id, log_fields)
+    }
+
     /// What went wrong.
     pub fn into_error(self) -> Error {
         self.error
@@ -108,8 +113,7 @@ impl ResponseError for Failure {
     }
 
     fn error_response(&self) -> HttpResponse {
-        let mut response =
-            self.renderer.render(&self.error, &self.request_id, LogFields::default()).response();
+        let mut response = self.prepared(LogFields::default()).response();
         if let Some(allow) = self.allow.as_ref().and_then(|allow| HeaderValue::from_str(allow).ok()) {
             response.headers_mut().insert(header::ALLOW, allow);
         }

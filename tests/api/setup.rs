@@ -163,6 +163,35 @@ async fn answers_under_way_end_on_the_upstream_that_they_began_with() {
 }
 
 #[actix_web::test]
+async fn a_long_trial_before_an_upstream_is_kept_is_announced_by_blanks() {
+    let (pause, head) = (Step::Pause(Duration::from_millis(700)), stream_head());
+    let slow = Fake::start(move |request| match request.line.contains("/models") {
+        true => send(response("200 OK", "application/json", r#"{"data":[{"id":"m"}]}"#)),
+        false => vec![pause.clone(), head.clone(), chunk("pong", Some("stop")), stream_end()],
+    })
+    .await;
+    let app = spawn(&[("HEARTBEAT_AFTER_SECONDS", "0.2"), ("HEARTBEAT_SECONDS", "0.1")]).await;
+    let answer = set(&app, json!({"url": slow.url})).await;
+    assert!(answer.text.starts_with("   "), "{}", answer.text);
+    assert_eq!(answer.json()["source"], "store");
+
+    // Then a failure is a 200 as well, and what was kept before stays.
+    let failing = Fake::start(|_| {
+        vec![
+            Step::Pause(Duration::from_millis(700)),
+            Step::Send(response("500 Oh", "text/plain", "no").into()),
+        ]
+    })
+    .await;
+    let answer = set(&app, json!({"url": failing.url})).await;
+    assert!(answer.text.starts_with("   "), "{}", answer.text);
+    let said = answer.json();
+    assert_eq!((answer.status.as_u16(), &said["success"]), (200, &json!(false)));
+    assert!(said["error"]["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{said}");
+    assert_eq!(shown(&app).await["upstreams"][0]["name"], json!(slow.url));
+}
+
+#[actix_web::test]
 async fn credentials_stay_with_the_address_that_they_were_given_for() {
     let (first, second) = (mirror("First").await, mirror("Second").await);
     let app = spawn(&[]).await;

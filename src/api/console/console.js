@@ -116,7 +116,10 @@ export async function api(method, path, body) {
   }
   const response = await ask(path, options);
   if (!response.ok) throw await failure(response);
-  return response.json();
+  const said = await response.json();
+  // What fails after its first blank has the status of a success.
+  if (said.success === false) throw new Failure(response.status, said.error);
+  return said;
 }
 
 /** The response of a call, for whoever reads it as it comes. */
