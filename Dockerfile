@@ -14,6 +14,8 @@ RUN mkdir src \
 # The program. Copied files keep their old times, so cargo must be told that they are newer.
 COPY migrations migrations
 COPY src src
+# The console tells what changed.
+COPY CHANGELOG.md ./
 # What `--version` tells beside the version; there is no repository here to ask.
 ARG MIRRORGATE_COMMIT=
 RUN touch build.rs src/lib.rs src/main.rs \

@@ -21,6 +21,7 @@ const built = {
       "/src/**",
       "/migrations/**",
       "/build.rs",
+      "/CHANGELOG.md",
       "/Cargo.toml",
       "/Cargo.lock",
       "/Dockerfile",

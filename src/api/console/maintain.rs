@@ -10,6 +10,7 @@ use minijinja::value::Serde;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::changes::CHANGES;
 use super::page::{self, Page};
 use crate::api::kept;
 use crate::api::upstream::UpstreamResult;
@@ -71,6 +72,7 @@ pub async fn part(
         is_file => doctor.place.store.is_file(),
         place => doctor.place.store.place(),
         version => version::full(),
+        changes => Serde(&*CHANGES),
     };
     Ok(page::part(&PAGE, language, context))
 }

@@ -8,6 +8,7 @@
 
 mod advice;
 mod assets;
+mod changes;
 mod connect;
 mod figures;
 mod keys;
