@@ -117,6 +117,8 @@ impl Serving {
         let (endpoints, demo) = open(&self.config, &kept, Vec::new())
             .map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
         let endpoints: Vec<_> = endpoints.into_iter().map(|endpoint| self.keeper.resumed(endpoint)).collect();
+        let is_known = |session| present.endpoints.iter().any(|known| Arc::ptr_eq(&known.session, session));
+        endpoints.iter().map(|new| &new.session).filter(|new| !is_known(new)).for_each(|new| new.begin());
         self.attend(&endpoints, true).await;
         let names: Vec<_> = endpoints.iter().map(|endpoint| endpoint.settings.name.clone()).collect();
         self.metrics.forget_upstreams();

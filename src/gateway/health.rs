@@ -66,7 +66,11 @@ pub struct UpstreamState {
     pub breaker: &'static str,
     /// How it last took the credentials.
     pub session: &'static str,
-    /// When the login ends, where its cookies tell.
+    /// Whether there is a login at all.
+    pub has_login: bool,
+    /// Since when it is in use, where that is known.
+    pub session_since: Option<SystemTime>,
+    /// When it ends, where its cookies tell.
     pub session_ends: Option<SystemTime>,
 }
 
@@ -103,6 +107,8 @@ impl Gateway {
                 health,
                 breaker: session.breaker().state().name(),
                 session: session.state().name(),
+                has_login: session.has_login(),
+                session_since: session.since(),
                 session_ends: session.ends(),
             }
         };

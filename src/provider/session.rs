@@ -83,6 +83,7 @@ struct Inner {
     jar: Jar,
     api_key: Option<ApiKey>,
     state: State,
+    since: Option<SystemTime>,
 }
 
 /// Which login it is, counted from the one of the settings, which is 0. What an answer brings to an
@@ -132,6 +133,8 @@ struct Snapshot {
     cookies: String,
     given: HashSet<String>,
     api_key: Option<String>,
+    #[serde(default)]
+    since: Option<SystemTime>,
 }
 
 impl Session {
@@ -149,6 +152,7 @@ impl Session {
             jar: cookies.unwrap_or_default(),
             api_key: settings.api_key.clone().and_then(ApiKey::new),
             state: State::Unknown,
+            since: None,
         };
         let seed = hex(&seed.finalize());
         Session::of(base.clone(), seed, inner)
@@ -174,8 +178,8 @@ impl Session {
 
     /// A copy of this session without its login, to see whether that makes a difference.
     pub fn without_login(&self) -> Self {
-        let inner =
-            Inner { login: Login::default(), jar: Jar::default(), api_key: None, state: State::Unknown };
+        let (login, jar) = (Login::default(), Jar::default());
+        let inner = Inner { login, jar, api_key: None, state: State::Unknown, since: None };
         Session::of(self.base.clone(), self.seed.clone(), inner)
     }
 
@@ -195,7 +199,7 @@ impl Session {
     pub fn replace(&self, other: &Session) {
         let other = other.lock().clone();
         let mut inner = self.lock();
-        *inner = Inner { login: Login(inner.login.0 + 1), ..other };
+        *inner = Inner { login: Login(inner.login.0 + 1), since: Some(SystemTime::now()), ..other };
         self.changed.notify_one();
     }
 
@@ -246,6 +250,17 @@ impl Session {
     /// When the login ends, by its cookies' own dates; most cookies tell none.
     pub fn ends(&self) -> Option<SystemTime> {
         self.lock().jar.ends()
+    }
+
+    /// Says that its login comes into use now, one that was never in use before.
+    pub fn begin(&self) {
+        self.lock().since = Some(SystemTime::now());
+        self.changed.notify_one();
+    }
+
+    /// Since when its login is in use. The settings do not tell that of theirs.
+    pub fn since(&self) -> Option<SystemTime> {
+        self.lock().since
     }
 
     /// Whether there is a login at all.
@@ -309,8 +324,8 @@ impl Session {
     pub fn snapshot(&self) -> String {
         let inner = self.lock();
         let (cookies, given) = inner.jar.snapshot();
-        let (seed, login, api_key) = (self.seed.clone(), inner.login, inner.key());
-        let snapshot = Snapshot { seed, login, cookies, given, api_key };
+        let (seed, login, api_key, since) = (self.seed.clone(), inner.login, inner.key(), inner.since);
+        let snapshot = Snapshot { seed, login, cookies, given, api_key, since };
         serde_json::to_string(&snapshot).unwrap_or_default()
     }
 
@@ -341,6 +356,7 @@ impl Session {
             jar,
             api_key: snapshot.api_key.map(SecretString::from).and_then(ApiKey::new),
             state: State::Unknown,
+            since: snapshot.since,
         })
     }
 

@@ -241,6 +241,36 @@ async fn an_expired_login_is_good_again_once_what_strangers_are_refused_is_given
 }
 
 #[actix_web::test]
+async fn the_console_tells_since_when_a_login_is_in_use_and_when_it_ends() {
+    let ending = response("200 OK", "application/json", "{}").replacen(
+        "\r\n",
+        "\r\nSet-Cookie: sso=renewed; Max-Age=180000; Path=/\r\n",
+        1,
+    );
+    let fake = Fake::start(move |_| send(ending.clone())).await;
+    let folder = temporary_folder();
+    let settings = [("DATA_DIR", folder.as_str()), ("UPSTREAM_COOKIE", "sso=old")];
+    let app = spawn_before(&fake.url, "web-chat", &settings).await;
+    let told = async |app: &TestApp| {
+        let maintain = app.get_as_owner("/console/part/maintain?lang=en").await.text;
+        (maintain, app.get_as_owner("/console/part/overview?lang=en").await.text)
+    };
+    let (maintain, overview) = told(&app).await;
+    assert!(maintain.contains("not known: it began with the settings"), "{maintain}");
+    assert!(!overview.contains(", new"), "{overview}");
+
+    assert_eq!(swap(&app, json!({"cookie": "sso=new"})).await.status, 200);
+    within_five_seconds(async || told(&app).await.0.contains("in 2 days")).await;
+    within_five_seconds(async || file_holds(&folder, "\"since\":{")).await;
+    drop(app);
+    // It is known after a restart as well.
+    let app = spawn_before(&fake.url, "web-chat", &settings).await;
+    let (maintain, overview) = told(&app).await;
+    assert!(maintain.contains("</time> <span class=\"muted\">(new)</span>"), "{maintain}");
+    assert!(overview.contains(", new, ends in 2 days"), "{overview}");
+}
+
+#[actix_web::test]
 async fn the_command_line_says_what_it_saw_of_a_new_login() {
     let guarded = Fake::start(guarded).await;
     let open = open_to_strangers(response("200 OK", "application/json", "{}")).await;

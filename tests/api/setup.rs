@@ -80,6 +80,15 @@ async fn an_upstream_is_set_without_a_restart_and_is_there_after_one() {
     }
     assert_eq!(app.get("/api/models").await.json()["default_model"], "m-1");
     assert_eq!(app.get("/api/health").await.json()["upstream"], json!(first.url));
+    let since = async |app: &TestApp| {
+        let page = app.get_as_owner("/console/part/maintain?lang=en").await.text;
+        page.split_once("In use since</dt><dd>").map(|(_, since)| since[..40].to_string())
+    };
+    let used = since(&app).await.filter(|since| since.starts_with("<time data-at="));
+    assert!(used.is_some(), "{:?}", since(&app).await);
+    // Another setting makes it no other login.
+    assert_eq!(set(&app, json!({"default_model": "m-1"})).await.status, 200);
+    assert_eq!(since(&app).await, used);
 
     // A new key and address: what was known of the first one is known no more.
     assert_eq!(set(&app, with_key(&second.url)).await.status, 200);

@@ -1,6 +1,8 @@
 //! Figures for people: short numbers, bytes, and times that have passed or are to come, each as its parts, so
 //! that a page's texts say them in either language.
 
+use std::time::SystemTime;
+
 use serde::Serialize;
 
 /// About so much time, in the largest unit of which there is at least one: messages are named after the unit.
@@ -24,6 +26,16 @@ impl Span {
             _ => Span { unit: "days", n: (minutes + 720) / 1_440 },
         }
     }
+}
+
+/// The whole hours until a time.
+pub fn hours_until(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::now()).map_or(0, |left| left.as_secs() / 3600)
+}
+
+/// How long ago a time was.
+pub fn age(time: SystemTime) -> Span {
+    Span::of(time.elapsed().map_or(0, |age| age.as_millis() as i64))
 }
 
 /// A number in at most three digits and a letter, such as `412 k`.

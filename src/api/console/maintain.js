@@ -54,12 +54,10 @@ async function swap(form) {
   said.className = "small";
   said.textContent = said.dataset.testing;
   try {
-    await api("PUT", "/api/session", fields);
+    const { session } = await api("PUT", "/api/session", fields);
     if (form.dataset.source === "store") await keepHeaders(fields.pasted);
-    form.reset();
-    said.textContent = said.dataset.done;
-    say(said.dataset.done);
-    setTimeout(reload, 1500);
+    await reload();
+    tellSwapped(session);
   } catch (error) {
     said.className = "small bad";
     // By its code, in the reader's language; the service's own words where it has none.
@@ -68,6 +66,17 @@ async function swap(form) {
   } finally {
     button.disabled = false;
   }
+}
+
+/** Says what the test of the new login has shown: many a mirror gives the same to anyone. */
+function tellSwapped(session) {
+  const form = document.querySelector("#swap");
+  if (!form) return;
+  const words = form.querySelector(`template[data-swapped="${session}"]`) ?? form.querySelector("template[data-swapped=unknown]");
+  const said = form.querySelector("#swap-said");
+  said.replaceChildren(words.content.cloneNode(true));
+  say(said.textContent);
+  form.querySelector("#swap-title").focus();
 }
 
 /** Keeps what else the browser sent, such as its name: some mirrors take a cookie from that browser alone. */

@@ -2,6 +2,7 @@
 //! the audit trail, the version. What is done there goes through the operations of `/api`.
 
 use std::cmp::Reverse;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix_web::web::{Data, Query};
 use actix_web::{HttpRequest, HttpResponse, get};
@@ -11,12 +12,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::changes::CHANGES;
+use super::figures;
 use super::page::{self, Page};
 use crate::api::kept;
 use crate::api::upstream::UpstreamResult;
 use crate::doctor::{Doctor, Finding, Level};
 use crate::domain::error::Error;
-use crate::gateway::{Deed, Gateway, UpstreamKeeper};
+use crate::gateway::{Deed, Gateway, UpstreamKeeper, UpstreamState};
 use crate::http::auth::Guard;
 use crate::http::base_url::Peers;
 use crate::http::codes;
@@ -60,10 +62,10 @@ pub async fn part(
     };
     let (kept, deeds) = read.await.map_err(|error| Failure::new(&request, error))?;
     let oldest = deeds.last().map(|(at, _)| *at).filter(|_| deeds.len() >= MANY);
-    let (language, health) = (Language::of(&request), gateway.recent_health().await);
+    let (language, upstreams) = (Language::of(&request), gateway.upstream_states().await);
     let context = context! {
         now => Serde(UpstreamResult::of(&keeper, &doctor)),
-        session => health.as_ref().map_or("unknown", |health| health.session.name()),
+        logins => Serde(upstreams.iter().map(login).collect::<Vec<_>>()),
         kept => Serde(kept),
         deeds => Serde(deeds.iter().map(entry).collect::<Vec<_>>()),
         all => all,
@@ -75,6 +77,21 @@ pub async fn part(
         changes => Serde(&*CHANGES),
     };
     Ok(page::part(&PAGE, language, context))
+}
+
+/// How the login of an upstream stands, its times in milliseconds.
+fn login(upstream: &UpstreamState) -> Value {
+    let at = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as i64);
+    let left = upstream.session_ends.filter(|ends| *ends > SystemTime::now());
+    json!({
+        "name": upstream.name,
+        "state": upstream.session,
+        "is_set": upstream.has_login,
+        "since": upstream.session_since.map(at),
+        "age": upstream.session_since.map(figures::age),
+        "ends": upstream.session_ends.map(at),
+        "hours": left.map(figures::hours_until),
+    })
 }
 
 /// An entry of the audit trail; its action names a message.

@@ -12,6 +12,7 @@ use minijinja::value::Serde;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::figures;
 use super::page::{self, Page};
 use crate::gateway::{By, Gateway, Range, UpstreamState};
 use crate::http::body;
@@ -138,6 +139,7 @@ fn facts(upstream: &UpstreamState) -> serde_json::Value {
         "latency": health.map(|health| health.latency.as_millis() as u64),
         "breaker": upstream.breaker,
         "session": upstream.session,
-        "ends": upstream.session_ends.map(notice::hours_until),
+        "age": upstream.session_since.map(figures::age),
+        "ends": upstream.session_ends.map(figures::hours_until),
     })
 }

@@ -66,6 +66,20 @@ fn of_two_that_are_kept_at_the_same_time_the_later_login_stays() {
 }
 
 #[test]
+fn a_login_that_was_swapped_in_keeps_since_when_it_is_in_use() {
+    let session = |()| session("https://m.example.com", "sso=old");
+    let (one, other) = (session(()), session(()));
+    assert_eq!(one.since(), None, "the settings do not tell");
+    one.replace(&one.with(&Credentials { cookie: Some("sso=new".into()), api_key: None }));
+    let since = one.since();
+    assert!(since.is_some_and(|since| since <= SystemTime::now()));
+    assert!(other.restore(&one.snapshot()) && other.since() == since);
+    // What a version before this one kept does not tell it.
+    let earlier = one.snapshot().replacen("\"since\"", "\"was\"", 1);
+    assert!(other.restore(&earlier) && other.since().is_none());
+}
+
+#[test]
 fn the_end_of_a_login_is_seen_coming() {
     let url = Url::parse("https://m.example.com/").expect("url");
     let session = session("https://m.example.com", "sso=a; __cf_bm=b");

@@ -1,9 +1,8 @@
 //! The one notice above the page: the worst of what needs its reader.
 
-use std::time::SystemTime;
-
 use serde::Serialize;
 
+use super::super::figures;
 use crate::domain::error::{Cure, Error};
 use crate::gateway::{Status, UpstreamState};
 use crate::http::codes;
@@ -79,7 +78,7 @@ fn of(upstream: &UpstreamState, language: Language) -> Option<(u8, Notice)> {
     } else if upstream.breaker == "open" {
         (3, Notice::new("open", "warn", "service"))
     } else if upstream.session == "expiring" {
-        let hours = upstream.session_ends.map(hours_until);
+        let hours = upstream.session_ends.map(figures::hours_until);
         (4, Notice { hours, ..Notice::new("expiring", "warn", "login") })
     } else {
         return None;
@@ -87,14 +86,9 @@ fn of(upstream: &UpstreamState, language: Language) -> Option<(u8, Notice)> {
     Some((rank, Notice { name: Some(upstream.name.clone()), ..notice }))
 }
 
-/// The whole hours until a time.
-pub fn hours_until(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::now()).map_or(0, |left| left.as_secs() / 3600)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
     use crate::domain::error::Kind;
@@ -114,6 +108,8 @@ mod tests {
             health: Some(health),
             breaker: "closed",
             session: session.name(),
+            has_login: true,
+            session_since: None,
             session_ends: Some(SystemTime::now() + Duration::from_secs(20 * 3600 + 60)),
         }
     }
