@@ -29,6 +29,7 @@ mod transcripts;
 mod tests;
 mod usage;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,9 +104,12 @@ impl Store {
         self.location.describe()
     }
 
-    /// Whether it is one SQLite file.
-    pub fn is_file(&self) -> bool {
-        matches!(self.location, Location::File(_))
+    /// The SQLite file that it is, where it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match &self.location {
+            Location::File(path) => Some(path),
+            Location::Postgres { .. } | Location::Memory => None,
+        }
     }
 
     /// Whether what it keeps outlives the process.

@@ -98,7 +98,13 @@ async fn the_store_is_taken_as_one_file_that_can_be_put_back() {
         assert!(start.elapsed() < Duration::from_secs(5), "it stays");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    // The console has the words of the command that puts it back here.
+    let page = app.get_as_owner("/console/part/maintain?lang=en").await.text.replace("&#x2f;", "/");
+    assert!(page.contains(&format!("restore mirrorgate.db --force --data-dir {folder}</code>")), "{page}");
+    assert!(page.contains(&format!("restore - --force --data-dir {folder} &lt; mirrorgate.db")), "{page}");
     let app = spawn(&[("DATABASE_URL", "memory:")]).await;
+    let page = app.get_as_owner("/console/part/maintain?lang=en").await.text;
+    assert!(page.contains("There is nothing to back up") && !page.contains("/api/backup"), "{page}");
     let refused = app.get_as_owner("/api/backup").await;
     assert_eq!(refused.status, 422, "{}", refused.text);
 }

@@ -2,6 +2,7 @@
 //! the audit trail, the version. What is done there goes through the operations of `/api`.
 
 use std::cmp::Reverse;
+use std::path::{Path, absolute};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix_web::web::{Data, Query};
@@ -71,12 +72,30 @@ pub async fn part(
         all => all,
         oldest => oldest,
         failures => Serde(super::setup::failures(language)),
-        is_file => doctor.place.store.is_file(),
-        place => doctor.place.store.place(),
+        restore => doctor.place.store.file().map(restore),
+        keeps => doctor.place.store.lasts(),
         version => version::full(),
         changes => Serde(&*CHANGES),
     };
     Ok(page::part(&PAGE, language, context))
+}
+
+/// What puts a backup in the place of the store at this path, as words of a command. No page does: the file
+/// goes away from under every thread and replica that has it open, so `restore` wants them stopped.
+fn restore(store: &Path) -> String {
+    let folder = absolute(store).unwrap_or_else(|_| store.into());
+    let folder = folder.parent().unwrap_or(&folder).display().to_string();
+    format!("--force --data-dir {}", quoted(&folder))
+}
+
+/// A word of a command as the shells of this system take it.
+fn quoted(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_alphanumeric() || "/\\:._-".contains(letter);
+    match word.chars().all(is_plain) {
+        true => word.into(),
+        false if cfg!(windows) => format!("\"{word}\""),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
 }
 
 /// How the login of an upstream stands, its times in milliseconds.
@@ -132,4 +151,19 @@ fn found(finding: &Finding, language: Language) -> Value {
     let words = code.and_then(|code| codes::words(language, code));
     let (what, act) = words.map(|words| (&words.what, &words.act)).unzip();
     json!({"check": check, "word": word, "seen": seen, "advice": advice, "code": code, "what": what, "act": act})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_of_any_name_is_one_word_of_the_command() {
+        assert_eq!(
+            restore(Path::new("/data/mirrorgate/mirrorgate.db")),
+            "--force --data-dir /data/mirrorgate"
+        );
+        assert_eq!(restore(Path::new("/my data/it's/m.db")), "--force --data-dir '/my data/it'\\''s'");
+    }
 }
