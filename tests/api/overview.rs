@@ -95,6 +95,21 @@ async fn an_open_row_says_what_happened_and_what_to_do_in_either_language() {
     assert!(english.contains("href=\"?key=tests\""), "closing it leads back: {english}");
     let chinese = part(&app, "/calls?call=1&lang=zh-Hant", 2).await;
     in_order(&chinese, &["鏡像站要求放慢速度", "處理方式", "upstream_rate_limited", "呼叫端收到 424"]);
+    // A request's own page: its call alone, open, and the way to all others.
+    let id = english.rsplit_once("Request id</dt><dd><code>").and_then(|(_, id)| id.split_once('<'));
+    let one = part(&app, &format!("/calls?request={}", id.expect("an id").0), 2).await;
+    in_order(
+        &one,
+        &[
+            "aria-expanded=\"true\"",
+            "upstream_rate_limited",
+            "1 of the last 2",
+            "href=\"?\"",
+            "Show all calls",
+        ],
+    );
+    assert!(!one.contains("aria-expanded=\"false\""), "{one}");
+    in_order(&part(&app, "/calls?request=unknown", 2).await, &["knows no such call", "href=\"?\""]);
     let page = part(&app, "", 2).await;
     in_order(&page, &["Last failure", "?call=1\"", "Slow down</a>"]);
 }

@@ -200,6 +200,25 @@ const scenarios = {
     return told;
   },
 
+  /** From the id under an answer to what the overview tells of that call, and on to all calls. */
+  async call(browser, job) {
+    const { context, page, seen } = await open(browser, job, `/console/try#admin=${job.admin}`, { locale: job.locale });
+    await page.fill("#message", "Hello");
+    await page.keyboard.press("Enter");
+    await page.waitForSelector(".it:not(.answering) .meta a");
+    const id = await page.innerText(".it .meta code");
+    const [tab] = await Promise.all([context.waitForEvent("page"), page.click(".it .meta a")]);
+    await tab.waitForSelector("tr.open");
+    const told = { id, opened: await tab.innerText("#calls"), rows: await tab.locator("#calls tbody tr:not(.more)").count() };
+    told.place = await tab.evaluate(() => document.querySelector("#calls").getBoundingClientRect().top);
+    told.broken = await broken(tab);
+    await shot(job, tab, `call-${job.locale}`);
+    await tab.click("#calls footer a");
+    await tab.waitForFunction(() => document.querySelectorAll("#calls tbody tr:not(.more)").length > 1);
+    told.stays = await page.locator(".me").count();
+    return { ...told, troubles: seen.troubles };
+  },
+
   /** A fresh service: what a browser copied is read, refused, tested and saved; later the login is renewed. */
   async connect(browser, job) {
     const { page, seen } = await open(browser, job, `/console#admin=${job.admin}`, { locale: job.locale });

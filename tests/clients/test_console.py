@@ -91,6 +91,23 @@ def test_the_printed_link_leads_to_a_key_an_answer_and_out_again(
     assert callers in told["callers"]
 
 
+@pytest.mark.parametrize(
+    ("locale", "words"),
+    [("en-US", ("Answered in full", "Show all calls")), ("zh-TW", ("已完整回答", "顯示全部呼叫"))],
+)
+def test_the_request_id_of_an_answer_leads_to_its_call(
+    service: Callable[..., Service], provider: Upstream, locale: str, words: tuple[str, str]
+):
+    gateway = service(**provider_settings(provider))
+    assert gateway.client().post("/api/chat", json={"message": "another"}).json()["success"] is True
+    told = drive("call", gateway, locale=locale)
+    assert told["troubles"] == [] and told["broken"] == []
+    assert told["rows"] == 1 and told["id"] in told["opened"]
+    assert all(word in told["opened"] for word in words)
+    assert 0 <= told["place"] < 860, "the list is in view"
+    assert told["stays"] == 1, "the conversation is where it was"
+
+
 def test_the_command_and_the_program_that_are_shown_answer(
     service: Callable[..., Service], provider: Upstream
 ):
@@ -127,8 +144,8 @@ def test_a_failure_says_what_to_do_and_keeps_its_part(
 @pytest.mark.parametrize(
     ("locale", "words"),
     [
-        ("en-US", ("A web chat", "a quote is not closed", "Log in to the mirror", "The new session is in use")),
-        ("zh-TW", ("網頁聊天", "引號沒有結束", "重新登入鏡像站", "已改用新的登入")),
+        ("en-US", ("A web chat", "a quote is not closed", "Log in to the mirror", "without it, the same request is refused")),
+        ("zh-TW", ("網頁聊天", "引號沒有結束", "重新登入鏡像站", "沒有它時，同樣的請求會被拒絕")),
     ],
 )
 def test_a_mirror_is_connected_by_pasting_and_its_session_renewed(

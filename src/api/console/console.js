@@ -232,6 +232,9 @@ async function showState() {
 async function show() {
   root.classList.replace("out", "in");
   await Promise.all([reload(), showState()]);
+  // The place that the address names is there only now.
+  const place = byId(location.hash.slice(1));
+  if (main.contains(place)) place?.scrollIntoView();
 }
 
 function onClick(event) {

@@ -222,8 +222,7 @@ function list(section, ending) {
 /** The query of this view with what was chosen. */
 function queryWith(select) {
   const query = new URLSearchParams(location.search);
-  query.delete("call");
-  query.delete("show");
+  for (const name of ["call", "request", "show"]) query.delete(name);
   if (select.value) query.set(select.name, select.value);
   else query.delete(select.name);
   return query.toString();

@@ -18,7 +18,7 @@ use crate::gateway::{By, Gateway, Range, UpstreamState};
 use crate::http::body;
 use crate::http::failure::Failure;
 use crate::http::page::{Language, html};
-use crate::traffic::{Filter, Traffic};
+use crate::traffic::{Call, Filter, Traffic};
 
 /// The page.
 pub const PAGE: Page = Page {
@@ -44,6 +44,8 @@ struct View {
     result: Option<String>,
     /// The call whose row is open.
     call: Option<u64>,
+    /// The id of the one request that is listed, with its row open.
+    request: Option<String>,
     /// How many calls are listed.
     show: Option<usize>,
 }
@@ -70,6 +72,16 @@ impl View {
         Filter { key: self.key.clone(), model: self.model.clone(), result: self.result.clone() }
     }
 
+    /// Whether a call is listed, where one request alone is.
+    fn lists(&self, call: &Call) -> bool {
+        self.request.as_deref().is_none_or(|id| id.is_empty() || id == &*call.request_id)
+    }
+
+    /// Whether a call's row is open.
+    fn opens(&self, call: &Call) -> bool {
+        self.call == Some(call.number) || self.request.as_deref() == Some(&*call.request_id)
+    }
+
     /// The address of this view, with other values in some places.
     fn with(&self, changes: &[(&str, Option<&str>)]) -> String {
         let (call, show) = (self.call.map(|id| id.to_string()), self.show.map(|count| count.to_string()));
@@ -79,6 +91,7 @@ impl View {
             ("key", self.key.as_deref()),
             ("model", self.model.as_deref()),
             ("result", self.result.as_deref()),
+            ("request", self.request.as_deref()),
             ("show", show.as_deref()),
             ("call", call.as_deref()),
         ];

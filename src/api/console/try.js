@@ -40,6 +40,14 @@ function marked(value) {
   return nodes;
 }
 
+/** A link to what the overview tells of a call. The conversation stays here: it is kept nowhere else. */
+function linkTo(requestId) {
+  const link = document.getElementById("call").content.cloneNode(true).firstElementChild;
+  link.href = `/console?${new URLSearchParams({ request: requestId })}#calls`;
+  link.querySelector("code").textContent = requestId;
+  return link;
+}
+
 export function start(main) {
   const find = (id) => main.querySelector(`#${id}`);
   const box = main.querySelector(".try");
@@ -142,7 +150,7 @@ print(answer.choices[0].message.content)`;
         const counts = words.tokens.replace("{in}", usage.prompt_tokens).replace("{out}", usage.completion_tokens);
         add(usage.estimated ? `${counts} ${words.estimated}` : counts);
       }
-      if (this.requestId) said.push(Object.assign(document.createElement("code"), { textContent: this.requestId }));
+      if (this.requestId) said.push(this.link ??= linkTo(this.requestId));
       meta.replaceChildren(...said);
     }
 

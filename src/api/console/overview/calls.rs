@@ -102,18 +102,19 @@ impl Listed {
                 ("key", None),
                 ("model", None),
                 ("result", None),
+                ("request", None),
             ]),
         });
         let (known, filter) = (all.len(), view.filter());
         let fits = |(call, is_running): (Call, bool)| {
             let state = call.state(is_running);
-            filter.takes(&call, state).then_some((call, state))
+            (view.lists(&call) && filter.takes(&call, state)).then_some((call, state))
         };
         let fitting: Vec<_> = all.into_iter().filter_map(fits).collect();
         let count = fitting.len();
         // The open one is listed, however old it is.
         let most = view.show.unwrap_or(PAGE);
-        let is_listed = |place: usize, call: &Call| place < most || view.call == Some(call.number);
+        let is_listed = |place: usize, call: &Call| place < most || view.opens(call);
         let listed = fitting.into_iter().enumerate().filter(|(place, (call, _))| is_listed(*place, call));
         let rows = listed.map(|(_, (call, state))| Row::of(call, state, view, language)).collect();
         Listed { rows, known, fitting: count, keys, models, codes, last_failure }
@@ -122,7 +123,7 @@ impl Listed {
     pub fn context(self, view: &View) -> Value {
         let more =
             (self.fitting > self.rows.len()).then(|| (view.show.unwrap_or(PAGE) + 2 * PAGE).to_string());
-        let is_filtered = [&view.key, &view.model, &view.result]
+        let is_filtered = [&view.key, &view.model, &view.result, &view.request]
             .iter()
             .any(|name| name.as_deref().is_some_and(|name| !name.is_empty()));
         context! {
@@ -136,7 +137,10 @@ impl Listed {
             model => view.model.as_deref(),
             result => view.result.as_deref(),
             more => more.map(|more| view.with(&[("show", Some(&more))])),
-            all => is_filtered.then(|| view.with(&[("key", None), ("model", None), ("result", None)])),
+            all => is_filtered.then(|| {
+                view.with(&[("key", None), ("model", None), ("result", None), ("request", None)])
+            }),
+            is_one => view.request.as_deref().is_some_and(|id| !id.is_empty()),
         }
     }
 }
@@ -144,14 +148,14 @@ impl Listed {
 impl Row {
     fn of(call: Call, state: &'static str, view: &View, language: Language) -> Self {
         let named = |name: &str| (!name.is_empty()).then(|| name.to_string());
-        let is_open = view.call == Some(call.number);
+        let is_open = view.opens(&call);
         let opened = (!is_open).then(|| call.number.to_string());
         let milliseconds = |time: Option<Duration>| seconds(time.map(|time| time.as_millis() as u64));
         Row {
             id: call.number,
             at: call.at,
             clock: clock(call.at),
-            query: view.with(&[("call", opened.as_deref())]),
+            query: view.with(&[("call", opened.as_deref()), ("request", None)]),
             key: named(&call.of.key),
             operation: operation(&call),
             model: named(&call.of.model),
