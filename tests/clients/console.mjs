@@ -267,6 +267,26 @@ const scenarios = {
     return { ...told, troubles: seen.troubles, hosts: [...seen.hosts] };
   },
 
+  /** A mirror that is given a key: with each of these in turn. */
+  async renew(browser, job) {
+    const { page, seen } = await open(browser, job, `/console/maintain#admin=${job.admin}`, { locale: job.locale });
+    const told = { said: [], pastes: await page.locator("#swap textarea").count() };
+    for (const key of job.keys) {
+      await page.fill("#swap [name=api_key]", key);
+      await page.click("#swap [type=submit]");
+      await page.waitForFunction(() => {
+        const said = document.querySelector("#swap-said");
+        return said.textContent && said.textContent !== said.dataset.testing;
+      });
+      told.said.push(await page.innerText("#swap-said"));
+    }
+    await page.waitForSelector("#findings details");
+    await page.evaluate(() => document.querySelectorAll("#main details").forEach((details) => (details.open = true)));
+    told.broken = await broken(page);
+    await shot(job, page, `renewed-${job.locale}`);
+    return { ...told, troubles: seen.troubles };
+  },
+
   /** A tab whose token the service does not take any more, one that nobody uses, and one without scripts. */
   async ended(browser, job) {
     const { page } = await open(browser, job, `/console/keys#admin=${job.admin}`);

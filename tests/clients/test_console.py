@@ -181,6 +181,24 @@ def test_a_mirror_is_connected_by_pasting_and_its_session_renewed(
         gateway.start()
 
 
+@pytest.mark.parametrize(
+    ("locale", "refused", "accepted"),
+    [
+        ("en-US", "The mirror does not accept the login", "without it, the same request is refused"),
+        ("zh-TW", "鏡像站不再接受目前的登入", "沒有它時，同樣的請求會被拒絕"),
+    ],
+)
+def test_a_key_of_the_mirror_is_renewed_and_what_was_checked_is_said(
+    service: Callable[..., Service], provider: Upstream, locale: str, refused: str, accepted: str
+):
+    gateway = service(**provider_settings(provider))
+    told = drive("renew", gateway, locale=locale, keys=["sk-wrong-key-of-the-tests", provider.api_key])
+    assert told["pastes"] == 0, "a mirror of this kind is given a key"
+    assert refused in told["said"][0] and accepted in told["said"][1]
+    assert told["broken"] == []
+    assert [trouble for trouble in told["troubles"] if "424" not in trouble] == []
+
+
 def test_a_token_that_has_ended_leads_to_signing_in_and_no_script_to_an_explanation(demo: Service):
     told = drive("ended", demo)
     assert told["inUse"] is True

@@ -48,14 +48,15 @@ async function examine(main, isOver = () => false) {
 async function swap(form) {
   const said = form.querySelector("#swap-said");
   const fields = Object.fromEntries(new FormData(form));
-  if (!fields.pasted.trim()) return form.elements.pasted.focus();
+  const { pasted, api_key: key } = form.elements;
+  if (!pasted?.value.trim() && !key?.value.trim()) return (pasted ?? key).focus();
   const button = form.querySelector("[type=submit]");
   button.disabled = true;
   said.className = "small";
   said.textContent = said.dataset.testing;
   try {
     const { session } = await api("PUT", "/api/session", fields);
-    if (form.dataset.source === "store") await keepHeaders(fields.pasted);
+    if (fields.pasted && form.dataset.source === "store") await keepHeaders(fields.pasted);
     await reload();
     tellSwapped(session);
   } catch (error) {
@@ -63,6 +64,7 @@ async function swap(form) {
     // By its code, in the reader's language; the service's own words where it has none.
     const known = form.querySelector(`template[data-code="${error.code}"]`);
     said.textContent = known?.content.textContent ?? `${error.message}. ${error.hint}`;
+    say(said.textContent);
   } finally {
     button.disabled = false;
   }

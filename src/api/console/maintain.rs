@@ -2,6 +2,7 @@
 //! the audit trail, the version. What is done there goes through the operations of `/api`.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::path::{Path, absolute};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -66,6 +67,7 @@ pub async fn part(
     let (language, upstreams) = (Language::of(&request), gateway.upstream_states().await);
     let context = context! {
         now => Serde(UpstreamResult::of(&keeper, &doctor)),
+        protocols => protocols(&keeper),
         logins => Serde(upstreams.iter().map(login).collect::<Vec<_>>()),
         kept => Serde(kept),
         deeds => Serde(deeds.iter().map(entry).collect::<Vec<_>>()),
@@ -96,6 +98,14 @@ fn quoted(word: &str) -> String {
         false if cfg!(windows) => format!("\"{word}\""),
         false => format!("'{}'", word.replace('\'', "'\\''")),
     }
+}
+
+/// What the upstreams speak, each once: a web chat is given a login by what a browser copies, others a key.
+fn protocols(keeper: &UpstreamKeeper) -> Vec<&'static str> {
+    let present = keeper.present();
+    let names: BTreeSet<_> =
+        present.endpoints.iter().map(|endpoint| endpoint.settings.protocol.name()).collect();
+    names.into_iter().collect()
 }
 
 /// How the login of an upstream stands, its times in milliseconds.
@@ -148,8 +158,10 @@ pub async fn doctor_part(
 fn found(finding: &Finding, language: Language) -> Value {
     let Finding { check, seen, advice, code, .. } = finding;
     let word = check.replace('.', "_");
+    let pieces = |text: &str| text.split('`').map(String::from).collect::<Vec<_>>();
     let words = code.and_then(|code| codes::words(language, code));
     let (what, act) = words.map(|words| (&words.what, &words.act)).unzip();
+    let (seen, advice) = (pieces(seen), advice.as_deref().map(pieces));
     json!({"check": check, "word": word, "seen": seen, "advice": advice, "code": code, "what": what, "act": act})
 }
 

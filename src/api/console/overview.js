@@ -39,6 +39,7 @@ function short(number) {
 
 function seconds(ms) {
   if (ms === null) return "–";
+  if (ms < 100) return `${Math.round(ms)} ms`;
   return `${(ms / 1000).toFixed(ms < 10_000 ? 2 : ms < 100_000 ? 1 : 0)} s`;
 }
 

@@ -115,7 +115,7 @@ fn failed(found: &Statistics, language: Language) -> Card {
         unit: "count",
         figure,
         text: "share",
-        n: format!("{share:.1}"),
+        n: if share > 0.0 { format!("{share:.1}") } else { "0".into() },
         parts,
         values: String::new(),
     }
@@ -247,7 +247,8 @@ pub fn seconds(milliseconds: Option<u64>) -> String {
     let Some(milliseconds) = milliseconds else { return "–".into() };
     let seconds = milliseconds as f64 / 1000.0;
     match milliseconds {
-        0..10_000 => format!("{seconds:.2} s"),
+        0..100 => format!("{milliseconds} ms"),
+        100..10_000 => format!("{seconds:.2} s"),
         10_000..100_000 => format!("{seconds:.1} s"),
         _ => format!("{seconds:.0} s"),
     }
@@ -302,7 +303,7 @@ mod tests {
     fn figures_are_short() {
         assert_eq!([0, 999, 1204, 9999].map(short), ["0", "999", "1,204", "9,999"]);
         assert_eq!([732_400, 1_200_000, 45_000_000].map(short), ["732 k", "1.2 M", "45 M"]);
-        let times = [None, Some(310), Some(18_400), Some(290_000)].map(seconds);
-        assert_eq!(times, ["–", "0.31 s", "18.4 s", "290 s"]);
+        let times = [None, Some(7), Some(310), Some(18_400), Some(290_000)].map(seconds);
+        assert_eq!(times, ["–", "7 ms", "0.31 s", "18.4 s", "290 s"]);
     }
 }
