@@ -99,7 +99,7 @@ function drawn(card, starts, span, now) {
         {
           stroke: ink, font, size: 26, gap: 6, ticks: { show: false }, grid: { show: false },
           splits: (u) => {
-            const step = Math.max(1, Math.ceil(starts.length / Math.max(2, u.width / 58)));
+            const step = Math.max(1, Math.ceil(starts.length / Math.max(2, u.width / (span >= DAY ? 76 : 58))));
             const all = [];
             for (let slot = starts.length - 1; slot >= 0; slot -= step) all.unshift(slot);
             return all;
