@@ -4,7 +4,6 @@
 mod bodies;
 mod request;
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use actix_web::http::{StatusCode, header};
@@ -169,7 +168,8 @@ async fn read_upstream(keeper: Data<UpstreamKeeper>, body: JsonBody<UpstreamRequ
 ///
 /// Takes the steps of a trial one after the other, to the first that fails: `reach`, `sign_in`, `models`, `question`,
 /// `conversation`, `keep`. Each line of the answer is an object: a step that begins, how it went, at last whether all
-/// passed. The two questions cost tokens. Without fields it tries the upstream that answers now.
+/// passed. A step that takes long has blanks before its line. The two questions cost tokens. Without fields it tries the
+/// upstream that answers now.
 #[utoipa::path(
     tag = "upstream",
     request_body(content = UpstreamRequest, description = "The upstream; all that is left out as with `PUT`"),
@@ -182,7 +182,7 @@ async fn read_upstream(keeper: Data<UpstreamKeeper>, body: JsonBody<UpstreamRequ
 #[post("/api/upstream/test")]
 async fn test_upstream(
     request: HttpRequest,
-    gateway: Data<Gateway>,
+    (gateway, heartbeat): (Data<Gateway>, Data<Heartbeat>),
     (keeper, doctor): (Data<UpstreamKeeper>, Data<Doctor>),
     body: JsonBody<UpstreamRequest>,
 ) -> Result<HttpResponse, Failure> {
@@ -199,13 +199,13 @@ async fn test_upstream(
     let progress = Progress { trial: doctor.trial(endpoint), keeper, at: At::Beginning };
     let lines = stream::unfold(progress, |mut progress| async move {
         let line = progress.next().await?;
-        Some((Ok::<_, Infallible>(line), progress))
+        Some((line, progress))
     });
     Ok(HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, "application/x-ndjson"))
         .insert_header((header::CACHE_CONTROL, "no-store"))
         .insert_header(("x-accel-buffering", "no"))
-        .streaming(lines))
+        .streaming(keep_alive::lines(lines, heartbeat.every)))
 }
 
 /// A trial as its caller reads it.

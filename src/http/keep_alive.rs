@@ -120,6 +120,20 @@ fn announced(
     })
 }
 
+/// Lines of JSON as they come, with a blank before the next one in every silence: it is a part of none of them.
+pub fn lines(
+    lines: impl Stream<Item = Bytes> + 'static,
+    every: Option<Duration>,
+) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    stream::unfold(lines.boxed_local(), move |mut lines| async move {
+        let piece = match every {
+            Some(every) => timeout(every, lines.next()).await.unwrap_or(Some(Bytes::from_static(b" "))),
+            None => lines.next().await,
+        };
+        piece.map(|piece| (Ok(piece), lines))
+    })
+}
+
 /// An event stream that has begun.
 pub struct EventStream {
     /// Whole events, each with the blank line that ends it; the stream ends after an error.

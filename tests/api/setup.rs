@@ -180,6 +180,12 @@ async fn a_long_trial_before_an_upstream_is_kept_is_announced_by_blanks() {
     })
     .await;
     let app = spawn(&[("HEARTBEAT_AFTER_SECONDS", "0.2"), ("HEARTBEAT_SECONDS", "0.1")]).await;
+    // A trial that is followed has them before the line of a long step, which is JSON all the same.
+    let trial = as_owner(&app, "POST", "/api/upstream/test", json!({"url": slow.url})).await;
+    let mut lines = trial.text.lines();
+    let long = lines.find(|line| line.starts_with("   ")).expect("a line after blanks");
+    let step: Value = serde_json::from_str(long).expect("JSON");
+    assert_eq!((&step["step"], &step["status"]), (&json!("question"), &json!("ok")), "{}", trial.text);
     let answer = set(&app, json!({"url": slow.url})).await;
     assert!(answer.text.starts_with("   "), "{}", answer.text);
     assert_eq!(answer.json()["source"], "store");
