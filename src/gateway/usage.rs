@@ -27,17 +27,18 @@ const OTHER_MODELS: &str = "other";
 
 /// What was used since it was last added to the store.
 pub struct UsageBook {
-    open: Mutex<Open>,
+    open: Mutex<HashMap<Owner, Page>>,
     metrics: Arc<Metrics>,
     allowances: Arc<Allowances>,
 }
 
-/// What is not in the store yet.
+/// What one owner used.
 #[derive(Default)]
-struct Open {
-    tallies: HashMap<Owner, HashMap<String, Tally>>,
-    /// The models that each owner has named since the process began.
-    named: HashMap<Owner, HashSet<String>>,
+struct Page {
+    /// What is not in the store yet, by model.
+    tallies: HashMap<String, Tally>,
+    /// The models that were named since the process began.
+    named: HashSet<String>,
 }
 
 impl UsageBook {
@@ -58,11 +59,10 @@ impl UsageBook {
     /// # Errors
     /// When the store cannot be used.
     pub async fn settle(&self, store: &Store) -> Result<(), Error> {
-        let tallies = std::mem::take(&mut self.open().tallies);
-        let flat = |(owner, models): (Owner, HashMap<String, Tally>)| {
-            models.into_iter().map(move |(model, tally)| (owner.clone(), model, tally))
-        };
-        let tallies: Vec<_> = tallies.into_iter().flat_map(flat).collect();
+        let mut tallies = Vec::new();
+        for (owner, page) in &mut *self.open() {
+            tallies.extend(page.tallies.drain().map(|(model, tally)| (owner.clone(), model, tally)));
+        }
         if tallies.is_empty() {
             return Ok(());
         }
@@ -75,36 +75,37 @@ impl UsageBook {
 
     fn add(&self, owner: &Owner, model: &str, tally: Tally) {
         let mut open = self.open();
-        let model = open.name(owner, model);
-        let models = match open.tallies.get_mut(owner) {
-            Some(models) => models,
-            None => open.tallies.entry(owner.clone()).or_default(),
-        };
-        match models.get_mut(model) {
-            Some(known) => known.add(tally),
-            None => drop(models.insert(model.to_string(), tally)),
+        match open.get_mut(owner) {
+            Some(page) => page.add(model, tally),
+            None => open.entry(owner.clone()).or_default().add(model, tally),
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, Open> {
+    fn open(&self) -> MutexGuard<'_, HashMap<Owner, Page>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Open {
+impl Page {
+    fn add(&mut self, model: &str, tally: Tally) {
+        match self.tallies.get_mut(model) {
+            Some(known) => known.add(tally),
+            None => {
+                let name = self.name(model).to_string();
+                self.tallies.entry(name).or_default().add(tally);
+            }
+        }
+    }
+
     /// Under which name a model is counted: callers can make up any number of names.
-    fn name<'m>(&mut self, owner: &Owner, model: &'m str) -> &'m str {
-        let known = match self.named.get_mut(owner) {
-            Some(known) => known,
-            None => self.named.entry(owner.clone()).or_default(),
-        };
-        if known.contains(model) {
+    fn name<'m>(&mut self, model: &'m str) -> &'m str {
+        if self.named.contains(model) {
             return model;
         }
-        if known.len() >= MOST_MODELS || model.len() > MAX_MODEL_BYTES {
+        if self.named.len() >= MOST_MODELS || model.len() > MAX_MODEL_BYTES {
             return OTHER_MODELS;
         }
-        known.insert(model.to_string());
+        self.named.insert(model.to_string());
         model
     }
 }
@@ -216,8 +217,8 @@ mod tests {
         }
         book.count(&ann, &"x".repeat(MAX_MODEL_BYTES + 1), Usage::estimate(1, 1));
         let open = book.open();
-        assert_eq!(open.tallies[&ann].len(), MOST_MODELS + 1);
-        assert_eq!(open.tallies[&ann][OTHER_MODELS].requests, MOST_MODELS as u64 + 1);
+        assert_eq!(open[&ann].tallies.len(), MOST_MODELS + 1);
+        assert_eq!(open[&ann].tallies[OTHER_MODELS].requests, MOST_MODELS as u64 + 1);
     }
 
     #[tokio::test]
