@@ -41,7 +41,7 @@ pub struct HomeResult {
     #[schema(example = "mirrorgate")]
     name: &'static str,
     /// The program's version.
-    #[schema(example = "0.1.0")]
+    #[schema(example = "0.2.0")]
     version: &'static str,
     /// The upstream's status: `ok`, `degraded`, `down` or `unknown`.
     #[schema(example = "ok")]
