@@ -248,7 +248,9 @@ impl Gateway {
     /// # Errors
     /// When the store cannot be used: then some may be gone.
     pub async fn forget_all(&self, owner: &Owner) -> Result<u64, Error> {
-        self.shared.store.delete_all(owner).await
+        let deleted = self.shared.store.delete_all(owner).await;
+        self.shared.quota.forget(owner);
+        deleted
     }
 
     /// Deletes a conversation.
@@ -256,7 +258,9 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::transcript`].
     pub async fn forget(&self, owner: &Owner, id: ConversationId) -> Result<(), Error> {
-        self.shared.store.delete(owner, id).await
+        self.shared.store.delete(owner, id).await?;
+        self.shared.quota.forget(owner);
+        Ok(())
     }
 
     /// What a key has used, and since when, in milliseconds since 1970.

@@ -1,8 +1,10 @@
 //! How many bytes are kept for a key, and whether more may be.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex as AsyncMutex;
 
 use crate::domain::chat::Owner;
 use crate::domain::error::{Error, Kind};
@@ -14,6 +16,11 @@ use crate::store::Store;
 const FRESH: Duration = Duration::from_secs(5);
 const MARGIN: u64 = 4 << 20;
 
+/// How many times as long as it took to find a sum is good enough for all others, and at most how long: many
+/// small conversations are summed up slowly, and who asks again and again must not keep the store at it.
+const REST: u32 = 20;
+const LONGEST_REST: Duration = Duration::from_secs(30);
+
 /// How many sums are remembered.
 const REMEMBERED: usize = 10_000;
 
@@ -21,13 +28,30 @@ const REMEMBERED: usize = 10_000;
 pub struct Quota {
     /// `KEY_STORAGE_BYTES`: what holds for keys without a limit of their own; 0 for any number.
     usual: u64,
-    seen: Mutex<HashMap<Owner, (Instant, u64)>>,
+    /// Whoever holds a key's lock finds the sum for all who wait for it.
+    sums: Mutex<HashMap<Owner, Arc<AsyncMutex<Option<Sum>>>>>,
+}
+
+/// What is kept for a key.
+#[derive(Clone, Copy)]
+struct Sum {
+    at: Instant,
+    took: Duration,
+    bytes: u64,
+}
+
+impl Sum {
+    fn is_good(self, most: u64) -> bool {
+        let is_far = self.bytes.saturating_add(MARGIN) < most;
+        let rest = (self.took * REST).min(LONGEST_REST);
+        self.at.elapsed() < if is_far { FRESH.max(rest) } else { rest }
+    }
 }
 
 impl Quota {
     /// So many bytes for keys without a limit of their own.
     pub fn new(usual: u64) -> Self {
-        Quota { usual, seen: Mutex::default() }
+        Quota { usual, sums: Mutex::default() }
     }
 
     /// What holds for keys without a limit of their own; `None` for any number.
@@ -46,24 +70,62 @@ impl Quota {
         limits: Option<&KeyLimits>,
     ) -> Result<(), Error> {
         let most = limits.and_then(|limits| limits.storage_bytes).unwrap_or(self.usual);
-        if most == 0 || keys::open_all(owner) || self.is_far_from(owner, most) {
+        if most == 0 || keys::open_all(owner) {
             return Ok(());
         }
-        let kept = store.bytes_of(owner).await?;
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() >= REMEMBERED {
-            seen.clear();
-        }
-        seen.insert(owner.clone(), (Instant::now(), kept));
-        if kept < most {
+        let place = self.place(owner);
+        let mut known = place.lock().await;
+        let sum = match known.filter(|sum| sum.is_good(most)) {
+            Some(sum) => sum,
+            None => {
+                let begun = Instant::now();
+                let bytes = store.bytes_of(owner).await?;
+                *known.insert(Sum { at: Instant::now(), took: begun.elapsed(), bytes })
+            }
+        };
+        if sum.bytes < most {
             return Ok(());
         }
-        let what = format!("{kept} bytes are kept for this key, and {most} may be");
+        let what = format!("{} bytes are kept for this key, and {most} may be", sum.bytes);
         Err(Error::new(Kind::KeyStorageFull, what))
     }
 
-    fn is_far_from(&self, owner: &Owner, most: u64) -> bool {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.get(owner).is_some_and(|(at, kept)| at.elapsed() < FRESH && kept.saturating_add(MARGIN) < most)
+    /// Forgets what is known of an owner, of whose bytes some were deleted.
+    pub fn forget(&self, owner: &Owner) {
+        self.sums().remove(owner);
+    }
+
+    fn place(&self, owner: &Owner) -> Arc<AsyncMutex<Option<Sum>>> {
+        let mut sums = self.sums();
+        if let Some(place) = sums.get(owner) {
+            return Arc::clone(place);
+        }
+        if sums.len() >= REMEMBERED {
+            sums.clear();
+        }
+        Arc::clone(sums.entry(owner.clone()).or_default())
+    }
+
+    fn sums(&self) -> MutexGuard<'_, HashMap<Owner, Arc<AsyncMutex<Option<Sum>>>>> {
+        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sum_that_was_slow_to_find_is_good_for_longer() {
+        let sum = |ago: u64, took: u64, bytes| Sum {
+            at: Instant::now() - Duration::from_millis(ago),
+            took: Duration::from_millis(took),
+            bytes,
+        };
+        let most = 3 * MARGIN;
+        assert!(sum(4_000, 1, MARGIN).is_good(most) && !sum(6_000, 1, MARGIN).is_good(most));
+        assert!(sum(10, 1, most).is_good(most) && !sum(30, 1, most).is_good(most));
+        assert!(sum(9_000, 500, most).is_good(most) && !sum(11_000, 500, most).is_good(most));
+        assert!(!sum(31_000, 5_000, most).is_good(most));
     }
 }
