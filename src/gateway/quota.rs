@@ -29,20 +29,27 @@ pub struct Quota {
     /// `KEY_STORAGE_BYTES`: what holds for keys without a limit of their own; 0 for any number.
     usual: u64,
     /// Whoever holds a key's lock finds the sum for all who wait for it.
-    sums: Mutex<HashMap<Owner, Arc<AsyncMutex<Option<Sum>>>>>,
+    sums: Mutex<HashMap<Owner, Place>>,
 }
 
-/// What is kept for a key.
-#[derive(Clone, Copy)]
+type Place = Arc<AsyncMutex<Option<Sum>>>;
+
+/// What is kept for a key, or why that is not known.
+#[derive(Clone)]
 struct Sum {
     at: Instant,
     took: Duration,
-    bytes: u64,
+    bytes: Result<u64, Error>,
 }
 
 impl Sum {
-    fn is_good(self, most: u64) -> bool {
-        let is_far = self.bytes.saturating_add(MARGIN) < most;
+    /// Whether it is good enough for a question that came then.
+    fn is_good(&self, most: u64, came: Instant) -> bool {
+        if self.at >= came {
+            return true;
+        }
+        let Ok(bytes) = self.bytes else { return false };
+        let is_far = bytes.saturating_add(MARGIN) < most;
         let rest = (self.took * REST).min(LONGEST_REST);
         self.at.elapsed() < if is_far { FRESH.max(rest) } else { rest }
     }
@@ -73,20 +80,20 @@ impl Quota {
         if most == 0 || keys::open_all(owner) {
             return Ok(());
         }
-        let place = self.place(owner);
+        let (place, came) = (self.place(owner), Instant::now());
         let mut known = place.lock().await;
-        let sum = match known.filter(|sum| sum.is_good(most)) {
-            Some(sum) => sum,
+        let bytes = match known.as_ref().filter(|sum| sum.is_good(most, came)) {
+            Some(sum) => sum.bytes.clone()?,
             None => {
                 let begun = Instant::now();
-                let bytes = store.bytes_of(owner).await?;
-                *known.insert(Sum { at: Instant::now(), took: begun.elapsed(), bytes })
+                let bytes = store.bytes_of(owner).await;
+                known.insert(Sum { at: Instant::now(), took: begun.elapsed(), bytes }).bytes.clone()?
             }
         };
-        if sum.bytes < most {
+        if bytes < most {
             return Ok(());
         }
-        let what = format!("{} bytes are kept for this key, and {most} may be", sum.bytes);
+        let what = format!("{bytes} bytes are kept for this key, and {most} may be");
         Err(Error::new(Kind::KeyStorageFull, what))
     }
 
@@ -95,7 +102,7 @@ impl Quota {
         self.sums().remove(owner);
     }
 
-    fn place(&self, owner: &Owner) -> Arc<AsyncMutex<Option<Sum>>> {
+    fn place(&self, owner: &Owner) -> Place {
         let mut sums = self.sums();
         if let Some(place) = sums.get(owner) {
             return Arc::clone(place);
@@ -106,7 +113,7 @@ impl Quota {
         Arc::clone(sums.entry(owner.clone()).or_default())
     }
 
-    fn sums(&self) -> MutexGuard<'_, HashMap<Owner, Arc<AsyncMutex<Option<Sum>>>>> {
+    fn sums(&self) -> MutexGuard<'_, HashMap<Owner, Place>> {
         self.sums.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -117,15 +124,18 @@ mod tests {
 
     #[test]
     fn a_sum_that_was_slow_to_find_is_good_for_longer() {
-        let sum = |ago: u64, took: u64, bytes| Sum {
-            at: Instant::now() - Duration::from_millis(ago),
-            took: Duration::from_millis(took),
-            bytes,
+        let now = Instant::now();
+        let is_good = |ago: u64, took: u64, bytes: Result<u64, Error>| {
+            let (at, took) = (now - Duration::from_millis(ago), Duration::from_millis(took));
+            Sum { at, took, bytes }.is_good(3 * MARGIN, now)
         };
-        let most = 3 * MARGIN;
-        assert!(sum(4_000, 1, MARGIN).is_good(most) && !sum(6_000, 1, MARGIN).is_good(most));
-        assert!(sum(10, 1, most).is_good(most) && !sum(30, 1, most).is_good(most));
-        assert!(sum(9_000, 500, most).is_good(most) && !sum(11_000, 500, most).is_good(most));
-        assert!(!sum(31_000, 5_000, most).is_good(most));
+        let (far, full) = (|| Ok(MARGIN), || Ok(3 * MARGIN));
+        assert!(is_good(4_000, 1, far()) && !is_good(6_000, 1, far()));
+        assert!(is_good(10, 1, full()) && !is_good(500, 1, full()));
+        assert!(is_good(9_000, 500, full()) && !is_good(11_000, 500, full()));
+        assert!(!is_good(31_000, 5_000, full()));
+        // Those who waited for it share a failure; nobody else does.
+        let failure = || Err(Error::new(Kind::StorageUnavailable, "x"));
+        assert!(is_good(0, 10_000, failure()) && !is_good(1, 10_000, failure()));
     }
 }
