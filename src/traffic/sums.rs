@@ -103,20 +103,27 @@ impl Slot {
         }
     }
 
+    /// Adds those with the most calls first: where there is no room for all, others lose their names.
     fn add(&mut self, other: &Slot) {
-        for (of, counts) in &other.counts {
+        for (of, counts) in other.by_calls() {
             self.counts_of(of).add(counts);
         }
     }
 
-    /// As it is kept: those with the most calls by their names, and the rest together.
-    pub fn text(&self) -> String {
+    /// What was counted, those with the most calls first.
+    fn by_calls(&self) -> Vec<(&Combination, &Counts)> {
         let mut all: Vec<_> = self.counts.iter().collect();
         all.sort_by(|(one, counts), (other, of_other)| {
             let by_name =
                 || (&one.key, &one.model, &one.upstream).cmp(&(&other.key, &other.model, &other.upstream));
             of_other.calls.cmp(&counts.calls).then_with(by_name)
         });
+        all
+    }
+
+    /// As it is kept: those with the most calls by their names, and the rest together.
+    pub fn text(&self) -> String {
+        let mut all = self.by_calls();
         let rest = all.split_off(all.len().min(MOST_KEPT));
         let mut kept: HashMap<Combination, Counts> =
             all.into_iter().map(|(of, counts)| (of.clone(), counts.clone())).collect();
