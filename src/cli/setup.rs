@@ -135,7 +135,7 @@ fn pasted(text: &str, flags: &UpstreamGroup) -> Result<UpstreamGroup, Error> {
 /// What a person says at a terminal.
 fn typed() -> Result<UpstreamGroup, Error> {
     eprintln!(
-        "What speaks your mirror?\n  1  OpenAI's protocol: an address and a key\n  2  Anthropic's protocol: an address and a key\n  3  a web chat, as your browser uses it"
+        "What does your mirror speak?\n  1  OpenAI's protocol: an address and a key\n  2  Anthropic's protocol: an address and a key\n  3  a web chat, as your browser uses it"
     );
     let protocol = match line("1, 2 or 3: ")?.as_str() {
         "1" => "openai",
@@ -181,7 +181,7 @@ fn mistake(what: String) -> Error {
 /// Takes the steps of a trial and says how each goes.
 async fn passed(trial: &mut Trial) -> Result<(), Error> {
     while let Some(step) = trial.upcoming() {
-        eprint!("{:<32}", doing(step));
+        eprint!("{:<33}", doing(step));
         let _ = io::stderr().flush();
         let Some(outcome) = trial.go_on().await else { break };
         let Outcome { level, seen, advice, took, error, .. } = outcome;
