@@ -2,19 +2,8 @@
 //
 //   node console.mjs SCENARIO '{"url": "...", "admin": "...", "shots": "directory"}'
 
-import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import path from "node:path";
-import { launch } from "./driver.mjs";
-
-const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-
-/** The accessibility rules of WCAG 2.2 AA and axe's best practices that a page breaks. */
-async function broken(page) {
-  await page.evaluate(AXE);
-  const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
-  return violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.html.slice(0, 120)).join(" | ")}`);
-}
+import { broken, launch } from "./driver.mjs";
 
 /** Opens an address in a context of its own, and counts what it loads. */
 async function open(browser, job, address, { width = 1280, scheme = "light", locale = "en-US", clock = false, ...more } = {}) {

@@ -1,7 +1,7 @@
-// A real browser for the scenarios of browser.mjs and console.mjs: opens a page and collects what goes wrong
-// in it.
+// A real browser for browser.mjs, console.mjs and site.mjs: opens a page and collects what goes wrong in it.
 
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { chromium } from "playwright-core";
@@ -69,6 +69,16 @@ export async function open(job, address, { locale = "en-US", width = 1280, heigh
       rmSync(profile, { recursive: true, force: true });
     },
   };
+}
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
+/** The accessibility rules of WCAG 2.2 AA and axe's best practices that a page breaks, but for some of its elements. */
+export async function broken(page, exclude = []) {
+  await page.evaluate(AXE);
+  const run = (exclude) => window.axe.run({ include: [document], exclude }, { resultTypes: ["violations"] });
+  const { violations } = await page.evaluate(run, exclude);
+  return violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.html.slice(0, 120)).join(" | ")}`);
 }
 
 const overflow = () => document.documentElement.scrollWidth - document.documentElement.clientWidth;
