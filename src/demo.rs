@@ -139,7 +139,7 @@ fn answer(model: &str, messages: &[Message]) -> String {
     };
     let answer = format!(
         "This is mirrorgate's built-in demo, no model is connected. You said: \"{last}\".{before} \
-         To connect your mirror, set UPSTREAM_URL (and UPSTREAM_API_KEY or UPSTREAM_COOKIE) and restart."
+         To connect your mirror, open /console here, or set UPSTREAM_URL (and UPSTREAM_API_KEY or UPSTREAM_COOKIE) and restart."
     );
     if model == "demo-upper" { answer.to_uppercase() } else { answer }
 }

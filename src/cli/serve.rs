@@ -135,7 +135,9 @@ fn welcome(config: &Config, application: &Application, tunnel: Option<&Tunnel>) 
             "upstream",
             match &upstream.url {
                 Some(_) => format!("{} ({})", upstream.name, upstream.protocol.name()),
-                None => "DEMO: no model is connected; set UPSTREAM_URL to your mirror's address".into(),
+                None => {
+                    "DEMO: no model is connected; connect your mirror in /console, or set UPSTREAM_URL".into()
+                }
             },
         );
     }
