@@ -3,7 +3,9 @@
 //! Keys are understood in every form in which Dify and other importers send them. From an address that
 //! sends many wrong keys only a key that has passed before is let in; others are not looked at.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::iter;
 use std::num::NonZeroU32;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
@@ -166,9 +168,10 @@ impl Guard {
         if let Some((text, _)) = self.token(request, &ring) {
             return Some(text);
         }
-        let mut keys = presented(request).into_iter().flat_map(meant);
+        let presented = presented(request);
+        let mut keys = presented.iter().flat_map(meant);
         keys.find(|(key, place)| ring.find(key).is_some_and(|entry| place.may_hold(entry)))
-            .map(|(key, _)| key)
+            .map(|(key, _)| key.into_owned())
     }
 
     fn ring(&self) -> Arc<KeyRing> {
@@ -208,7 +211,7 @@ impl Guard {
             return Err(Error::new(Kind::KeyMissing, "this needs a gateway key, and none was sent"));
         }
         let sent = presented.len();
-        let mut tried = presented.into_iter().enumerate();
+        let mut tried = presented.iter().enumerate();
         let found = tried.find_map(|(place, text)| {
             let mut keys = meant(text);
             keys.find_map(|(key, place)| ring.find(&key).filter(|entry| place.may_hold(entry)))
@@ -339,24 +342,36 @@ impl Place {
 fn presented(request: &HttpRequest) -> Vec<(String, Place)> {
     let header = |name: HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
     let headers = [header(header::AUTHORIZATION), header(X_API_KEY)].into_iter().flatten();
-    let headers = headers.map(|text| (text.to_string(), Place::Header));
+    let headers = headers.map(|text| (Cow::Borrowed(text), Place::Header));
     let query = url::form_urlencoded::parse(request.query_string().as_bytes());
-    let query = query.filter(|(name, _)| name == "key").map(|(_, value)| (value.into_owned(), Place::Query));
-    let last_word = |(text, place): (String, Place)| {
-        text.split_whitespace().next_back().map(|word| (word.to_string(), place))
+    let query = query.filter(|(name, _)| name == "key").map(|(_, value)| (value, Place::Query));
+    let last_word = |(text, place): (Cow<'_, str>, Place)| {
+        let word = text.split_whitespace().next_back().filter(|word| !is_scheme(word))?;
+        Some((word.to_string(), place))
     };
-    let is_scheme =
-        |word: &String| ["bearer", "basic"].iter().any(|scheme| word.eq_ignore_ascii_case(scheme));
-    headers.chain(query).filter_map(last_word).filter(|(word, _)| !is_scheme(word)).collect()
+    headers.chain(query).filter_map(last_word).collect()
+}
+
+fn is_scheme(word: &str) -> bool {
+    ["bearer", "basic"].iter().any(|scheme| word.eq_ignore_ascii_case(scheme))
 }
 
 /// The keys that such a text may be: itself, what follows the name in `name:KEY`, and the password of HTTP
 /// Basic credentials, RFC 7617.
-fn meant((text, place): (String, Place)) -> impl Iterator<Item = (String, Place)> {
-    let after_name = text.split_once(':').filter(|(name, _)| keys::is_name(name)).map(|(_, key)| key.into());
-    let decoded = STANDARD.decode(&text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    let password = decoded.and_then(|pair| pair.split_once(':').map(|(_, password)| password.trim().into()));
-    [Some(text), after_name, password].into_iter().flatten().map(move |key| (key, place))
+fn meant((text, place): &(String, Place)) -> impl Iterator<Item = (Cow<'_, str>, Place)> {
+    let itself = iter::once(Cow::from(text));
+    let after_name = iter::once_with(|| after_name(text).map(Cow::from)).flatten();
+    let password = iter::once_with(|| password(text).map(Cow::from)).flatten();
+    itself.chain(after_name).chain(password).map(|key| (key, *place))
+}
+
+fn after_name(text: &str) -> Option<&str> {
+    text.split_once(':').filter(|(name, _)| keys::is_name(name)).map(|(_, key)| key)
+}
+
+fn password(text: &str) -> Option<String> {
+    let pair = String::from_utf8(STANDARD.decode(text).ok()?).ok()?;
+    pair.split_once(':').map(|(_, password)| password.trim().into())
 }
 
 #[cfg(test)]
@@ -381,7 +396,8 @@ mod tests {
         ] {
             let request =
                 TestRequest::default().insert_header(("Authorization", value.as_str())).to_http_request();
-            let mut keys = presented(&request).into_iter().flat_map(meant);
+            let presented = presented(&request);
+            let mut keys = presented.iter().flat_map(meant);
             assert!(keys.any(|(meant, place)| meant == key && place == Place::Header), "{value}");
         }
         for value in [format!(" {key} "), format!("Bearer {key}")] {

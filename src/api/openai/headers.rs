@@ -9,18 +9,22 @@ use crate::domain::chat::Owner;
 use crate::domain::keys;
 
 /// The headers of a caller's that say in which form it wants its answer.
-const ASKED: [&str; 3] = ["anthropic-version", "anthropic-beta", "openai-beta"];
+static ASKED: [HeaderName; 3] = [
+    HeaderName::from_static("anthropic-version"),
+    HeaderName::from_static("anthropic-beta"),
+    HeaderName::from_static("openai-beta"),
+];
 
 /// The header of a caller's that says that it asks again.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The headers of a request that go on to the upstream. To that all callers are one account, so a name that
 /// two of them give to their calls must not be the same there: one would get the answer of the other.
 pub fn asked(request: &HttpRequest, owner: &Owner) -> Vec<(&'static str, String)> {
-    let value = |name| request.headers().get(name)?.to_str().ok().map(String::from);
+    let value = |name: &HeaderName| request.headers().get(name)?.to_str().ok().map(String::from);
     let own = |name: String| keys::hex(&Sha256::digest(format!("{}\n{name}", owner.0))[..16]);
-    let named = value(IDEMPOTENCY_KEY).map(|name| (IDEMPOTENCY_KEY, own(name)));
-    ASKED.into_iter().filter_map(|name| Some((name, value(name)?))).chain(named).collect()
+    let named = value(&IDEMPOTENCY_KEY).map(|name| (IDEMPOTENCY_KEY.as_str(), own(name)));
+    ASKED.iter().filter_map(|name| Some((name.as_str(), value(name)?))).chain(named).collect()
 }
 
 /// The headers of an upstream's answer as those of ours.
