@@ -75,9 +75,7 @@ impl Application {
     pub async fn start_with(config: Config, sessions: Vec<Arc<Session>>) -> Result<Self, StartError> {
         let signals = StopSignals::catch()
             .map_err(|error| StartError::Other(format!("signals cannot be caught: {error}")))?;
-        for name in &config.obsolete {
-            log::warn!("the setting {name} means nothing any more: remove it");
-        }
+        warn_of_obsolete(&config);
         descriptors::provide(config.limits.streams);
         let (listener, address) = bind(&config)?;
         let Kept { store, available, backup } = upstreams::open_kept(&config.store).await?;
@@ -183,6 +181,12 @@ impl Application {
             uploads.finish().await;
         }
         outcome
+    }
+}
+
+fn warn_of_obsolete(config: &Config) {
+    for name in &config.obsolete {
+        log::warn!("the setting {name} means nothing any more: remove it");
     }
 }
 

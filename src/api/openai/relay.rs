@@ -15,7 +15,7 @@ use super::{failure, headers, needs, references, tokens};
 use crate::api::audit;
 use crate::domain::chat::Owner;
 use crate::domain::error::{Error, Kind};
-use crate::gateway::{Failed, Gateway, InFlight, RelayForm, RelayRequest, Relaying};
+use crate::gateway::{Failed, Gateway, InFlight, Needs, RelayForm, RelayRequest, Relaying};
 use crate::http::auth::Caller;
 use crate::http::documents::Documents;
 use crate::http::failure::Failure;
@@ -36,21 +36,8 @@ pub async fn relay(
     if !allowed.is_empty() {
         return Err(Failure::method(&request, allowed.join(", ")));
     }
-    let fail = |error: Error| Failure::new(&request, error);
-    let (body, is_form) = body.json_or_form(&request).map_err(fail)?;
-    let length = body.len();
-    let relayed = asked(&request, &caller, body).map_err(fail)?;
-    let read = move || {
-        let RelayRequest { method, path, body, .. } = &relayed;
-        let (needs, model) = needs::of_request(method, path, body, is_form)?;
-        Ok((needs, RelayRequest { model, ..relayed }))
-    };
-    let (needs, relayed) = crate::request::apart(length, read).await.and_then(|read| read).map_err(fail)?;
-    gateway.allow(&caller.owner, &needs).await.map_err(fail)?;
-    if caller.is_owner && relayed.method != "GET" && !needs.paths.is_empty() {
-        let target = format!("{} {}", relayed.method, relayed.path.join("/"));
-        audit::note(&request, &gateway, "account.change", &target).await;
-    }
+    let admitted = admitted(&request, &caller, &gateway, body).await;
+    let (needs, relayed) = admitted.map_err(|error| Failure::new(&request, error))?;
     let request_id = RequestId::of(request.extensions());
     let Relaying { upstream, headers: passed, form, body } = match gateway
         .relay(caller.owner.clone(), relayed, tokens::of_prompt)
@@ -93,6 +80,30 @@ pub async fn relay(
         dress(response.headers_mut(), account.into_iter().chain(name), passed, form);
     }
     Ok(response)
+}
+
+/// The request as it goes on, and what it needs, where its caller may have that.
+async fn admitted(
+    request: &HttpRequest,
+    caller: &Caller,
+    gateway: &Gateway,
+    body: V1Body,
+) -> Result<(Needs, RelayRequest), Error> {
+    let (body, is_form) = body.json_or_form(request)?;
+    let length = body.len();
+    let relayed = asked(request, caller, body)?;
+    let read = move || {
+        let RelayRequest { method, path, body, .. } = &relayed;
+        let (needs, model) = needs::of_request(method, path, body, is_form)?;
+        Ok((needs, RelayRequest { model, ..relayed }))
+    };
+    let (needs, relayed) = crate::request::apart(length, read).await.and_then(|read| read)?;
+    gateway.allow(&caller.owner, &needs).await?;
+    if caller.is_owner && relayed.method != "GET" && !needs.paths.is_empty() {
+        let target = format!("{} {}", relayed.method, relayed.path.join("/"));
+        audit::note(request, gateway, "account.change", &target).await;
+    }
+    Ok((needs, relayed))
 }
 
 /// The events of an answer that the upstream keeps; whoever made it and its parts is remembered before its caller
