@@ -39,8 +39,10 @@ impl Reader<'_> {
             self.problem(&file, format!("is set beside {}", setting.name), "remove one of the two");
             return written;
         }
-        let (what, advice) = match read(path.trim()) {
-            Ok(text) if !text.trim().is_empty() => return Some(text.trim().to_string()),
+        // Some editors put a mark before the first byte, which is no part of the secret.
+        let secret = read(path.trim()).map(|text| text.trim_start_matches('\u{feff}').trim().to_string());
+        let (what, advice) = match secret {
+            Ok(secret) if !secret.is_empty() => return Some(secret),
             Ok(_) => ("names a file that holds nothing".into(), "write the secret into the file"),
             Err(error) => {
                 (format!("names a file that cannot be read: {error}"), "give the path of a text file")

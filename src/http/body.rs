@@ -49,7 +49,7 @@ pub fn query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Error> {
     })
 }
 
-/// Reads a body within its limits.
+/// Reads a body within its limits. The mark that some editors put before a text's first byte is left out.
 ///
 /// # Errors
 /// When it is too large or too slow, or the memory budget is used up.
@@ -80,7 +80,8 @@ pub async fn read(
                 if let Some(call) = request::call() {
                     call.receives(bytes.len());
                 }
-                return Ok(bytes);
+                let mark = "\u{feff}".as_bytes();
+                return Ok(if bytes.starts_with(mark) { bytes.slice(mark.len()..) } else { bytes });
             }
             Ok(Some(Err(_))) => return Err(Error::new(Kind::InvalidJson, "the request body broke off")),
             Ok(Some(Ok(chunk))) if first.as_ref().map_or(bytes.len(), Bytes::len) + chunk.len() > limit => {

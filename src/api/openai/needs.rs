@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use serde::de::IgnoredAny;
+use serde_json::json;
 
 use super::parts::{self, Part};
 use super::references::{Field, InputPart};
@@ -40,8 +41,11 @@ const IDS: &[(&str, &str)] = &[
     ("container_id", "containers"),
 ];
 
-/// The same, but only at the top of a body, where their values may also stand in an object's `id`.
-const IDS_ON_TOP: &[(&str, &str)] = &[("conversation", "conversations"), ("prompt", "prompts")];
+/// The same, but only at the top of a body, where the value may also stand in an object's `id`.
+const CONVERSATION: &str = "conversation";
+
+/// The name of an earlier answer's id, at the top of a body.
+const PREVIOUS: &str = "previous_response_id";
 
 /// Names at the top of a body under which some upstreams take models to fall back on.
 const OTHER_MODELS: [&str; 2] = ["models", "fallbacks"];
@@ -73,15 +77,16 @@ pub fn of_request(
     is_form: bool,
 ) -> Result<(Needs, Option<String>), Error> {
     let mut seen = Seen::default();
+    let of_responses = path.first().is_some_and(|first| first == "responses");
     if is_form {
-        seen.read_form(body)?;
+        seen.read_form(body, of_responses)?;
     } else if !body.is_empty() {
         check_depth(body)?;
         serde_json::from_slice::<IgnoredAny>(body).map_err(|error| {
             Error::new(Kind::InvalidJson, format!("the request body is no JSON: {error}"))
                 .hinted("send JSON in UTF-8")
         })?;
-        seen.read(body, path.first().is_some_and(|first| first == "responses"));
+        seen.read(body, of_responses);
     }
     let Seen { mut needs, mut models, .. } = seen;
     let whole = path.join("/");
@@ -196,9 +201,10 @@ impl Seen {
             Some(Named::Input) => Field::of(&name).map(Named::InputField).or_else(|| kept(IDS)),
             // An object in place of an id: its `id` is meant.
             Some(_) if name == "id" => of_object,
-            _ if on_top && self.of_responses && name == "previous_response_id" => Some(Named::Answer),
+            _ if on_top && name == PREVIOUS => Some(Named::Answer),
+            _ if on_top && name == CONVERSATION => Some(Named::Kept("conversations")),
             _ if on_top && self.of_responses && name == "input" => Some(Named::Input),
-            _ if on_top && self.of_responses => kept(IDS_ON_TOP).or_else(|| kept(IDS)),
+            _ if on_top && self.of_responses && name == "prompt" => Some(Named::Kept("prompts")),
             _ => kept(IDS),
         }
     }
@@ -214,18 +220,25 @@ impl Seen {
         }
     }
 
-    /// Reads a form. The name of a part may have an id's name in it, such as `image[0][file_id]`.
-    fn read_form(&mut self, body: &[u8]) -> Result<(), Error> {
+    /// Reads a form as the object that its parts are, each of which may be JSON. The name of a part may have
+    /// an id's name in it, such as `image[0][file_id]`.
+    fn read_form(&mut self, body: &[u8], of_responses: bool) -> Result<(), Error> {
         for Part { name, value } in parts::of(body) {
             let (name, written) = (folded(&name).into_owned(), name);
             let words = || name.split(|c: char| !c.is_alphanumeric() && c != '_');
-            for (_, path) in IDS.iter().filter(|(known, _)| words().any(|word| word == *known)) {
-                self.note(Named::Kept(path), value.clone());
-            }
             if words().next() == Some("model") {
                 self.needs.has_other_models |= written != "model";
                 self.models.push(value);
+                continue;
             }
+            for (_, path) in IDS.iter().filter(|(known, _)| words().any(|word| word == *known)) {
+                self.note(Named::Kept(path), value.clone());
+            }
+            let is_json = value.trim_start().starts_with(['{', '[']);
+            let value = if is_json { value } else { json!(value).to_string() };
+            let part = format!("{{{}:{value}}}", json!(words().next()));
+            check_depth(part.as_bytes())?;
+            self.read(part.as_bytes(), of_responses);
         }
         self.needs.has_other_models |= self.models.len() > 1;
         Ok(())

@@ -59,6 +59,8 @@ fn ids_in_a_body_need_what_they_name() {
     assert_eq!(of_chat(br#"{"container":"container_1"}"#).paths, ["containers"]);
     let chat = of_chat(br#"{"messages":[{"content":[{"file":{"file_id":"f"}}]}],"prompt":"x"}"#);
     assert_eq!(chat.paths, ["files"]);
+    let chat = of_chat(br#"{"previous_response_id":"resp_1","conversation":{"id":"conv_1"}}"#);
+    assert_eq!((chat.objects, chat.paths), (vec!["resp_1".to_string()], vec!["conversations".to_string()]));
     assert!(of_chat(br#"{"prompt":{"id":"x"},"tool_call_id":"c"}"#).paths.is_empty());
 }
 
@@ -131,6 +133,7 @@ fn the_model_is_what_any_reader_of_the_body_would_take() {
     }
     let part =
         |head: &str, value: &str| format!("--x\r\nContent-Disposition: form-data; {head}\r\n\r\n{value}\r\n");
+    let path = ["images".to_string(), "edits".to_string()];
     let form = |parts: &[String]| of_request("POST", &path, parts.concat().as_bytes(), true).expect("a form");
     let good = part("name=\"model\"", "a");
     assert_eq!(form(&[good.clone(), part("name=\"file\"; filename=\"b\"", "x")]).1.as_deref(), Some("a"));
@@ -142,4 +145,11 @@ fn the_model_is_what_any_reader_of_the_body_would_take() {
     for head in ["name=\"image[0][file_id]\"", "name=file_id", "name=\"File_ID\""] {
         assert_eq!(form(&[part(head, "file-1")]).0.paths, ["files"], "{head}");
     }
+    assert_eq!(form(&[part("name=image", r#" [{"File_ID":"f"}]"#)]).0.paths, ["files"]);
+    assert_eq!(form(&[part("name=previous_response_id", "resp_1")]).0.objects, ["resp_1"]);
+    assert_eq!(form(&[part("name=conversation", "conv_1")]).0.paths, ["conversations"]);
+    assert!(form(&[part("name=prompt", "a container with a file_id")]).0.paths.is_empty());
+    let input = part("name=input", r#"[{"type":"item_reference","id":"msg_1"}]"#);
+    let of_answer = of_request("POST", &["responses".to_string()], input.as_bytes(), true).expect("a form");
+    assert_eq!(of_answer.0.objects, ["msg_1"]);
 }
