@@ -201,6 +201,11 @@ impl Body {
         Ok(bytes.freeze())
     }
 
+    /// What comes first of it; nothing where it breaks.
+    pub async fn beginning(&mut self) -> Bytes {
+        self.next().await.ok().flatten().unwrap_or_default()
+    }
+
     /// The answer's HTTP status.
     pub fn status(&self) -> u16 {
         self.response.status().as_u16()

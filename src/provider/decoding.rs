@@ -73,18 +73,27 @@ pub(super) enum Progress {
     Done,
 }
 
+/// How much of a web page is read, in bytes: what it is stands at its beginning.
+const MAX_PAGE: usize = 16 << 10;
+
 /// Why an answer's bytes are no good answer.
 #[derive(Debug)]
 pub(super) enum Fault {
     /// The upstream reports a failure.
     Reported(Box<Reason>),
-    /// The answer is a web page.
-    Html,
+    /// The answer is a web page, which begins so.
+    Html(Vec<u8>),
     /// Anything else.
     Error(Error),
 }
 
 impl Fault {
+    /// Takes more of a web page in, and fails when enough of it is there to tell it from others.
+    pub(super) fn page(begun: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Fault> {
+        begun.extend_from_slice(bytes);
+        if begun.len() < MAX_PAGE { Ok(()) } else { Err(Fault::Html(std::mem::take(begun))) }
+    }
+
     /// Fails with what an answer, or an event of one, reports.
     pub(super) fn check(value: &Value) -> Result<(), Fault> {
         Reason::in_answer(value).map_or(Ok(()), |reason| Err(Fault::Reported(Box::new(reason))))
@@ -110,6 +119,12 @@ impl Fault {
             .into()
     }
 
+    /// A whole answer with a part that cannot be read, so that words may be missing.
+    pub(super) fn unreadable() -> Fault {
+        let error = Error::new(Kind::UpstreamInvalid, "a part of the upstream's answer is of no known form");
+        error.hinted("try again; if it stays, look into the mirror's own log").into()
+    }
+
     /// An answer without anything in it.
     pub(super) fn empty() -> Fault {
         empty().into()
@@ -128,7 +143,7 @@ impl Fault {
     pub(super) fn into_error(self, transport: &Transport, body: &Body) -> Error {
         match self {
             Fault::Reported(reason) => transport.reported(body, &reason),
-            Fault::Html => transport.page(body),
+            Fault::Html(page) => transport.page(body, &page),
             Fault::Error(error) => error,
         }
     }
@@ -140,7 +155,7 @@ impl Fault {
     pub(super) fn kind(self) -> Kind {
         match self {
             Fault::Error(error) => error.kind,
-            Fault::Html => Kind::UpstreamHtml,
+            Fault::Html(_) => Kind::UpstreamHtml,
             Fault::Reported(_) => Kind::UpstreamError,
         }
     }
@@ -294,7 +309,7 @@ pub(super) async fn whole<T>(
         Err(error) => Err(error.into()),
         Ok(bytes) => match first_byte(&bytes) {
             None => Err(Fault::empty()),
-            Some(b'<') => Err(Fault::Html),
+            Some(b'<') => Err(Fault::Html(bytes.to_vec())),
             Some(_) => read(bytes),
         },
     };

@@ -11,10 +11,10 @@ use awc::error::{ConnectError, SendRequestError};
 use awc::http::StatusCode;
 use awc::http::header::{self, HeaderMap};
 
-use super::reason::Reason;
+use super::reason::{Page, Reason};
 use super::report::clean;
 use crate::domain::error::{Error, Kind};
-use rules::{CHALLENGE, REJECTED, RULES, Rule};
+use rules::{CHALLENGE, CLOUDFLARE_BLOCKS, REJECTED, RULES, Rule};
 
 /// Where in the upstream's protocol a failure happened.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +49,11 @@ pub fn from_reason(place: Place, reason: &Reason) -> Error {
 fn told_apart(place: Place, status: Option<u16>, is_challenge: bool, reason: Option<&Reason>) -> Error {
     let nothing = Reason::default();
     let said = reason.unwrap_or(&nothing);
-    let (kind, what) = if is_challenge || said.says(CHALLENGE) {
+    let is_challenge = is_challenge
+        || said.says(CHALLENGE)
+        || said.number == Some(CLOUDFLARE_BLOCKS)
+        || said.has_code(&["error-1020"]);
+    let (kind, what) = if is_challenge {
         (Kind::UpstreamChallenge, "asks for a browser check")
     } else {
         // Elsewhere such a number means something of the upstream's own.
@@ -131,10 +135,15 @@ pub fn from_redirect(place: Place, status: StatusCode, location: Option<&str>, s
 }
 
 /// The error for an answer that is a web page although its status is good.
-pub fn from_html(place: Place, status: StatusCode, headers: &HeaderMap) -> Error {
-    let error = if headers.get("cf-mitigated").is_some() {
+///
+/// Only a page that asks for a login says that the session has ended.
+pub fn from_html(place: Place, status: StatusCode, headers: &HeaderMap, page: &[u8]) -> Error {
+    let page = Page::of(&String::from_utf8_lossy(page));
+    let is_login = page.is_login;
+    let is_challenge = page.reason().is_some_and(|reason| reason.says(CHALLENGE));
+    let error = if headers.get("cf-mitigated").is_some() || is_challenge {
         Error::new(Kind::UpstreamChallenge, "the upstream asks for a browser check")
-    } else if place.browser_login {
+    } else if place.browser_login && is_login {
         Error::new(
             Kind::UpstreamAuthExpired,
             "the upstream answers with a web page instead of the chat: the session has expired",

@@ -48,7 +48,7 @@ fn read(mut decoder: impl Decoder, pieces: &[&[u8]]) -> Outcome {
     let name = match end {
         Ok(()) => "ok".into(),
         Err(Fault::Reported(_)) => "reported".into(),
-        Err(Fault::Html) => "html".into(),
+        Err(Fault::Html(_)) => "html".into(),
         Err(Fault::Error(error)) => error.kind.code().into(),
     };
     (deltas.iter().map(shown).collect(), name)

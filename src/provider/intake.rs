@@ -24,6 +24,7 @@ enum Form {
     #[default]
     Unknown,
     Json(Vec<u8>),
+    Page(Vec<u8>),
     Events(Lines, SseEvents),
 }
 
@@ -62,7 +63,7 @@ impl Intake {
                     }
                     return Ok(());
                 }
-                Some(b'<') => return Err(Fault::Html),
+                Some(b'<') => Form::Page(Vec::new()),
                 Some(b'{' | b'[') => Form::Json(Vec::new()),
                 Some(_) => Form::Events(Lines::new(self.line_bytes), SseEvents::new(self.line_bytes)),
             };
@@ -73,6 +74,7 @@ impl Intake {
                 all.extend_from_slice(bytes);
                 Ok(())
             }
+            Form::Page(begun) => Fault::page(begun, bytes),
             Form::Events(lines, sse) => lines.feed(bytes, |line| {
                 let data = sse.line(line)?;
                 if sse.is_broken {
@@ -87,7 +89,7 @@ impl Intake {
     pub fn skipped(&self) -> usize {
         match &self.form {
             Form::Events(_, sse) => sse.skipped,
-            Form::Unknown | Form::Json(_) => self.skipped,
+            Form::Unknown | Form::Json(_) | Form::Page(_) => self.skipped,
         }
     }
 
@@ -96,6 +98,7 @@ impl Intake {
         Ok(match std::mem::take(&mut self.form) {
             Form::Unknown => Rest::Nothing,
             Form::Json(bytes) => Rest::Json(bytes),
+            Form::Page(begun) => return Err(Fault::Html(begun)),
             Form::Events(mut lines, mut sse) => {
                 let last = lines.rest().unwrap_or_default();
                 let complete = sse.line(&last)?;

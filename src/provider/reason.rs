@@ -12,17 +12,46 @@
 use serde_json::{Map, Value};
 
 /// The words of a `finish_reason` that says that the answer broke off.
-pub const BROKEN_OFF: [&str; 4] = ["error", "network_error", "insufficient_system_resource", "abort"];
+const BROKEN_OFF: [&str; 10] = [
+    "error",
+    "network_error",
+    "server_error",
+    "internal_error",
+    "insufficient_system_resource",
+    "abort",
+    "aborted",
+    "cancelled",
+    "canceled",
+    "timeout",
+];
 
 /// The keys under which a failure's words stand, the best first.
-const WORDS: [&str; 8] =
-    ["message", "msg", "detail", "error_description", "error_msg", "error_message", "status_msg", "reason"];
+const WORDS: [&str; 13] = [
+    "message",
+    "msg",
+    "detail",
+    "error_description",
+    "error_msg",
+    "error_message",
+    "errorMessage",
+    "errMsg",
+    "errmsg",
+    "Message",
+    "status_msg",
+    "reason",
+    "error",
+];
 
 /// The keys under which its codes stand.
-const CODES: [&str; 6] = ["code", "type", "status", "error_code", "error_type", "status_code"];
+const CODES: [&str; 9] =
+    ["code", "type", "status", "error_code", "error_type", "status_code", "errorCode", "errcode", "Code"];
 
 /// The fields of an error that go on to callers, beside its words.
 const FIELDS: [&str; 4] = ["type", "param", "code", "innererror"];
+
+/// What stands on pages that ask for a login, in lower case.
+const LOGIN: [&str; 9] =
+    ["log in", "login", "log-in", "sign in", "signin", "sign-in", "type=\"password\"", "登录", "登入"];
 
 /// The most that is read of texts within texts.
 const DEPTH: usize = 4;
@@ -74,8 +103,10 @@ impl Reason {
             let reason = Self::in_answer(&value).unwrap_or_else(|| of(&value, DEPTH));
             return (reason != Reason::default()).then_some(reason);
         }
-        let is_text = !text.is_empty() && !text.starts_with('<');
-        is_text.then(|| Reason { message: Some(text.into()), ..Reason::default() })
+        if text.starts_with('<') {
+            return Some(Page::of(text)).filter(|page| !page.is_login).and_then(|page| page.reason());
+        }
+        (!text.is_empty()).then(|| Reason { message: Some(text.into()), ..Reason::default() })
     }
 
     /// Whether one of its codes is or holds one of these words.
@@ -110,6 +141,33 @@ impl Reason {
     }
 }
 
+/// What a web page is, which came in the place of an answer.
+pub struct Page {
+    title: Option<String>,
+    /// Whether it asks for a login.
+    pub is_login: bool,
+}
+
+impl Page {
+    /// The page that begins so.
+    pub fn of(text: &str) -> Self {
+        let lower = text.to_ascii_lowercase();
+        let title = lower.find("<title").and_then(|start| {
+            let begin = start + lower[start..].find('>')? + 1;
+            let end = begin + lower[begin..].find('<')?;
+            Some(text[begin..end].trim().to_string())
+        });
+        let title = title.filter(|title| !title.is_empty());
+        let is_login = LOGIN.iter().any(|words| lower.contains(words));
+        Page { title, is_login }
+    }
+
+    /// What it says: its title.
+    pub fn reason(self) -> Option<Reason> {
+        self.title.map(|title| Reason { message: Some(title), ..Reason::default() })
+    }
+}
+
 /// The failure that an object reports, if it does.
 fn reported(answer: &Map<String, Value>, depth: usize) -> Option<Reason> {
     let has_choices =
@@ -117,8 +175,14 @@ fn reported(answer: &Map<String, Value>, depth: usize) -> Option<Reason> {
     let is_error = |error: &&Value| says_something(error) && !(has_choices && says_all_is_well(error));
     if let Some(error) = answer.get("error").filter(is_error) {
         let mut reason = of(error, depth);
-        // Codes may stand beside the words instead of with them.
-        let beside = of_codes(answer);
+        // Words and codes may stand beside it instead of in it.
+        let mut beside = answer.clone();
+        beside.remove("error");
+        let beside = of(&Value::Object(beside), depth);
+        reason.message = match (reason.message, beside.message) {
+            (Some(name), Some(words)) if error.is_string() => Some(format!("{name}: {words}")),
+            (message, words) => message.or(words),
+        };
         reason.number = reason.number.or(beside.number);
         reason.codes = [reason.codes, beside.codes].join(" ").trim().into();
         beside.fields.into_iter().for_each(|(name, value)| {
@@ -138,27 +202,62 @@ fn reported(answer: &Map<String, Value>, depth: usize) -> Option<Reason> {
     if let Some(base) = base.filter(|base| is_failing(base.get("status_code"))) {
         return Some(of(base, depth));
     }
-    if let Some(choice) = answer.get("choices").and_then(|choices| choices.get(0)) {
-        return of_choice(choice, depth);
+    let choices = answer.get("choices").and_then(Value::as_array).into_iter().flatten();
+    if let Some(reason) = choices.filter_map(|choice| of_choice(choice, depth)).next() {
+        return Some(reason);
     }
-    let fails = answer.get("success").is_some_and(|success| *success == false)
-        || ["error_code", "error_type"].iter().any(|key| is_failing(answer.get(*key)))
-        || answer.get("detail").is_some_and(says_something)
-        || is_failing(answer.get("code"))
-            && WORDS.iter().any(|key| answer.get(*key).is_some_and(says_something))
-        || answer.get("message").is_some_and(|message| message.get("detail").is_some());
+    // What an answer is wrapped in, where that is no OpenAI's.
+    let inner = ["header", "Response"].iter().filter_map(|key| answer.get(*key)?.as_object());
+    if let Some(reason) = inner.filter_map(|inner| of_wrapping(inner, depth)).next() {
+        return Some(reason);
+    }
+    let says = |key: &str| answer.get(key).is_some_and(says_something);
+    let says_why = || {
+        WORDS.iter().any(|key| {
+            answer.get(*key).is_some_and(|words| !says_all_is_well(words) && says_something(words))
+        })
+    };
+    let fails = answer.get("success").is_some_and(is_false)
+        || ["error_code", "error_type", "errorCode", "errcode"]
+            .iter()
+            .any(|key| is_failing(answer.get(*key)))
+        || is_failing(answer.get("code")) && says_why()
+        || !has_choices
+            && (says("detail")
+                || says("errorMessage")
+                || says("errMsg")
+                || says("errmsg")
+                || answer.get("status").is_some_and(is_failure) && says_why()
+                || answer.get("message").is_some_and(|message| message.get("detail").is_some()));
     fails.then(|| of(&Value::Object(answer.clone()), depth))
+}
+
+/// The failure in an object around an answer: its error, or a code that is none of success.
+fn of_wrapping(inner: &Map<String, Value>, depth: usize) -> Option<Reason> {
+    let error = inner.get("error").or_else(|| inner.get("Error")).filter(|error| says_something(error));
+    error
+        .map(|error| of(error, depth))
+        .or_else(|| is_failing(inner.get("code")).then(|| of(&Value::Object(inner.clone()), depth)))
 }
 
 fn of_choice(choice: &Value, depth: usize) -> Option<Reason> {
     if let Some(error) = choice.get("error").filter(|error| says_something(error)) {
         return Some(of(error, depth));
     }
+    let said = choice.get("delta").or_else(|| choice.get("message"));
+    if let Some(error) = said.and_then(|said| said.get("error")).filter(|error| says_something(error)) {
+        return Some(of(error, depth));
+    }
     let finish = choice.get("finish_reason").and_then(Value::as_str).unwrap_or_default();
-    BROKEN_OFF.contains(&finish).then(|| {
+    breaks_off(finish).then(|| {
         let message = format!("the answer broke off with the finish_reason `{finish}`");
         Reason { message: Some(message), codes: finish.into(), ..Reason::default() }
     })
+}
+
+/// Whether a `finish_reason` says that the answer broke off.
+pub fn breaks_off(finish: &str) -> bool {
+    BROKEN_OFF.iter().any(|reason| finish.eq_ignore_ascii_case(reason))
 }
 
 /// What the value of an error says.
@@ -230,7 +329,8 @@ fn says_something(value: &Value) -> bool {
         Value::Number(number) => number.as_f64() != Some(0.0),
         Value::String(text) => !text.trim().is_empty(),
         Value::Array(items) => !items.is_empty(),
-        Value::Object(fields) => fields.values().any(says_something),
+        // The name of what has nothing in it says something, such as that of a limit.
+        Value::Object(fields) => fields.values().any(|value| value.is_object() || says_something(value)),
     }
 }
 
@@ -248,6 +348,16 @@ fn says_all_is_well(error: &Value) -> bool {
         }),
         _ => false,
     }
+}
+
+fn is_false(value: &Value) -> bool {
+    *value == false || *value == 0 || value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("false"))
+}
+
+fn is_failure(status: &Value) -> bool {
+    status.as_str().is_some_and(|status| {
+        ["error", "failed", "failure", "fail"].contains(&status.to_ascii_lowercase().as_str())
+    }) || status.as_i64().is_some_and(|status| (400..600).contains(&status))
 }
 
 /// Whether a code is there and is none of those that say that all is well.
@@ -286,6 +396,20 @@ mod tests {
             json!({"error": {"message": "Provider returned error", "metadata": {"raw": "{\"error\":{\"message\":\"boom\"}}"}}}),
             json!({"error": {"message": "Provider returned error", "metadata": {"raw": "boom"}}}),
             json!({"error": "{\"message\":\"boom\"}"}),
+            json!({"error": true, "message": "boom"}),
+            json!({"error": {"error": {"message": "boom"}}}),
+            json!({"error": {"message": {"detail": "boom"}}}),
+            json!({"error": {"message": "Provider returned error", "metadata": {"raw": {"error": {"message": "boom"}}}}}),
+            json!({"errMsg": "boom"}),
+            json!({"errorCode": 1, "errorMessage": "boom"}),
+            json!({"status": "error", "message": "boom"}),
+            json!({"success": "false", "msg": "boom"}),
+            json!({"header": {"code": 10013, "message": "boom", "sid": "x"}}),
+            json!({"Response": {"Error": {"Code": "FailedOperation", "Message": "boom"}, "RequestId": "x"}}),
+            json!({"choices": [{"index": 0, "delta": {"error": {"message": "boom"}}}]}),
+            json!({"choices": [{"index": 0, "delta": {}}, {"index": 1, "error": {"message": "boom"}}]}),
+            json!({"choices": [{"index": 0, "delta": {"content": "x"}}], "success": false, "message": "boom"}),
+            json!({"choices": [{"index": 0, "delta": {"content": "x"}}], "code": 500, "message": "boom"}),
             json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "error", "error": {"message": "boom"}}]}),
             json!({"type": "error", "error": {"type": "overloaded_error", "message": "boom"}}),
         ] {

@@ -87,7 +87,8 @@ pub(super) async fn relay(transport: &Rc<Transport>, request: &Request) -> Resul
         .await?;
     let headers = passed(body.response().headers());
     if body.is_page() {
-        let error = transport.page(&body);
+        let page = body.beginning().await;
+        let error = transport.page(&body, &page);
         transport.learn(body.place, Err(&error));
         return Err(error);
     }

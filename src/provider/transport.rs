@@ -176,9 +176,9 @@ impl Transport {
         self.told(error, body.place, Some(reason), body.response().headers())
     }
 
-    /// The error for an answer that turns out to be a web page.
-    pub fn page(&self, body: &Body) -> Error {
-        failure::from_html(body.place, body.response().status(), body.response().headers())
+    /// The error for an answer that turns out to be a web page, which begins so.
+    pub fn page(&self, body: &Body, page: &[u8]) -> Error {
+        failure::from_html(body.place, body.response().status(), body.response().headers(), page)
     }
 
     /// Adds what the upstream says of a failure. Behind a browser's login its fields are of no protocol

@@ -108,6 +108,54 @@ const AFTER_A_WORD: &[Case] = &[
         Fails("upstream_invalid", ""),
     ),
     openai(
+        "MiniMax reports an error beside a choice",
+        "data: {\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],\"base_resp\":{\"status_code\":1027,\"status_msg\":\"boom ctx\"}}\n\ndata: [DONE]\n\n",
+        r#"{"object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"Hello"},"finish_reason":"stop"}],"base_resp":{"status_code":1027,"status_msg":"boom ctx"}}"#,
+        Fails("upstream_error", "boom ctx"),
+    ),
+    openai(
+        "a success that is none stands beside the last choice",
+        "data: {\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],\"success\":false,\"message\":\"boom ctx\"}\n\ndata: [DONE]\n\n",
+        r#"{"object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"Hello"},"finish_reason":"stop"}],"success":false,"message":"boom ctx"}"#,
+        Fails("upstream_error", "boom ctx"),
+    ),
+    openai(
+        "Spark wraps its failure in a header",
+        "data: {\"header\":{\"code\":10013,\"message\":\"boom ctx\",\"sid\":\"x\"}}\n\ndata: [DONE]\n\n",
+        "",
+        Fails("upstream_error", "boom ctx"),
+    ),
+    openai(
+        "an event without choices says something of another protocol",
+        "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\" brave\"}]}}]}\n\ndata: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" world\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+        "",
+        Fails("upstream_invalid", ""),
+    ),
+    openai(
+        "Mistral's thoughts are parts of a content, and a reference has no words",
+        "data: {\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0,\"delta\":{\"content\":[{\"type\":\"thinking\",\"thinking\":[{\"type\":\"text\",\"text\":\"hm\"}]},{\"type\":\"reference\",\"reference_ids\":[1]},{\"type\":\"text\",\"text\":\" brave\"}]}}]}\n\ndata: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" world\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+        r#"{"object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":[{"type":"thinking","thinking":[{"type":"text","text":"hm"}]},{"type":"text","text":"Hello brave"},{"type":"text","text":" world"}]},"finish_reason":"stop"}]}"#,
+        Text("Hello brave world"),
+    ),
+    openai(
+        "a part of a content is of no known form",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":[{\"type\":\"new\",\"said\":\" brave\"}]},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+        "",
+        Fails("upstream_invalid", ""),
+    ),
+    openai(
+        "words stand in a message, in a text and in a delta that is a text",
+        "data: {\"choices\":[{\"index\":0,\"message\":{\"content\":\" bra\"}}]}\n\ndata: {\"choices\":[{\"index\":0,\"text\":\"ve\"}]}\n\ndata: {\"choices\":{\"index\":0,\"delta\":\" world\",\"finish_reason\":\"stop\"}}\n\ndata: [DONE]\n\n",
+        "",
+        Text("Hello brave world"),
+    ),
+    openai(
+        "an error that says nothing stands beside the words",
+        "data: {\"object\":\"chat.completion.chunk\",\"error\":{\"message\":null,\"code\":null},\"choices\":[{\"index\":0,\"delta\":{\"content\":\" world\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+        r#"{"error":{"message":null,"code":null},"choices":[{"index":0,"message":{"role":"assistant","content":"Hello world"},"finish_reason":"stop"}]}"#,
+        Text("Hello world"),
+    ),
+    openai(
         "a chunk lost its beginning",
         "data: \"delta\":{\"content\":\" brave\"}}]}\n\ndata: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" world\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
         "",
@@ -116,6 +164,32 @@ const AFTER_A_WORD: &[Case] = &[
 ];
 
 const CASES: &[Case] = &[
+    openai(
+        "a firewall's page asks for a browser check, with a good status",
+        "<!doctype html>\n<html><head>\n<title>Just a moment...</title></head><body>login</body></html>",
+        "<!doctype html>\n<html><head>\n<title>Just a moment...</title></head><body>login</body></html>",
+        Fails("upstream_challenge", ""),
+    ),
+    web_chat(
+        "a page of the proxy before the mirror is no end of the session",
+        "<html>\n<head><title>502 Bad Gateway</title></head>\n<body>nginx</body>\n</html>\n",
+        Fails("upstream_html", ""),
+    ),
+    web_chat(
+        "a page of the mirror asks for a login",
+        "<!doctype html>\n<html>\n<title>Sign in</title>\n</html>\n",
+        Fails("upstream_auth_expired", ""),
+    ),
+    web_chat(
+        "the second of the model's failures says something, the first nothing",
+        "{\"result\":{\"response\":{\"token\":\"Hello\"}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hello\",\"streamErrors\":[{},{\"message\":\"boom ctx\"}]}}}}\n",
+        Fails("upstream_error", "boom ctx"),
+    ),
+    web_chat(
+        "a usage limit is named, with nothing in it",
+        "{\"error\":{\"usageLimitReached\":{}}}\n",
+        Fails("upstream_error", ""),
+    ),
     openai(
         "MiniMax reports an error in base_resp",
         "data: {\"id\":\"x\",\"choices\":null,\"base_resp\":{\"status_code\":1008,\"status_msg\":\"boom ctx\"}}\n\n",

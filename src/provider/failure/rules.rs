@@ -20,8 +20,18 @@ pub struct Rule {
 }
 
 /// Phrases of a browser check.
-pub const CHALLENGE: &[&str] =
-    &["anti-bot", "just a moment", "error code: 1020", "attention required! | cloudflare"];
+pub const CHALLENGE: &[&str] = &[
+    "anti-bot",
+    "just a moment",
+    "error code: 1020",
+    "error 1020",
+    "used cloudflare to restrict access",
+    "attention required! | cloudflare",
+];
+
+/// Cloudflare's number for a caller whom a rule of its firewall keeps out:
+/// <https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-1xxx-errors/>.
+pub const CLOUDFLARE_BLOCKS: i64 = 1020;
 
 /// The rules, in the order in which they hold.
 pub const RULES: &[Rule] = &[

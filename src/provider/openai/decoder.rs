@@ -25,7 +25,7 @@ use crate::domain::chat::estimate_tokens;
 use crate::provider::decoding::{Decoder, Fault, Progress};
 use crate::provider::framing::holds_json;
 use crate::provider::intake::{Intake, Rest};
-use crate::provider::reason::BROKEN_OFF;
+use crate::provider::reason::breaks_off;
 use crate::provider::template::{Template, text};
 use crate::provider::tolerant::{self, Halves};
 use crate::telemetry::mending::{Mending, Mendings};
@@ -43,6 +43,11 @@ struct Seen<'a> {
     #[serde(borrow)]
     usage: Option<&'a RawValue>,
     error: Option<IgnoredAny>,
+    errors: Option<IgnoredAny>,
+    base_resp: Option<IgnoredAny>,
+    success: Option<IgnoredAny>,
+    code: Option<IgnoredAny>,
+    error_code: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -58,6 +63,7 @@ struct SeenChoice<'a> {
 #[derive(Deserialize)]
 struct SeenDelta<'a> {
     role: Option<IgnoredAny>,
+    error: Option<IgnoredAny>,
     #[serde(borrow)]
     content: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -77,6 +83,13 @@ enum Words {
 }
 
 impl<'a> Seen<'a> {
+    /// Whether it is called something else than a chunk, or has a field in which failures are told.
+    fn may_have_failed(&self) -> bool {
+        let fields =
+            [&self.error, &self.errors, &self.base_resp, &self.success, &self.code, &self.error_code];
+        self.object.is_none_or(|object| object == "error") || fields.iter().any(|field| field.is_some())
+    }
+
     /// The words of a chunk that says one thing and ends nothing.
     fn words(&self, first: Option<u64>) -> Option<(&'a RawValue, Words)> {
         let [SeenChoice { index, finish_reason: None, delta: Some(delta), .. }] = self.choices.as_deref()?
@@ -104,6 +117,7 @@ impl SeenDelta<'_> {
             && is_text(self.reasoning_content)
             && (is_text(self.reasoning) || self.reasoning_content.is_some())
             && self.refusal.is_none()
+            && self.error.is_none()
             && self.tool_calls.is_none()
     }
 }
@@ -331,9 +345,12 @@ impl Completion {
     /// Takes in a chunk that can go on as it is; `None` for one that must be looked at more closely.
     fn look(&mut self, seen: Seen<'_>) -> Option<Delta> {
         let spent = seen.usage.map(|text| serde_json::from_str(text.get()).ok().as_ref().and_then(usage));
+        if seen.may_have_failed() {
+            return None;
+        }
         let choices = seen.choices.filter(|_| spent != Some(None))?;
         // A failure, if it is one, is told apart with all its fields.
-        if seen.object.is_none() || seen.error.is_some() || choices.is_empty() && spent.is_none() {
+        if choices.is_empty() && spent.is_none() {
             return None;
         }
         let is_good = |choice: &SeenChoice<'_>| {
@@ -342,7 +359,7 @@ impl Completion {
             let forgets_the_end = choice.finish_reason.is_none() && self.finished.contains_key(&index);
             let ends_calls = choice.finish_reason.is_some() && self.tool_calls.holds(index);
             let is_text = choice.finish_reason.is_none_or(|reason| {
-                reason.get().starts_with('"') && !BROKEN_OFF.contains(&reason.get().trim_matches('"'))
+                reason.get().starts_with('"') && !breaks_off(reason.get().trim_matches('"'))
             });
             let is_good = !begins_unnamed && !forgets_the_end && !ends_calls && choice.error.is_none();
             is_good && is_text && delta.is_plain()

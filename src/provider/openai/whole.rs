@@ -10,39 +10,85 @@ use super::usage;
 use crate::domain::answer::Delta;
 use crate::domain::chat::{Usage, estimate_tokens};
 use crate::provider::decoding::Fault;
-use crate::provider::reason::BROKEN_OFF;
+use crate::provider::reason::breaks_off;
 use crate::provider::tolerant;
 use crate::telemetry::mending::{Mending, Mendings};
 
 /// The `object` of a chunk.
 pub const CHUNK: &str = "chat.completion.chunk";
 
-/// Takes over what a message, or a delta of one, says. Parts of a content become the text that they
-/// are, since clients take nothing else. Says whether something was changed.
-pub fn take(message: &mut Map<String, Value>, delta: &mut Delta) -> bool {
-    let mut mended = false;
-    if let Some(content) = message.get_mut("content")
-        && matches!(content, Value::Array(_) | Value::Object(_))
-        && let Some(text) = text_of(content)
-    {
-        *content = text.into();
-        mended = true;
-    }
+/// Takes over what a message, or a delta of one, says.
+pub fn take(message: &Map<String, Value>, delta: &mut Delta) {
     let text = |name: &str| message.get(name).and_then(Value::as_str).unwrap_or_default();
     let reasoning = [text("reasoning_content"), text("reasoning")];
-    delta.reasoning = reasoning.into_iter().find(|words| !words.is_empty()).unwrap_or_default().into();
+    delta.reasoning.push_str(reasoning.into_iter().find(|words| !words.is_empty()).unwrap_or_default());
     // The words of a refusal are the answer.
-    delta.text = [text("content"), text("refusal")].concat();
-    mended
+    delta.text.push_str(text("content"));
+    delta.text.push_str(text("refusal"));
 }
 
-/// The text that the parts of a content are, if they are nothing else.
-fn text_of(content: &Value) -> Option<String> {
-    match content {
-        Value::String(text) => Some(text.clone()),
-        Value::Array(parts) => parts.iter().map(text_of).collect(),
-        Value::Object(part) => part.get("text").and_then(text_of),
-        _ => None,
+/// Makes the parts of a message's content, or of a delta's, the words that they are, since clients take
+/// nothing else: thoughts among them go where thoughts stand. Says whether something was changed.
+///
+/// # Errors
+/// For a part that cannot be read, and so may hold words.
+pub fn mend_content(message: &mut Map<String, Value>) -> Result<bool, Unreadable> {
+    let Some(content) = message.get("content").filter(|content| !content.is_string() && !content.is_null())
+    else {
+        return Ok(false);
+    };
+    let mut said = Said::default();
+    said.take(content)?;
+    message.insert("content".into(), said.answer.into());
+    if !said.thoughts.is_empty() {
+        let thoughts = message.get("reasoning_content").and_then(Value::as_str).unwrap_or_default();
+        message.insert("reasoning_content".into(), [thoughts, &said.thoughts].concat().into());
+    }
+    Ok(true)
+}
+
+/// A part of a content is of no form that is known.
+pub struct Unreadable;
+
+/// What the parts of a content say.
+#[derive(Default)]
+struct Said {
+    answer: String,
+    thoughts: String,
+}
+
+impl Said {
+    /// Takes a text or parts in. Mistral's thoughts are parts of parts:
+    /// <https://docs.mistral.ai/capabilities/reasoning/>.
+    fn take(&mut self, content: &Value) -> Result<(), Unreadable> {
+        let part = match content {
+            Value::Null => return Ok(()),
+            Value::String(text) => {
+                self.answer.push_str(text);
+                return Ok(());
+            }
+            Value::Number(number) => {
+                self.answer.push_str(&number.to_string());
+                return Ok(());
+            }
+            Value::Array(parts) => return parts.iter().try_for_each(|part| self.take(part)),
+            Value::Object(part) => part,
+            Value::Bool(_) => return Err(Unreadable),
+        };
+        if let Some(thoughts) = part.get("thinking").or_else(|| part.get("reasoning")) {
+            let mut inner = Said::default();
+            inner.take(thoughts)?;
+            self.thoughts.push_str(&inner.answer);
+            return Ok(());
+        }
+        let places = ["text", "content", "value", "refusal", "parts", "url"];
+        let words = places.iter().find_map(|place| part.get(*place)).or_else(|| part.get("image_url"));
+        match words {
+            Some(words) => self.take(words),
+            // A reference, such as Mistral's, has no words.
+            None if part.iter().all(|(name, value)| name == "type" || !value.is_string()) => Ok(()),
+            None => Err(Unreadable),
+        }
     }
 }
 
@@ -96,6 +142,20 @@ struct Whole<'a> {
     usage: Option<&'a RawValue>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
+    object: Option<&'a str>,
+    errors: Option<IgnoredAny>,
+    base_resp: Option<IgnoredAny>,
+    success: Option<IgnoredAny>,
+    code: Option<IgnoredAny>,
+    error_code: Option<IgnoredAny>,
+}
+
+impl Whole<'_> {
+    /// Whether it has a field in which failures are told.
+    fn may_have_failed(&self) -> bool {
+        let fields = [&self.errors, &self.base_resp, &self.success, &self.code, &self.error_code];
+        self.error.is_some() || self.object == Some("error") || fields.iter().any(|field| field.is_some())
+    }
 }
 
 #[derive(Deserialize)]
@@ -134,13 +194,17 @@ fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>,
 impl<'a> WholeChoice<'a> {
     /// Its content, if nothing of it need be mended.
     fn good_content(&self) -> Option<&'a RawValue> {
-        if self.error.is_some() || self.finish_reason.is_some_and(|finish| BROKEN_OFF.contains(&finish)) {
+        if self.error.is_some() || self.finish_reason.is_some_and(breaks_off) {
             return None;
         }
         let message = self.message.as_ref()?;
         let functions = message.tool_calls.iter().flatten().filter_map(|call| call.function.as_ref());
         let mut arguments = functions.filter_map(|function| function.arguments);
-        message.content.filter(|_| arguments.all(|arguments| arguments.get().starts_with('"')))
+        let is_text = |content: &&RawValue| content.get().starts_with('"') || content.get() == "null";
+        message
+            .content
+            .filter(is_text)
+            .filter(|_| arguments.all(|arguments| arguments.get().starts_with('"')))
     }
 }
 
@@ -161,9 +225,9 @@ pub fn look(bytes: Bytes, mendings: &mut Mendings) -> Result<Delta, Fault> {
 
 /// What a completion that is good as it is tells of its cost.
 fn good(text: &str) -> Option<Delta> {
-    let Whole { choices: Some(choices), usage: spent, error: None } = serde_json::from_str(text).ok()? else {
-        return None;
-    };
+    let whole: Whole<'_> =
+        serde_json::from_str(text).ok().filter(|whole: &Whole<'_>| !whole.may_have_failed())?;
+    let Whole { choices: Some(choices), usage: spent, .. } = whole else { return None };
     let spent = spent.map(|spent| counts(spent.get()));
     let contents: Vec<_> = choices.iter().map(WholeChoice::good_content).collect::<Option<_>>()?;
     if contents.is_empty() || spent == Some(None) {
@@ -185,10 +249,13 @@ fn mended(bytes: &[u8]) -> Result<Delta, Fault> {
             None => Value::Null,
         };
     }
+    // One that says nothing beside a good answer would be read as a failure.
+    value.as_object_mut().map(|fields| fields.shift_remove("error"));
     for choice in value["choices"].as_array_mut().into_iter().flatten() {
         let Some(message) = choice.get_mut("message") else { continue };
         mend_calls(message);
         if let Some(message) = message.as_object_mut() {
+            mend_content(message).map_err(|Unreadable| Fault::unreadable())?;
             message.entry("content").or_insert(Value::Null);
         }
     }

@@ -20,6 +20,8 @@ pub struct Answer {
     /// The form of the latest line, where the next can be known by it, and what its token is.
     template: Option<(Template, Said)>,
     started: bool,
+    /// The beginning of a web page, where one came instead.
+    page: Option<Vec<u8>>,
     understood: bool,
     /// How many lines came that are not blank.
     count: usize,
@@ -67,6 +69,9 @@ impl Decoder for Answer {
         let last = self.lines.as_mut().and_then(Lines::rest).unwrap_or_default();
         let skipped = self.skipped;
         self.line(&last, true, deltas)?;
+        if let Some(begun) = self.page.take() {
+            return Err(Fault::Html(begun));
+        }
         let held = self.markup.rest();
         if !held.is_empty() && !self.whole {
             deltas.push_back(Delta { text: held, ..Delta::default() });
@@ -92,6 +97,7 @@ impl Answer {
             lines: Some(Lines::new(line_bytes)),
             template: None,
             started: false,
+            page: None,
             understood: false,
             count: 0,
             skipped: 0,
@@ -113,7 +119,10 @@ impl Answer {
         }
         self.count += 1;
         if !std::mem::replace(&mut self.started, true) && first_byte(line) == Some(b'<') {
-            return Err(Fault::Html);
+            self.page = Some(Vec::new());
+        }
+        if let Some(begun) = &mut self.page {
+            return Fault::page(begun, line);
         }
         if let Some((template, kind)) = self.template.as_ref().filter(|_| !self.halves.are_waiting())
             && let Some(words) = template.words(line)
@@ -137,7 +146,7 @@ impl Answer {
             return Ok(());
         };
         let line = joined.as_deref().unwrap_or(line);
-        fail_if_reported(error)?;
+        error.map_or(Ok(()), fail_if_reported)?;
         let Some(result) = result else {
             fail_if_failure(line)?;
             self.skipped += 1;
@@ -163,7 +172,7 @@ impl Answer {
 
     fn part(&mut self, part: Part<'_>, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
         let (kind, ends, is_partial) = (part.kind(), part.ends(), part.is_partial());
-        fail_if_reported(part.error)?;
+        part.error.map_or(Ok(()), fail_if_reported)?;
         self.respond(part.response_id, deltas);
         if let Some(token) = part.token {
             let said = said(&token.text, kind, &mut self.markup);
@@ -175,7 +184,7 @@ impl Answer {
         }
         if let Some(response) = part.model_response {
             // A mirror tells of a usage limit or an overload here, in an answer that is else complete.
-            fail_if_reported(response.stream_errors.into_iter().flatten().next())?;
+            response.failures().try_for_each(fail_if_reported)?;
             response.card_attachments_json.iter().flatten().for_each(|card| self.markup.learn(card));
             self.respond(response.response_id, deltas);
             if response.model.is_some() {
@@ -208,8 +217,8 @@ fn fail_if_failure(line: &[u8]) -> Result<(), Fault> {
 }
 
 /// Fails with the value of an error, unless it is none.
-fn fail_if_reported(error: Option<Value>) -> Result<(), Fault> {
-    error.map_or(Ok(()), |error| Fault::check(&json!({ "error": error })))
+fn fail_if_reported(error: Value) -> Result<(), Fault> {
+    Fault::check(&json!({ "error": error }))
 }
 
 fn said(words: &str, kind: Said, markup: &mut Markup) -> Option<Delta> {
@@ -239,7 +248,7 @@ mod tests {
         match end {
             Ok(()) => Ok(answer),
             Err(Fault::Error(error)) => Err(error.kind),
-            Err(Fault::Html) => Err(Kind::UpstreamAuthExpired),
+            Err(Fault::Html(_)) => Err(Kind::UpstreamHtml),
             Err(Fault::Reported(_)) => Err(Kind::UpstreamError),
         }
     }
@@ -287,7 +296,7 @@ mod tests {
     fn bad_answers_are_named() {
         for (text, kind) in [
             ("\n \n", Kind::UpstreamEmpty),
-            ("<!doctype html>\n<html>", Kind::UpstreamAuthExpired),
+            ("<!doctype html>\n<html>", Kind::UpstreamHtml),
             ("garbage\nmore", Kind::UpstreamInvalid),
             ("{\"hello\":1}\n", Kind::UpstreamInvalid),
             ("{\"error\":{\"message\":\"x\",\"code\":8}}\n", Kind::UpstreamError),

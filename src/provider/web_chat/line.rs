@@ -91,10 +91,22 @@ pub struct ModelResponse {
     pub message: Option<String>,
     pub response_id: Option<String>,
     pub model: Option<String>,
-    pub stream_errors: Option<Vec<Value>>,
+    pub stream_errors: Option<Value>,
+    pub error: Option<Value>,
     pub partial: Option<bool>,
     /// Cards that the words refer to, each as JSON.
     pub card_attachments_json: Option<Vec<String>>,
+}
+
+impl ModelResponse {
+    /// The failures that it tells of; some may be empty.
+    pub fn failures(&self) -> impl Iterator<Item = Value> + use<> {
+        let errors = match self.stream_errors.clone() {
+            Some(Value::Array(errors)) => errors,
+            error => Vec::from_iter(error),
+        };
+        errors.into_iter().chain(self.error.clone())
+    }
 }
 
 #[derive(Deserialize)]

@@ -82,8 +82,9 @@ impl Provider for WebChat {
     fn probe(&self) -> Exchange<'_, ()> {
         Box::pin(async {
             match self.transport.open(Call::get(&CONVERSATIONS)).await {
-                Ok(body) if body.is_page() => {
-                    let error = self.transport.page(&body);
+                Ok(mut body) if body.is_page() => {
+                    let page = body.beginning().await;
+                    let error = self.transport.page(&body, &page);
                     self.transport.learn(body.place, Err(&error));
                     Err(error)
                 }

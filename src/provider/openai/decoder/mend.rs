@@ -13,6 +13,10 @@ use crate::domain::error::{Error, Kind};
 use crate::provider::decoding::Fault;
 use crate::telemetry::mending::Mending;
 
+/// Where other protocols, and failures of no known form, have their words.
+const ELSEWHERE: [&str; 8] =
+    ["message", "candidates", "response", "delta", "content", "text", "output", "data"];
+
 /// A chunk on its way to be mended.
 struct Mend<'a> {
     /// All of it but its choices.
@@ -42,9 +46,13 @@ impl Completion {
             chunk.insert("object".into(), CHUNK.into());
             mended = true;
         }
+        // One that says nothing beside words would be read as a failure.
+        mended |= chunk.shift_remove("error").is_some();
         let mut choices = match chunk.insert("choices".into(), Value::Null) {
             Some(Value::Array(choices)) => choices,
-            _ => Vec::new(),
+            Some(choice @ Value::Object(_)) => vec![choice],
+            None | Some(Value::Null) if !speaks_elsewhere(&chunk) => Vec::new(),
+            _ => return Err(Fault::broken(Some(self.events))),
         };
         let text = |name: &str| chunk.get(name).and_then(Value::as_str).map(String::from);
         let names = self.names(|| (text("id"), text("model")));
@@ -59,7 +67,13 @@ impl Completion {
                 mending.mended = true;
             }
         }
-        choices.retain_mut(|choice| self.mend_choice(choice, &mut mending));
+        let mut kept = Vec::with_capacity(choices.len());
+        for mut choice in choices {
+            if self.mend_choice(&mut choice, &mut mending)? {
+                kept.push(choice);
+            }
+        }
+        let mut choices = kept;
         if self.tool_calls.is_over_full() {
             let message = "the upstream's answer holds too many tool calls";
             return Err(Fault::Error(Error::new(Kind::UpstreamInvalid, message)));
@@ -82,8 +96,9 @@ impl Completion {
     }
 
     /// Mends one choice of a chunk; false when nothing is left of it.
-    fn mend_choice(&mut self, choice: &mut Value, mending: &mut Mend<'_>) -> bool {
-        let Some(choice) = choice.as_object_mut() else { return true };
+    fn mend_choice(&mut self, choice: &mut Value, mending: &mut Mend<'_>) -> Result<bool, Fault> {
+        let unreadable = Fault::broken(Some(self.events));
+        let Some(choice) = choice.as_object_mut() else { return Err(unreadable) };
         let index = choice.get("index").and_then(Value::as_u64).unwrap_or_default();
         let reason = choice.get("finish_reason").and_then(Value::as_str);
         let reason = reason.filter(|reason| !reason.is_empty()).map(String::from);
@@ -93,17 +108,17 @@ impl Completion {
             choice.insert("finish_reason".into(), before.clone().into());
             mending.mended = true;
         }
-        if !choice.get("delta").is_some_and(Value::is_object) {
-            choice.insert("delta".into(), json!({}));
-            mending.mended = true;
-        }
-        let Some(said) = choice.get_mut("delta").and_then(Value::as_object_mut) else { return true };
+        mending.mended |= mend_delta(choice);
+        let Some(said) = choice.get_mut("delta").and_then(Value::as_object_mut) else {
+            return Err(unreadable);
+        };
+        mending.mended |= whole::mend_content(said).map_err(|whole::Unreadable| unreadable)?;
         if begins && !said.get("role").is_some_and(Value::is_string) {
             said.insert("role".into(), "assistant".into());
             mending.mended = true;
         }
         if self.first == Some(index) {
-            mending.mended |= whole::take(said, &mut mending.delta);
+            whole::take(said, &mut mending.delta);
             if reason.is_some() {
                 mending.delta.metadata.get_or_insert_default().finish = reason;
             }
@@ -115,9 +130,9 @@ impl Completion {
         let has_words = |(_, value): (&String, &Value)| {
             !value.is_null() && value.as_str().is_none_or(|text| !text.is_empty())
         };
-        !has_calls
+        Ok(!has_calls
             || choice.get("finish_reason").is_some_and(Value::is_string)
-            || choice["delta"].as_object().is_some_and(|delta| delta.iter().any(has_words))
+            || choice["delta"].as_object().is_some_and(|delta| delta.iter().any(has_words)))
     }
 
     /// Takes the tool calls of a choice in, and leaves in its delta what goes on there; says whether there
@@ -146,6 +161,35 @@ impl Completion {
         mending.calls.extend(self.tool_calls.release(index, ended, is_first));
         has_calls
     }
+}
+
+/// Brings what a choice says to where clients look for it: a whole message in a stream, and the text of
+/// older completions. Says whether something was changed.
+fn mend_delta(choice: &mut Map<String, Value>) -> bool {
+    if choice.get("delta").is_some_and(Value::is_object) {
+        return false;
+    }
+    let is_there = |value: &Value| !value.is_null();
+    let said =
+        ["delta", "message", "text"].iter().find_map(|place| choice.shift_remove(*place).filter(is_there));
+    let delta = match said {
+        Some(said @ Value::Object(_)) => said,
+        Some(content) => json!({ "content": content }),
+        None => json!({}),
+    };
+    choice.insert("delta".into(), delta);
+    true
+}
+
+/// Whether an event without choices says something in a place where other protocols have their words.
+fn speaks_elsewhere(event: &Map<String, Value>) -> bool {
+    let says = |place: &&str| match event.get(*place) {
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(Value::Object(fields)) => !fields.is_empty(),
+        Some(Value::Array(items)) => !items.is_empty(),
+        _ => false,
+    };
+    ELSEWHERE.iter().any(says)
 }
 
 /// Takes the words out of the last chunk of a choice, for a chunk of their own.
