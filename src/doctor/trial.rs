@@ -55,6 +55,9 @@ impl Step {
     }
 }
 
+/// The word that is asked for, and then asked back.
+const WORD: &str = "pong";
+
 /// How a step went.
 #[derive(Debug, Clone)]
 pub struct Outcome {
@@ -235,7 +238,7 @@ impl Trial {
     }
 
     async fn question(&mut self) -> Seen {
-        let message = Message::new(Role::User, "Reply with the word pong.");
+        let message = Message::new(Role::User, format!("Reply with the word {WORD}."));
         let (answer, first) = match self.ask(vec![message.clone()], None).await {
             Ok(answered) => answered,
             Err(error) => return Seen::failed(error),
@@ -266,7 +269,14 @@ impl Trial {
         match self.ask(messages, thread).await {
             Ok((answer, _)) => {
                 let words: String = answer.text.trim().chars().take(80).collect();
-                Seen::ok("continued", "it goes on in the same conversation").with("words", words)
+                // Some mirrors take a question of a conversation for the first of another.
+                let remembers = words.to_lowercase().contains(WORD);
+                let seen = if remembers {
+                    Seen::ok("continued", "it goes on in the same conversation")
+                } else {
+                    Seen::ok("went_on", "it answers; whether it remembers the question before is not seen")
+                };
+                seen.with("words", words)
             }
             Err(error) => Seen::failed(error),
         }

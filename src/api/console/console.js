@@ -224,9 +224,25 @@ async function copyRow(button) {
   }, 2000);
 }
 
-async function showState() {
+let wasGone = false;
+
+/** Shows how the mirror is, and whether the service answers at all. */
+export async function showState() {
   if (document.hidden || root.classList.contains("out")) return;
-  byId("state").innerHTML = await fetchPart("state").catch(() => byId("state").innerHTML);
+  let isGone = false;
+  try {
+    byId("state").innerHTML = await fetchPart("state");
+  } catch (error) {
+    isGone = error.status === 0;
+    if (isGone) byId("state").replaceChildren(Object.assign(document.createElement("b"), { textContent: words.offline }));
+  }
+  // What the page shows is what was known before.
+  if (isGone !== wasGone) {
+    wasGone = isGone;
+    main.classList.toggle("dim", isGone);
+    if (isGone) say(words.offline);
+    else reload();
+  }
 }
 
 async function show() {

@@ -93,7 +93,10 @@ async function download(main, button) {
   said.textContent = "";
   button.disabled = true;
   try {
-    const response = await fetch(button.dataset.download, { headers: authorization(), cache: "no-store" });
+    const options = { headers: authorization(), cache: "no-store" };
+    const response = await fetch(button.dataset.download, options).catch(() => {
+      throw new Failure(0);
+    });
     if (!response.ok) throw new Failure(response.status, (await response.json()).error);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(await response.blob());

@@ -1,6 +1,6 @@
 // The overview: plots with one crosshair, the list of calls as they come, times in the reader's own.
 
-import { authorization, fetchPart, go, reload, say } from "./console.js";
+import { authorization, fetchPart, go, reload, say, showState } from "./console.js";
 import uPlot from "./uplot.js";
 
 const lang = document.documentElement.lang;
@@ -251,6 +251,7 @@ async function follow(show, ending) {
       }
     } catch {
       if (ending.aborted) return;
+      showState();
     }
     // The stream has an end of its own; a service that restarts is there again in a moment.
     await pause(2000);

@@ -129,7 +129,8 @@ print(answer.choices[0].message.content)`;
       find("received-title").textContent = this.ended ? words.received : words.receiving;
       const choice = { index: 0, message: { role: "assistant", content: text }, finish_reason };
       const whole = { id, object: "chat.completion", model: this.known.model, choices: [choice], usage };
-      find("received").replaceChildren(marked(this.error ? { error: this.error, ...whole } : whole));
+      const part = text ? whole : {};
+      find("received").replaceChildren(marked(this.error ? { error: this.error, ...part } : whole));
       if (follows) this.node.scrollIntoView({ block: "nearest" });
     }
 
