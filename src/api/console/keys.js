@@ -94,10 +94,15 @@ export function start(main) {
         show(await api("POST", "/api/keys", asked), made.dataset.made);
       }
     } catch (error) {
-      find("#key-said").textContent = error.hint ? `${error.message}: ${error.hint}` : error.message;
+      find("#key-said").textContent = failed(error);
     } finally {
       button.disabled = false;
     }
+  }
+
+  function failed({ status, message, hint }) {
+    if (status === 404) return dialog.dataset.gone;
+    return hint ? `${message}: ${hint}` : message;
   }
 
   /** Shows a key's text, this once. */
@@ -128,7 +133,7 @@ export function start(main) {
           await reload();
         }
       } catch (error) {
-        find("#sure-said").textContent = error.hint ? `${error.message}: ${error.hint}` : error.message;
+        find("#sure-said").textContent = failed(error);
       } finally {
         button.disabled = false;
       }
