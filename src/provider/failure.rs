@@ -11,7 +11,8 @@ use awc::error::{ConnectError, SendRequestError};
 use awc::http::StatusCode;
 use awc::http::header::{self, HeaderMap};
 
-use super::reason::{Page, Reason};
+use super::page::Page;
+use super::reason::Reason;
 use super::report::clean;
 use crate::domain::error::{Error, Kind};
 use rules::{CHALLENGE, CLOUDFLARE_BLOCKS, REJECTED, RULES, Rule};
@@ -139,11 +140,10 @@ pub fn from_redirect(place: Place, status: StatusCode, location: Option<&str>, s
 /// Only a page that asks for a login says that the session has ended.
 pub fn from_html(place: Place, status: StatusCode, headers: &HeaderMap, page: &[u8]) -> Error {
     let page = Page::of(&String::from_utf8_lossy(page));
-    let is_login = page.is_login;
-    let is_challenge = page.reason().is_some_and(|reason| reason.says(CHALLENGE));
+    let is_challenge = page.title.is_some_and(|title| Reason::of_words(title).says(CHALLENGE));
     let error = if headers.get("cf-mitigated").is_some() || is_challenge {
         Error::new(Kind::UpstreamChallenge, "the upstream asks for a browser check")
-    } else if place.browser_login && is_login {
+    } else if place.browser_login && page.is_login {
         Error::new(
             Kind::UpstreamAuthExpired,
             "the upstream answers with a web page instead of the chat: the session has expired",

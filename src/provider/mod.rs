@@ -22,6 +22,7 @@ mod intake;
 mod jar;
 mod masking;
 mod openai;
+mod page;
 #[cfg(test)]
 mod random_streams;
 mod reason;

@@ -11,6 +11,8 @@
 
 use serde_json::{Map, Value};
 
+use super::page::Page;
+
 /// The words of a `finish_reason` that says that the answer broke off.
 const BROKEN_OFF: [&str; 10] = [
     "error",
@@ -48,10 +50,6 @@ const CODES: [&str; 9] =
 
 /// The fields of an error that go on to callers, beside its words.
 const FIELDS: [&str; 4] = ["type", "param", "code", "innererror"];
-
-/// What stands on pages that ask for a login, in lower case.
-const LOGIN: [&str; 9] =
-    ["log in", "login", "log-in", "sign in", "signin", "sign-in", "type=\"password\"", "登录", "登入"];
 
 /// The most that is read of texts within texts.
 const DEPTH: usize = 4;
@@ -104,9 +102,15 @@ impl Reason {
             return (reason != Reason::default()).then_some(reason);
         }
         if text.starts_with('<') {
-            return Some(Page::of(text)).filter(|page| !page.is_login).and_then(|page| page.reason());
+            let page = Page::of(text);
+            return page.title.filter(|_| !page.is_login).map(Reason::of_words);
         }
-        (!text.is_empty()).then(|| Reason { message: Some(text.into()), ..Reason::default() })
+        (!text.is_empty()).then(|| Reason::of_words(text))
+    }
+
+    /// What says these words and nothing else.
+    pub fn of_words(words: impl Into<String>) -> Self {
+        Reason { message: Some(words.into()), ..Reason::default() }
     }
 
     /// Whether one of its codes is or holds one of these words.
@@ -138,33 +142,6 @@ impl Reason {
     /// The parameter that it blames, where it names one.
     pub fn param(&self) -> Option<&str> {
         self.fields.get("param")?.as_str()
-    }
-}
-
-/// What a web page is, which came in the place of an answer.
-pub struct Page {
-    title: Option<String>,
-    /// Whether it asks for a login.
-    pub is_login: bool,
-}
-
-impl Page {
-    /// The page that begins so.
-    pub fn of(text: &str) -> Self {
-        let lower = text.to_ascii_lowercase();
-        let title = lower.find("<title").and_then(|start| {
-            let begin = start + lower[start..].find('>')? + 1;
-            let end = begin + lower[begin..].find('<')?;
-            Some(text[begin..end].trim().to_string())
-        });
-        let title = title.filter(|title| !title.is_empty());
-        let is_login = LOGIN.iter().any(|words| lower.contains(words));
-        Page { title, is_login }
-    }
-
-    /// What it says: its title.
-    pub fn reason(self) -> Option<Reason> {
-        self.title.map(|title| Reason { message: Some(title), ..Reason::default() })
     }
 }
 
@@ -371,98 +348,4 @@ fn is_failing(code: Option<&Value>) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn every_known_shape_is_a_failure_in_its_own_words() {
-        for value in [
-            json!({"error": {"message": "boom"}}),
-            json!({"error": "boom"}),
-            json!([{"error": {"code": 400, "message": "boom", "status": "INVALID_ARGUMENT"}}]),
-            json!({"object": "error", "message": "boom", "type": "BadRequestError", "param": null, "code": 400}),
-            json!({"detail": "boom"}),
-            json!({"detail": {"msg": "boom"}}),
-            json!({"message": {"detail": [{"msg": "boom"}]}}),
-            json!({"code": "DataInspectionFailed", "message": "boom", "request_id": "r"}),
-            json!({"code": 1001, "msg": "boom"}),
-            json!({"error_code": 17, "error_msg": "boom"}),
-            json!({"id": "x", "choices": null, "base_resp": {"status_code": 1008, "status_msg": "boom"}}),
-            json!({"choices": [{"message": {}}], "base_resp": {"status_code": 1027, "status_msg": "boom"}}),
-            json!({"success": false, "message": "boom"}),
-            json!({"success": false, "errors": [{"code": 7003, "message": "boom"}], "result": null}),
-            json!({"choices": null, "error_type": "BadRequestError", "error_message": "boom"}),
-            json!({"error": {"message": "Provider returned error", "metadata": {"raw": "{\"error\":{\"message\":\"boom\"}}"}}}),
-            json!({"error": {"message": "Provider returned error", "metadata": {"raw": "boom"}}}),
-            json!({"error": "{\"message\":\"boom\"}"}),
-            json!({"error": true, "message": "boom"}),
-            json!({"error": {"error": {"message": "boom"}}}),
-            json!({"error": {"message": {"detail": "boom"}}}),
-            json!({"error": {"message": "Provider returned error", "metadata": {"raw": {"error": {"message": "boom"}}}}}),
-            json!({"errMsg": "boom"}),
-            json!({"errorCode": 1, "errorMessage": "boom"}),
-            json!({"status": "error", "message": "boom"}),
-            json!({"success": "false", "msg": "boom"}),
-            json!({"header": {"code": 10013, "message": "boom", "sid": "x"}}),
-            json!({"Response": {"Error": {"Code": "FailedOperation", "Message": "boom"}, "RequestId": "x"}}),
-            json!({"choices": [{"index": 0, "delta": {"error": {"message": "boom"}}}]}),
-            json!({"choices": [{"index": 0, "delta": {}}, {"index": 1, "error": {"message": "boom"}}]}),
-            json!({"choices": [{"index": 0, "delta": {"content": "x"}}], "success": false, "message": "boom"}),
-            json!({"choices": [{"index": 0, "delta": {"content": "x"}}], "code": 500, "message": "boom"}),
-            json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "error", "error": {"message": "boom"}}]}),
-            json!({"type": "error", "error": {"type": "overloaded_error", "message": "boom"}}),
-        ] {
-            let reason = Reason::in_answer(&value).unwrap_or_else(|| panic!("{value} is a failure"));
-            assert_eq!(reason.message.as_deref(), Some("boom"), "{value}");
-        }
-        let parts =
-            json!({"detail": [{"loc": ["body", "messages", 0], "msg": "field required", "type": "missing"}]});
-        let reason = Reason::in_answer(&parts).expect("a failure");
-        assert_eq!(reason.message.as_deref(), Some("body.messages.0: field required"));
-    }
-
-    #[test]
-    fn what_is_no_failure_is_none() {
-        for value in [
-            json!({"choices": [{"delta": {"content": "x"}}], "error": null}),
-            json!({"choices": [{"delta": {"content": "x"}}], "error": {}}),
-            json!({"choices": [{"delta": {"content": "x"}}], "error": {"code": 0, "message": "success"}}),
-            json!({"choices": [{"delta": {"content": "x"}}], "error": "none"}),
-            json!({"choices": [{"delta": {"content": "x"}}], "error": {"code": null, "message": ""}}),
-            json!({"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "code": 0, "message": "ok"}),
-            json!({"choices": [{"delta": {}, "finish_reason": "length", "error": null}]}),
-            json!({"code": 0, "msg": "success", "data": {}}),
-            json!({"base_resp": {"status_code": 0, "status_msg": "success"}}),
-            json!({"result": {"token": "x"}}),
-            json!({"type": "message_start", "message": {"id": "m", "type": "message", "content": []}}),
-            json!({"type": "ping"}),
-            json!({"id": "r", "object": "chat.completion.chunk"}),
-        ] {
-            assert_eq!(Reason::in_answer(&value), None, "{value}");
-        }
-        let failed_job = json!({"id": "j", "object": "job", "status": "failed", "error": {"message": "x"}});
-        for value in
-            [json!({"detail": "x"}), json!({"code": 5, "message": "x"}), json!({"error": {}}), failed_job]
-        {
-            assert_eq!(Reason::in_relayed(&value), None, "{value}");
-        }
-    }
-
-    #[test]
-    fn finish_reasons_that_are_none_are_failures() {
-        for finish in BROKEN_OFF {
-            let value = json!({"choices": [{"delta": {"content": "x"}, "finish_reason": finish}]});
-            assert!(Reason::in_answer(&value).is_some_and(|reason| reason.has_code(&[finish])));
-        }
-    }
-
-    #[test]
-    fn the_body_of_an_error_may_be_text_and_a_page_says_nothing() {
-        let of = |body: &str| Reason::in_error(body.as_bytes()).and_then(|reason| reason.message);
-        assert_eq!(of(" model is required\n").as_deref(), Some("model is required"));
-        assert_eq!(of("\u{feff}{\"msg\":\"boom\"}").as_deref(), Some("boom"));
-        assert_eq!(of("\"boom\"").as_deref(), Some("boom"));
-        assert_eq!((of("<html>no</html>"), of(""), of("{}"), of("[]")), (None, None, None, None));
-    }
-}
+mod tests;

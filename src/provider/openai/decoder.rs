@@ -42,12 +42,9 @@ struct Seen<'a> {
     choices: Option<Vec<SeenChoice<'a>>>,
     #[serde(borrow)]
     usage: Option<&'a RawValue>,
+    /// Any field in which failures are told; where there are several, nothing is read in this way.
+    #[serde(alias = "errors", alias = "base_resp", alias = "success", alias = "code", alias = "error_code")]
     error: Option<IgnoredAny>,
-    errors: Option<IgnoredAny>,
-    base_resp: Option<IgnoredAny>,
-    success: Option<IgnoredAny>,
-    code: Option<IgnoredAny>,
-    error_code: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -83,13 +80,6 @@ enum Words {
 }
 
 impl<'a> Seen<'a> {
-    /// Whether it is called something else than a chunk, or has a field in which failures are told.
-    fn may_have_failed(&self) -> bool {
-        let fields =
-            [&self.error, &self.errors, &self.base_resp, &self.success, &self.code, &self.error_code];
-        self.object.is_none_or(|object| object == "error") || fields.iter().any(|field| field.is_some())
-    }
-
     /// The words of a chunk that says one thing and ends nothing.
     fn words(&self, first: Option<u64>) -> Option<(&'a RawValue, Words)> {
         let [SeenChoice { index, finish_reason: None, delta: Some(delta), .. }] = self.choices.as_deref()?
@@ -345,12 +335,10 @@ impl Completion {
     /// Takes in a chunk that can go on as it is; `None` for one that must be looked at more closely.
     fn look(&mut self, seen: Seen<'_>) -> Option<Delta> {
         let spent = seen.usage.map(|text| serde_json::from_str(text.get()).ok().as_ref().and_then(usage));
-        if seen.may_have_failed() {
-            return None;
-        }
         let choices = seen.choices.filter(|_| spent != Some(None))?;
         // A failure, if it is one, is told apart with all its fields.
-        if choices.is_empty() && spent.is_none() {
+        let is_chunk = seen.object.is_some_and(|object| object != "error");
+        if !is_chunk || seen.error.is_some() || choices.is_empty() && spent.is_none() {
             return None;
         }
         let is_good = |choice: &SeenChoice<'_>| {
@@ -378,8 +366,9 @@ impl Completion {
             let (content, reasoning) =
                 said.map_or((None, None), |said| (said.content, said.reasoning_content.or(said.reasoning)));
             if self.first == Some(index) && !self.wire_only {
-                delta.text = words(content).into_owned();
-                delta.reasoning = words(reasoning).into_owned();
+                // A choice may come twice in a chunk.
+                delta.text.push_str(&words(content));
+                delta.reasoning.push_str(&words(reasoning));
                 metadata.finish = finish.map(Cow::into_owned);
             } else {
                 delta.other_tokens += estimate_tokens(&words(content));

@@ -141,21 +141,10 @@ struct Whole<'a> {
     #[serde(borrow)]
     usage: Option<&'a RawValue>,
     #[serde(borrow)]
-    error: Option<&'a RawValue>,
     object: Option<&'a str>,
-    errors: Option<IgnoredAny>,
-    base_resp: Option<IgnoredAny>,
-    success: Option<IgnoredAny>,
-    code: Option<IgnoredAny>,
-    error_code: Option<IgnoredAny>,
-}
-
-impl Whole<'_> {
-    /// Whether it has a field in which failures are told.
-    fn may_have_failed(&self) -> bool {
-        let fields = [&self.errors, &self.base_resp, &self.success, &self.code, &self.error_code];
-        self.error.is_some() || self.object == Some("error") || fields.iter().any(|field| field.is_some())
-    }
+    /// Any field in which failures are told; where there are several, nothing is read in this way.
+    #[serde(alias = "errors", alias = "base_resp", alias = "success", alias = "code", alias = "error_code")]
+    error: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -225,9 +214,11 @@ pub fn look(bytes: Bytes, mendings: &mut Mendings) -> Result<Delta, Fault> {
 
 /// What a completion that is good as it is tells of its cost.
 fn good(text: &str) -> Option<Delta> {
-    let whole: Whole<'_> =
-        serde_json::from_str(text).ok().filter(|whole: &Whole<'_>| !whole.may_have_failed())?;
-    let Whole { choices: Some(choices), usage: spent, .. } = whole else { return None };
+    let whole = serde_json::from_str(text).ok()?;
+    let Whole { choices: Some(choices), usage: spent, error: None, object } = whole else { return None };
+    if object == Some("error") {
+        return None;
+    }
     let spent = spent.map(|spent| counts(spent.get()));
     let contents: Vec<_> = choices.iter().map(WholeChoice::good_content).collect::<Option<_>>()?;
     if contents.is_empty() || spent == Some(None) {

@@ -97,8 +97,9 @@ impl Completion {
 
     /// Mends one choice of a chunk; false when nothing is left of it.
     fn mend_choice(&mut self, choice: &mut Value, mending: &mut Mend<'_>) -> Result<bool, Fault> {
-        let unreadable = Fault::broken(Some(self.events));
-        let Some(choice) = choice.as_object_mut() else { return Err(unreadable) };
+        let event = self.events;
+        let unreadable = || Fault::broken(Some(event));
+        let Some(choice) = choice.as_object_mut() else { return Err(unreadable()) };
         let index = choice.get("index").and_then(Value::as_u64).unwrap_or_default();
         let reason = choice.get("finish_reason").and_then(Value::as_str);
         let reason = reason.filter(|reason| !reason.is_empty()).map(String::from);
@@ -110,9 +111,9 @@ impl Completion {
         }
         mending.mended |= mend_delta(choice);
         let Some(said) = choice.get_mut("delta").and_then(Value::as_object_mut) else {
-            return Err(unreadable);
+            return Err(unreadable());
         };
-        mending.mended |= whole::mend_content(said).map_err(|whole::Unreadable| unreadable)?;
+        mending.mended |= whole::mend_content(said).map_err(|whole::Unreadable| unreadable())?;
         if begins && !said.get("role").is_some_and(Value::is_string) {
             said.insert("role".into(), "assistant".into());
             mending.mended = true;
