@@ -15,7 +15,7 @@ use super::usage::Meter;
 use crate::domain::answer::{Answer, Delta};
 use crate::domain::conversations::ConversationRef;
 use crate::domain::error::{Error, Kind};
-use crate::provider::Deltas;
+use crate::provider::{self, Deltas};
 use crate::request;
 use crate::store::Store;
 
@@ -283,19 +283,22 @@ impl InFlight {
             );
         }
         let answer = self.answer.borrow();
-        if self.verbatim || answer.cut || !answer.text.is_empty() || !answer.tool_calls.is_empty() {
+        if self.verbatim || answer.cut || !answer.text.is_empty() {
             return None;
         }
-        let empty = |what: &str| Error::new(Kind::UpstreamEmpty, what);
-        Some(match answer.finish_reason.as_deref() {
-            Some("content_filter") => empty("the upstream's content filter withheld the answer")
-                .hinted("put the question in other words"),
-            Some("length") if !answer.reasoning.is_empty() => {
-                empty("the model reached its bound of tokens while it was still reasoning")
-                    .hinted("raise `max_tokens`, or leave it empty")
+        match answer.tool_calls.first() {
+            Some(call) if matches!(self.memory, Memory::Conversation(_)) => {
+                let what = "the model calls a tool instead of answering, and none was offered";
+                return Some(
+                    Error::new(Kind::UpstreamEmpty, what)
+                        .detail(Some(call.name.clone()))
+                        .hinted("ask another model, or offer tools over `/v1` or MCP's own client"),
+                );
             }
-            _ => empty("the upstream's answer holds no text"),
-        })
+            Some(_) => return None,
+            None => {}
+        }
+        Some(provider::silent(answer.finish_reason.as_deref(), !answer.reasoning.is_empty()))
     }
 
     /// What the caller is told when all is kept, or could not be.

@@ -58,7 +58,7 @@ impl Connect {
                 Box::new(connector.connect(name, tcp).await.map_err(ConnectError::Io)?)
             }
         };
-        Ok(Heads::new(io, Watch::new(Rc::clone(&self.round_trip))))
+        Ok(Heads::new(io, Rc::clone(&self.host), Watch::new(Rc::clone(&self.round_trip))))
     }
 }
 

@@ -8,6 +8,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use actix_rt::net::{ActixStream, Ready};
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::exchange::Watch;
 use super::head::{OLDER, Scan, Seen};
+use crate::telemetry::mending::{self, Mending};
 
 /// The most bytes of heads before an answer's body: awc itself refuses a head that is longer.
 const MAX_HEAD_BYTES: usize = 128 << 10;
@@ -24,6 +26,8 @@ const MAX_HEAD_BYTES: usize = 128 << 10;
 #[derive(Debug)]
 pub struct Heads<S> {
     io: S,
+    /// The server's name, for the log.
+    host: Rc<str>,
     phase: Phase,
     /// Bytes that were read and that awc has not taken.
     held: BytesMut,
@@ -58,8 +62,8 @@ enum Step {
 
 impl<S> Heads<S> {
     /// Wraps a connection that has just been opened.
-    pub fn new(io: S, watch: Watch) -> Self {
-        Heads { io, phase: Phase::Body { chunked: false }, held: BytesMut::new(), watch }
+    pub fn new(io: S, host: Rc<str>, watch: Watch) -> Self {
+        Heads { io, host, phase: Phase::Body { chunked: false }, held: BytesMut::new(), watch }
     }
 
     /// Hands over what is held, as far as there is room.
@@ -93,7 +97,7 @@ impl<S> Heads<S> {
             if *interim > MAX_HEAD_BYTES {
                 return self.give_up();
             }
-            log::info!("an interim answer of the upstream's is left out, the final one follows");
+            mending::tell(Mending::InterimLeftOut, &self.host, 1);
             return Step::Skip(head.size);
         }
         if let Some(minor) = head.minor.filter(|_| head.is_unframed && !*bodiless) {

@@ -15,9 +15,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::coding::Coding;
 use super::failure::Place;
+use super::transport::Transport;
 use crate::domain::error::{Error, Kind};
 use crate::outbound::timer::Timer;
 use crate::request;
+use crate::telemetry::mending::{self, Mending};
 
 /// The most that is read of an error's body, in bytes, and for how long.
 const MAX_ERROR_BYTES: usize = 64 << 10;
@@ -41,6 +43,8 @@ pub struct Bounds {
 /// A good answer's body, read piece by piece.
 pub struct Body {
     response: ClientResponse,
+    /// What was looked at and is still to be read.
+    peeked: Option<Bytes>,
     /// Where the answer came from, for the errors in it.
     pub place: Place,
     expected: Option<u64>,
@@ -72,6 +76,7 @@ impl Body {
     ) -> Self {
         Body {
             response,
+            peeked: None,
             place,
             expected,
             coding,
@@ -102,6 +107,9 @@ impl Body {
 
     /// As [`Body::next`].
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>> {
+        if let Some(bytes) = self.peeked.take() {
+            return Poll::Ready(Ok(Some(bytes)));
+        }
         loop {
             match self.response.poll_next_unpin(context) {
                 Poll::Ready(chunk) => {
@@ -201,9 +209,13 @@ impl Body {
         Ok(bytes.freeze())
     }
 
-    /// What comes first of it; nothing where it breaks.
-    pub async fn beginning(&mut self) -> Bytes {
-        self.next().await.ok().flatten().unwrap_or_default()
+    /// What comes first of it, and is still to be read.
+    ///
+    /// # Errors
+    /// As [`Body::next`].
+    pub async fn peek(&mut self) -> Result<Bytes, Error> {
+        self.peeked = self.next().await?;
+        Ok(self.peeked.clone().unwrap_or_default())
     }
 
     /// The answer's HTTP status.
@@ -211,17 +223,24 @@ impl Body {
         self.response.status().as_u16()
     }
 
-    /// What it is declared as, in lower case and without parameters. The bytes of an answer tell better
-    /// what it is.
-    pub fn media(&self) -> String {
+    /// What it is declared as, without parameters. The bytes of an answer tell better what it is.
+    pub fn media(&self) -> &str {
         let declared = self.response.headers().get(header::CONTENT_TYPE);
         let declared = declared.and_then(|value| value.to_str().ok()).unwrap_or_default();
-        declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+        declared.split(';').next().unwrap_or_default().trim()
     }
 
-    /// Whether it is declared as a web page.
-    pub fn is_page(&self) -> bool {
-        matches!(self.media().as_str(), "text/html" | "application/xhtml+xml")
+    /// Whether it is declared as text for people, or a web page.
+    pub fn is_text(&self) -> bool {
+        let text = ["text/plain", "text/html", "application/xhtml+xml"];
+        text.iter().any(|text| self.media().eq_ignore_ascii_case(text))
+    }
+
+    /// Tells that it was declared as text, and turned out to be none.
+    pub fn tell_form(&self, transport: &Transport) {
+        if self.is_text() {
+            mending::tell(Mending::MediaType, &transport.settings().name, 1);
+        }
     }
 
     /// Whether nothing has come yet.
@@ -246,6 +265,23 @@ impl Body {
 /// The error for an answer without a body.
 pub fn empty() -> Error {
     Error::new(Kind::UpstreamEmpty, "the upstream's answer is empty")
+}
+
+/// The error for an answer that is complete by its protocol, with this reason to finish, and says nothing.
+pub fn silent(finish: Option<&str>, has_reasoned: bool) -> Error {
+    let empty = |what: &str| Error::new(Kind::UpstreamEmpty, what);
+    match finish {
+        Some("content_filter") => empty("the upstream's content filter withheld the answer")
+            .hinted("put the question in other words"),
+        Some("length") if has_reasoned => {
+            empty("the model reached its bound of tokens while it was still reasoning")
+                .hinted("raise `max_tokens`, or leave it empty")
+        }
+        Some("length") => empty("the model reached its bound of tokens before it said anything")
+            .hinted("raise `max_tokens`, or leave it empty"),
+        _ if has_reasoned => empty("the upstream's answer holds reasoning and no text"),
+        _ => empty("the upstream's answer holds no text"),
+    }
 }
 
 /// The error for an answer that takes too long in all.

@@ -41,7 +41,6 @@ impl Coding {
         if names.next().is_some() {
             return Err(not_decoded(&text));
         }
-        log::info!("the upstream compresses its answer, which was not asked for: `{name}` is decoded");
         Ok(Some(coding))
     }
 

@@ -83,6 +83,8 @@ pub(super) enum Fault {
     Reported(Box<Reason>),
     /// The answer is a web page, which begins so.
     Html(Vec<u8>),
+    /// The answer is text of no protocol, which begins so.
+    Foreign(Vec<u8>),
     /// Anything else.
     Error(Error),
 }
@@ -144,6 +146,7 @@ impl Fault {
         match self {
             Fault::Reported(reason) => transport.reported(body, &reason),
             Fault::Html(page) => transport.page(body, &page),
+            Fault::Foreign(text) => transport.foreign(body, &text),
             Fault::Error(error) => error,
         }
     }
@@ -156,6 +159,7 @@ impl Fault {
         match self {
             Fault::Error(error) => error.kind,
             Fault::Html(_) => Kind::UpstreamHtml,
+            Fault::Foreign(_) => Kind::UpstreamInvalid,
             Fault::Reported(_) => Kind::UpstreamError,
         }
     }
@@ -207,8 +211,9 @@ pub(super) fn decode<D: Decoder + Unpin + 'static>(
     decoder: D,
 ) -> Deltas {
     let (status, headers) = (body.status(), report::account_headers(body.response().headers()));
-    let stream =
-        Decoding { transport, body: Some(body), decoder, queue: VecDeque::new(), held: 0, failure: None };
+    let is_text = D::HAS_END && body.is_text();
+    let (queue, body) = (VecDeque::new(), Some(body));
+    let stream = Decoding { transport, body, is_text, decoder, queue, held: 0, failure: None };
     Deltas { status, headers, stream: Box::pin(stream) }
 }
 
@@ -217,6 +222,8 @@ struct Decoding<D> {
     transport: Rc<Transport>,
     /// `None` after its end.
     body: Option<Body>,
+    /// Whether it was declared as text, or a web page.
+    is_text: bool,
     decoder: D,
     queue: VecDeque<Delta>,
     /// How many bytes came since there was last a piece: so many the decoder may hold.
@@ -283,6 +290,7 @@ impl<D: Decoder> Decoding<D> {
             self.transport.learn(place, self.failure.as_ref().map_or(Ok(()), Err));
             let mut mended = self.decoder.mended();
             mended.add(Mending::EndGuessed, usize::from(guessed));
+            mended.add(Mending::MediaType, usize::from(self.is_text && self.failure.is_none()));
             mended.tell(&self.transport.settings().name);
         }
     }
@@ -315,6 +323,9 @@ pub(super) async fn whole<T>(
     };
     let value = value.map_err(|fault: Fault| fault.into_error(transport, body));
     transport.learn(body.place, value.as_ref().map(drop));
+    if value.is_ok() {
+        body.tell_form(transport);
+    }
     value
 }
 

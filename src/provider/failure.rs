@@ -15,7 +15,7 @@ use super::page::Page;
 use super::reason::Reason;
 use super::report::clean;
 use crate::domain::error::{Error, Kind};
-use rules::{CHALLENGE, CLOUDFLARE_BLOCKS, REJECTED, RULES, Rule};
+use rules::{CHALLENGE, CLOUDFLARE_BLOCKS, NO_CREDIT, REJECTED, RULES, Rule};
 
 /// Where in the upstream's protocol a failure happened.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +46,12 @@ pub fn from_reason(place: Place, reason: &Reason) -> Error {
     told_apart(place, status.filter(|status| (400..600).contains(status)), false, Some(reason))
 }
 
+/// Whether the words alone say which failure they report.
+pub fn is_told_by_words(reason: &Reason) -> bool {
+    let says = |rule: &Rule| reason.says(rule.phrases) || reason.says(rule.loose);
+    reason.says(CHALLENGE) || RULES.iter().any(says)
+}
+
 /// The error for a failure with this status, if it has one, and what the upstream says of it.
 fn told_apart(place: Place, status: Option<u16>, is_challenge: bool, reason: Option<&Reason>) -> Error {
     let nothing = Reason::default();
@@ -67,6 +73,7 @@ fn told_apart(place: Place, status: Option<u16>, is_challenge: bool, reason: Opt
         let lost = lost.then_some((Kind::UpstreamConversationLost, "no longer knows the conversation"));
         let unknown = said.names_no_model().then_some((Kind::ModelNotFound, "does not know the model"));
         lost.or_else(|| RULES.iter().find(by_code).map(named))
+            .or_else(|| Some(&NO_CREDIT).filter(by_words).map(named))
             .or_else(|| status.and_then(|status| decided_by(place, status)))
             .or(unknown)
             .or_else(|| RULES.iter().find(by_words).map(named))

@@ -14,6 +14,9 @@ const MAX_BARE_BYTES: usize = 16 << 10;
 /// How often it is tried whether it has ended.
 const MAX_TRIES: usize = 16;
 
+/// How much is kept of the first line that is none of an event stream.
+const MAX_FOREIGN_BYTES: usize = 1 << 10;
+
 /// A line was longer than so many bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct LineTooLong(pub usize);
@@ -83,14 +86,19 @@ fn within_limit(length: usize, most: usize) -> Result<(), LineTooLong> {
 /// Collects the data of server-sent events, one line at a time.
 ///
 /// Source: <https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream>.
-/// Comments, ids, event names and retry times are skipped: chat protocols say all in the data. Two things
-/// that the specification drops are meant all the same, and often tell of a failure: a field `error`
-/// (llama.cpp), and JSON without any field, on one line or over several.
+/// Comments, ids, event names and retry times are skipped: chat protocols say all in the data. Only that an
+/// event is called `error` is kept. Two things that the specification drops are meant all the same, and
+/// often tell of a failure: a field `error` (llama.cpp), and JSON without any field, on one line or over
+/// several.
 #[derive(Debug)]
 pub struct SseEvents {
     max_bytes: usize,
     data: Vec<u8>,
     has_data: bool,
+    /// Whether the event is called an error so far.
+    fails: bool,
+    /// Whether the latest one was.
+    pub is_failure: bool,
     /// Whether the data are JSON without a field.
     bare: bool,
     /// How often it was tried whether these have ended.
@@ -98,6 +106,8 @@ pub struct SseEvents {
     started: bool,
     /// How many lines were none of an event stream.
     pub skipped: usize,
+    /// How the first of them begins.
+    pub foreign: Vec<u8>,
     /// Whether one of them may be a part of JSON that is of the stream.
     pub is_broken: bool,
 }
@@ -109,10 +119,13 @@ impl SseEvents {
             max_bytes,
             data: Vec::new(),
             has_data: false,
+            fails: false,
+            is_failure: false,
             bare: false,
             tries: 0,
             started: false,
             skipped: 0,
+            foreign: Vec::new(),
             is_broken: false,
         }
     }
@@ -134,9 +147,17 @@ impl SseEvents {
         let data = match line.strip_prefix(b"data").or_else(|| line.strip_prefix(b"error")) {
             _ if is_bare => line,
             Some([]) => &[],
-            Some([b':', b' ', data @ ..]) | Some([b':', data @ ..]) => data,
+            Some([b':', b' ', data @ ..]) | Some([b':', data @ ..]) => {
+                self.fails |= line.starts_with(b"error");
+                data
+            }
             _ => {
-                if !is_sse_line(line) {
+                if let Some(name) = line.strip_prefix(b"event:") {
+                    self.fails = name.trim_ascii() == b"error";
+                } else if !is_sse_line(line) {
+                    if self.skipped == 0 {
+                        self.foreign = line[..line.len().min(MAX_FOREIGN_BYTES)].to_vec();
+                    }
                     self.skipped += 1;
                     self.is_broken |= holds_json(line);
                 }
@@ -163,6 +184,7 @@ impl SseEvents {
     pub fn end(&mut self) -> Option<Vec<u8>> {
         self.bare = false;
         self.tries = 0;
+        self.is_failure = mem::take(&mut self.fails);
         mem::take(&mut self.has_data).then(|| mem::take(&mut self.data))
     }
 }
@@ -240,6 +262,19 @@ mod tests {
     fn events_follow_the_specification() {
         let text = "\u{feff}: ping\n\ndata: one\n\nevent: x\nid: 1\ndata:two\ndata: three\n\ndata\n\ndatax: no\n\ndata: last";
         assert_eq!(events(&[text.as_bytes()]), [&b"one"[..], b"two\nthree", b"", b"last"]);
+    }
+
+    #[test]
+    fn an_event_that_is_called_an_error_is_told_apart() {
+        let mut sse = SseEvents::new(MAX_LINE_BYTES);
+        let lines = "event: error\ndata: a\n\ndata: b\n\nerror: c\n\nevent: error\nevent: x\ndata: d\n\nevent:error\n\ndata: e\n\n";
+        let mut called = Vec::new();
+        for line in lines.split('\n') {
+            if sse.line(line.as_bytes()).expect("a short line").is_some() {
+                called.push(sse.is_failure);
+            }
+        }
+        assert_eq!(called, [true, false, true, false, false]);
     }
 
     #[test]

@@ -49,6 +49,7 @@ fn read(mut decoder: impl Decoder, pieces: &[&[u8]]) -> Outcome {
         Ok(()) => "ok".into(),
         Err(Fault::Reported(_)) => "reported".into(),
         Err(Fault::Html(_)) => "html".into(),
+        Err(Fault::Foreign(_)) => "foreign".into(),
         Err(Fault::Error(error)) => error.kind.code().into(),
     };
     (deltas.iter().map(shown).collect(), name)

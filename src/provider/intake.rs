@@ -3,6 +3,7 @@
 
 use super::decoding::{Fault, first_byte};
 use super::framing::{Lines, SseEvents};
+use super::reason;
 
 /// The most that is kept before the first byte that tells: a byte order mark is shorter, and blanks
 /// without end are not kept.
@@ -15,8 +16,11 @@ pub struct Intake {
     form: Form,
     /// What came before the first byte that tells the form.
     begun: Vec<u8>,
-    /// How many lines were none of an event stream, once these have ended.
+    /// How many lines were none of an event stream, and how the first begins, once these have ended.
     skipped: usize,
+    foreign: Vec<u8>,
+    /// Whether a byte order mark stood before it.
+    pub is_marked: bool,
 }
 
 #[derive(Default)]
@@ -56,6 +60,7 @@ impl Intake {
         let begun = std::mem::take(&mut self.begun);
         let bytes = if begun.is_empty() { bytes } else { &begun };
         if matches!(self.form, Form::Unknown) {
+            self.is_marked = bytes.starts_with("\u{feff}".as_bytes());
             self.form = match first_byte(bytes) {
                 None => {
                     if begun.len() <= MAX_BEGUN {
@@ -80,7 +85,7 @@ impl Intake {
                 if sse.is_broken {
                     return Err(Fault::broken(None));
                 }
-                data.map_or(Ok(()), &mut each)
+                data.map_or(Ok(()), |data| each(event(data, sse)))
             }),
         }
     }
@@ -90,6 +95,15 @@ impl Intake {
         match &self.form {
             Form::Events(_, sse) => sse.skipped,
             Form::Unknown | Form::Json(_) | Form::Page(_) => self.skipped,
+        }
+    }
+
+    /// What an answer is that has ended without anything understood: text of no protocol, if that is all.
+    pub fn not_understood(&mut self, skipped: usize, last: &[u8]) -> Fault {
+        if skipped == 0 && !self.foreign.is_empty() {
+            Fault::Foreign(std::mem::take(&mut self.foreign))
+        } else {
+            Fault::unfinished(false, skipped + self.skipped, last)
         }
     }
 
@@ -103,8 +117,15 @@ impl Intake {
                 let last = lines.rest().unwrap_or_default();
                 let complete = sse.line(&last)?;
                 self.skipped = sse.skipped;
-                Rest::Event(complete.or_else(|| sse.end()).unwrap_or_default())
+                self.foreign = std::mem::take(&mut sse.foreign);
+                let data = complete.or_else(|| sse.end());
+                Rest::Event(data.map(|data| event(data, &sse)).unwrap_or_default())
             }
         })
     }
+}
+
+/// The data of the latest event, in a form in which an error is known for one.
+fn event(data: Vec<u8>, sse: &SseEvents) -> Vec<u8> {
+    if sse.is_failure { reason::named(data) } else { data }
 }

@@ -52,6 +52,7 @@ use crate::config;
 use crate::domain::chat::{Chat, Model, Part, Prompt, ToolChoice};
 use crate::domain::error::{self, Error, Kind, Report};
 use crate::request;
+pub use body::silent;
 pub use decoding::Deltas;
 pub use endpoint::Endpoint;
 use session::{KeyHeader, Session, State};

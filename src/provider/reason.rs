@@ -9,7 +9,7 @@
 //! `{errors: […]}` (Cloudflare), `{error_type, error_message}`, `{error: {metadata: {raw}}}` (OpenRouter, whose
 //! inner words are the reason), `choices[0].error`, and reasons to finish that are none.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::page::Page;
 
@@ -143,6 +143,17 @@ impl Reason {
     pub fn param(&self) -> Option<&str> {
         self.fields.get("param")?.as_str()
     }
+}
+
+/// The data of an event that is called an error, in a form that reports one whatever they are.
+pub fn named(data: Vec<u8>) -> Vec<u8> {
+    let text = String::from_utf8_lossy(data.trim_ascii());
+    let value = serde_json::from_str(&text).unwrap_or_else(|_| Value::from(&*text));
+    if Reason::in_answer(&value).is_some() {
+        return data;
+    }
+    let error = if says_something(&value) { value } else { "an event that is called an error".into() };
+    json!({ "error": error }).to_string().into()
 }
 
 /// The failure that an object reports, if it does.

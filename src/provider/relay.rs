@@ -4,7 +4,7 @@
 //! end looks like. JSON is read whole, so that one cut short is never taken for good; an event
 //! stream goes on event by event, in its own words; all else goes on as the bytes come.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use awc::http::Method;
@@ -14,13 +14,16 @@ use memchr::memmem;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::decoding::{Decoder, Deltas, Fault, Progress, decode};
+use super::body::Body;
+use super::decoding::{Decoder, Deltas, Fault, Progress, decode, first_byte};
 use super::framing::{LineTooLong, Lines};
-use super::reason::Reason;
+use super::reason::{self, Reason};
+use super::tolerant;
 use super::transport::{Call, Transport};
 use crate::domain::answer::Delta;
 use crate::domain::chat::Usage;
 use crate::domain::error::{Error, Kind};
+use crate::telemetry::mending::{self, Mending};
 
 /// The ends of streams, by the `type` of their last event. Source:
 /// <https://platform.openai.com/docs/api-reference/responses-streaming> and its neighbours, and
@@ -85,28 +88,55 @@ pub(super) async fn relay(transport: &Rc<Transport>, request: &Request) -> Resul
             ..Call::get(&path)
         })
         .await?;
-    let headers = passed(body.response().headers());
-    if body.is_page() {
-        let page = body.beginning().await;
-        let error = transport.page(&body, &page);
-        transport.learn(body.place, Err(&error));
-        return Err(error);
+    let mut headers = passed(body.response().headers());
+    let form = match form(&mut body).await {
+        Ok(form) => form,
+        Err(fault) => {
+            let error = fault.into_error(transport, &body);
+            transport.learn(body.place, Err(&error));
+            return Err(error);
+        }
+    };
+    if body.is_text() && form != Form::Bytes {
+        let right = if form == Form::Whole { "application/json" } else { "text/event-stream" };
+        headers.retain(|(name, _)| *name != "content-type");
+        headers.push(("content-type", right.into()));
     }
-    let media = body.media();
-    let (form, deltas) = if media == "application/json" || media.ends_with("+json") {
-        let bytes = body.whole().await.map_err(Fault::from);
-        let looked = bytes.and_then(|bytes| Ok((whole(&bytes)?, bytes)));
-        let looked = looked.map_err(|fault| fault.into_error(transport, &body));
-        transport.learn(body.place, looked.as_ref().map(drop));
-        let (usage, bytes) = looked?;
-        (Form::Whole, Deltas::whole(&body, Delta { wire: Some(bytes), ..Delta::costing(usage) }))
-    } else if media == "text/event-stream" {
-        let decoder = EventBlocks::new(transport.line_bytes());
-        (Form::Events, decode(Rc::clone(transport), body, decoder))
-    } else {
-        (Form::Bytes, decode(Rc::clone(transport), body, Untouched))
+    let deltas = match form {
+        Form::Whole => {
+            let bytes = body.whole().await.map_err(Fault::from);
+            let looked = bytes.and_then(|bytes| whole(bytes, &transport.settings().name));
+            let looked = looked.map_err(|fault| fault.into_error(transport, &body));
+            transport.learn(body.place, looked.as_ref().map(drop));
+            let looked = looked?;
+            body.tell_form(transport);
+            Deltas::whole(&body, looked)
+        }
+        Form::Events => decode(Rc::clone(transport), body, EventBlocks::new(transport.line_bytes())),
+        Form::Bytes => decode(Rc::clone(transport), body, Untouched),
     };
     Ok(Relayed { headers, form, deltas })
+}
+
+/// How a body comes: as it is declared, unless that is text or a web page. Then its beginning tells; a
+/// transcript is text, and may begin in any way.
+async fn form(body: &mut Body) -> Result<Form, Fault> {
+    let media = body.media().to_ascii_lowercase();
+    if media == "application/json" || media.ends_with("+json") {
+        return Ok(Form::Whole);
+    } else if media == "text/event-stream" {
+        return Ok(Form::Events);
+    } else if !body.is_text() {
+        return Ok(Form::Bytes);
+    }
+    let begun = body.peek().await?;
+    let data = begun.trim_ascii_start().strip_prefix(b"data:").map(<[u8]>::trim_ascii_start);
+    Ok(match first_byte(&begun) {
+        Some(b'<') if media != "text/plain" => return Err(Fault::Html(begun.to_vec())),
+        Some(b'{') => Form::Whole,
+        _ if begun.starts_with(b"event:") || data.is_some_and(|data| data.starts_with(b"{")) => Form::Events,
+        _ => Form::Bytes,
+    })
 }
 
 /// The headers of an answer that concern its caller.
@@ -117,13 +147,20 @@ fn passed(headers: &HeaderMap) -> Vec<(&'static str, String)> {
     names.into_iter().filter_map(|(text, name)| Some((text, value(name)?))).collect()
 }
 
-/// What an answer says that it cost, unless it is a failure.
-fn whole(json: &[u8]) -> Result<Option<Usage>, Fault> {
-    let usage = look(json).map_err(|error| Fault::not_json(&error))?;
-    if memmem::find(json, b"error").is_some() {
-        check(json)?;
+/// An answer that is there as a whole, with what it says that it cost, unless it is a failure.
+fn whole(json: Bytes, upstream: &str) -> Result<Delta, Fault> {
+    let (usage, json) = match look(&json) {
+        Ok(usage) => (usage, json),
+        Err(_) => {
+            let value = tolerant::value(&json).map_err(|error| Fault::not_json(&error))?;
+            mending::tell(Mending::PieceMended, upstream, 1);
+            (None, value.to_string().into())
+        }
+    };
+    if memmem::find(&json, b"error").is_some() {
+        check(&json)?;
     }
-    Ok(usage)
+    Ok(Delta { wire: Some(json), ..Delta::costing(usage) })
 }
 
 /// What an answer or event says that it cost, by either of the names that are used for it.
@@ -181,8 +218,12 @@ pub(super) struct EventBlocks {
     lines: Option<Lines>,
     block: Vec<u8>,
     data: Vec<u8>,
+    /// Whether the event is called an error.
+    is_failure: bool,
     /// Whether the last event is one that ends a stream.
     ended: bool,
+    /// The choices of a completion that have not said why they end, and those that have.
+    choices: BTreeMap<u64, bool>,
 }
 
 impl Decoder for EventBlocks {
@@ -214,7 +255,15 @@ impl Decoder for EventBlocks {
 impl EventBlocks {
     pub(super) fn new(max_bytes: usize) -> Self {
         let lines = Some(Lines::new(max_bytes));
-        EventBlocks { max_bytes, lines, block: Vec::new(), data: Vec::new(), ended: false }
+        EventBlocks {
+            max_bytes,
+            lines,
+            block: Vec::new(),
+            data: Vec::new(),
+            is_failure: false,
+            ended: false,
+            choices: BTreeMap::new(),
+        }
     }
 
     fn line(&mut self, line: &[u8], pieces: &mut VecDeque<Delta>) -> Result<(), Fault> {
@@ -223,6 +272,11 @@ impl EventBlocks {
             self.block.push(b'\n');
             if let Some(data) = line.strip_prefix(b"data:") {
                 self.data.extend_from_slice(data);
+            } else if let Some(name) = line.strip_prefix(b"event:") {
+                self.is_failure = name.trim_ascii() == b"error";
+            } else if let Some(data) = line.strip_prefix(b"error:") {
+                self.data.extend_from_slice(data);
+                self.is_failure = true;
             }
             return if self.block.len() > self.max_bytes {
                 Err(LineTooLong(self.max_bytes).into())
@@ -237,8 +291,12 @@ impl EventBlocks {
         block.push(b'\n');
         let data = std::mem::take(&mut self.data);
         let data = data.trim_ascii();
+        if std::mem::take(&mut self.is_failure) && !data.is_empty() {
+            let error = serde_json::from_slice(&reason::named(data.to_vec())).unwrap_or_default();
+            Fault::check(&error)?;
+        }
         if !data.is_empty() {
-            self.ended = is_last(data)?;
+            self.ended = self.is_last(data)?;
         }
         let usage = look(data).unwrap_or_default();
         pieces.push_back(Delta { wire: Some(block.into()), ..Delta::costing(usage) });
@@ -252,22 +310,37 @@ fn check(json: &[u8]) -> Result<(), Fault> {
     Reason::in_relayed(&value).map_or(Ok(()), |reason| Err(Fault::Reported(Box::new(reason))))
 }
 
-/// Whether the event with this data ends its stream.
-fn is_last(data: &[u8]) -> Result<bool, Fault> {
-    #[derive(Deserialize)]
-    struct Named<'a> {
-        r#type: Option<&'a str>,
-        object: Option<&'a str>,
-        error: Option<IgnoredAny>,
+impl EventBlocks {
+    /// Whether the event with this data ends its stream: by its name, or by its choices, of which all have
+    /// said why they end.
+    fn is_last(&mut self, data: &[u8]) -> Result<bool, Fault> {
+        #[derive(Deserialize)]
+        struct Named<'a> {
+            r#type: Option<&'a str>,
+            object: Option<&'a str>,
+            error: Option<IgnoredAny>,
+            choices: Option<Vec<Choice>>,
+        }
+        #[derive(Deserialize)]
+        struct Choice {
+            index: Option<u64>,
+            finish_reason: Option<IgnoredAny>,
+        }
+        let Ok(named) = serde_json::from_slice::<Named<'_>>(data) else { return Ok(data == b"[DONE]") };
+        let name = named.r#type.unwrap_or_default();
+        if named.error.is_some() || [named.r#type, named.object].contains(&Some("error")) {
+            check(data)?;
+        }
+        // Within a response, single parts are done before all of it is.
+        let is_part = name.starts_with("response.") && name.matches('.').count() > 1;
+        if let Some(choices) = named.choices {
+            for Choice { index, finish_reason } in choices {
+                *self.choices.entry(index.unwrap_or_default()).or_default() |= finish_reason.is_some();
+            }
+            return Ok(!self.choices.is_empty() && self.choices.values().all(|has_ended| *has_ended));
+        }
+        Ok(!is_part && LAST_EVENTS.iter().any(|end| name.ends_with(end)))
     }
-    let Ok(named) = serde_json::from_slice::<Named<'_>>(data) else { return Ok(data == b"[DONE]") };
-    let name = named.r#type.unwrap_or_default();
-    if named.error.is_some() || [named.r#type, named.object].contains(&Some("error")) {
-        check(data)?;
-    }
-    // Within a response, single parts are done before all of it is.
-    let is_part = name.starts_with("response.") && name.matches('.').count() > 1;
-    Ok(!is_part && LAST_EVENTS.iter().any(|end| name.ends_with(end)))
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ use crate::config;
 use crate::domain::error::{Error, Kind};
 use crate::outbound::client::{Client, Unanswered};
 use crate::request;
+use crate::telemetry::mending::{self, Mending};
 
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 const MIRRORGATE: HeaderValue = HeaderValue::from_static(concat!("mirrorgate/", env!("CARGO_PKG_VERSION")));
@@ -181,6 +182,18 @@ impl Transport {
         failure::from_html(body.place, body.response().status(), body.response().headers(), page)
     }
 
+    /// The error for an answer that is text of no protocol, which begins so: where its words say which
+    /// failure they report, that one.
+    pub fn foreign(&self, body: &Body, text: &[u8]) -> Error {
+        let reason = Reason::of_words(String::from_utf8_lossy(text));
+        let error = self.reported(body, &reason);
+        if failure::is_told_by_words(&reason) {
+            return error;
+        }
+        let invalid = Error::new(Kind::UpstreamInvalid, "the upstream's answer is not of the protocol");
+        invalid.detail(error.detail)
+    }
+
     /// Adds what the upstream says of a failure. Behind a browser's login its fields are of no protocol
     /// that a caller speaks.
     fn told(&self, error: Error, place: Place, reason: Option<&Reason>, headers: &HeaderMap) -> Error {
@@ -242,6 +255,9 @@ impl Transport {
         if status.is_success() {
             let coding = Coding::of(response.headers());
             let coding = coding.map_err(|error| error.upstream_status(status.as_u16()))?;
+            if coding.is_some() {
+                mending::tell(Mending::Decompressed, &self.settings.name, 1);
+            }
             let expected = content_length(response.headers());
             if expected == Some(0) || status == StatusCode::NO_CONTENT {
                 return Err(body::empty().upstream_status(status.as_u16()));

@@ -44,6 +44,15 @@ mendings! {
     /// The answer is of another form than was asked for.
     FormChanged, "form_changed", Info,
         "the upstream answered in one piece where a stream was asked for, or as a stream where it was not";
+    /// The answer was not declared as what it is.
+    MediaType, "media_type", Info,
+        "the upstream declared its answer as text or a web page, which it is not";
+    /// The answer was compressed.
+    Decompressed, "decompressed", Info,
+        "the upstream compressed its answer, which was not asked for";
+    /// An interim answer was left out.
+    InterimLeftOut, "interim_left_out", Info,
+        "an interim answer of the upstream's was left out, and the final one followed";
     /// Something that is not of the protocol was left out.
     Skipped, "skipped", Warn,
         "parts of the upstream's answer that are not of its protocol were skipped";

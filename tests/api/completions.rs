@@ -39,7 +39,7 @@ fn data(text: &str) -> Vec<String> {
 
 #[actix_web::test]
 async fn requests_and_answers_go_through_untouched() {
-    const ANSWER: &str = r#"{"id":"x","object":"chat.completion","extra":[1,{"a":1e400}],"choices":[{"index":0,"message":{"role":"assistant","content":null,"tool_calls":[{"id":"t"}],"reasoning":"r"},"logprobs":{"content":[{"logprob":-0.30000001}]},"finish_reason":"tool_calls"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"details":{"cached":1}}}"#;
+    const ANSWER: &str = r#"{"id":"x","object":"chat.completion","extra":[1,{"a":1e400}],"choices":[{"index":0,"message":{"role":"assistant","content":null,"tool_calls":[{"id":"t","function":{"name":"f","arguments":"{}"}}],"reasoning":"r"},"logprobs":{"content":[{"logprob":-0.30000001}]},"finish_reason":"tool_calls"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"details":{"cached":1}}}"#;
     let fake = Fake::start(|_| send(response("200 OK", "application/json", ANSWER))).await;
     let app = spawn_before(&fake.url, "openai", &[("UPSTREAM_API_KEY", "sk-upstream")]).await;
     let body = r#"{ "messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:"}}]}],"model":"m","tools":[{"type":"function"}],"response_format":{"type":"json_object"},"x":1.10 }"#;

@@ -46,6 +46,7 @@ mod mcp_stateless;
 mod metrics;
 mod named;
 mod open;
+mod odd_upstreams;
 mod operations;
 mod paid;
 mod outputs;

@@ -63,7 +63,7 @@ struct Exchanges(Heads<Server>);
 impl Exchanges {
     fn with(answers: impl IntoIterator<Item = Vec<Vec<u8>>>) -> Self {
         let server = Server { answers: answers.into_iter().collect(), ..Server::default() };
-        Exchanges(Heads::new(server, Watch::new(Rc::new(Cell::new(Duration::MAX)))))
+        Exchanges(Heads::new(server, "x".into(), Watch::new(Rc::new(Cell::new(Duration::MAX)))))
     }
 
     fn ask(&mut self, method: &str) {

@@ -33,21 +33,29 @@ pub const CHALLENGE: &[&str] = &[
 /// <https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-1xxx-errors/>.
 pub const CLOUDFLARE_BLOCKS: i64 = 1020;
 
+/// That the account's credit is used up, which no waiting helps, also where the status is that of a limit.
+pub const NO_CREDIT: Rule = Rule {
+    kind: Kind::UpstreamRefused,
+    what: "says that the account's credit is used up",
+    codes: &["insufficient_quota", "insufficient_balance", "arrear", "billing"],
+    grpc: None,
+    phrases: &[
+        "exceeded your current quota",
+        "check your plan and billing",
+        "insufficient balance",
+        "credit balance is too low",
+        "in arrears",
+        "欠费",
+        "欠費",
+        "余额不足",
+        "餘額不足",
+    ],
+    loose: &[],
+};
+
 /// The rules, in the order in which they hold.
 pub const RULES: &[Rule] = &[
-    Rule {
-        kind: Kind::UpstreamRefused,
-        what: "says that the account's credit is used up",
-        codes: &["insufficient_quota", "insufficient_balance", "arrear", "billing"],
-        grpc: None,
-        phrases: &[
-            "exceeded your current quota",
-            "check your plan and billing",
-            "insufficient balance",
-            "in arrears",
-        ],
-        loose: &[],
-    },
+    NO_CREDIT,
     Rule {
         kind: Kind::ModelNotFound,
         what: "does not know the model",

@@ -6,111 +6,27 @@
 //! chunk without `choices`, forgets a `finish_reason` when null follows, and wants `prompt_tokens`
 //! in a `usage`. Tool calls, whose pieces clients join differently, have rules of their own: `tool_calls`.
 
+mod look;
 mod mend;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use memchr::{memchr, memmem};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::json;
-use serde_json::value::RawValue;
 
 use super::tool_calls::ToolCalls;
-use super::whole::CHUNK;
-use super::{usage, whole};
-use crate::domain::answer::{Delta, Metadata, Names};
+use super::whole::{self, CHUNK};
+use crate::domain::answer::{Delta, Names};
 use crate::domain::chat::estimate_tokens;
+use crate::provider::body::silent;
 use crate::provider::decoding::{Decoder, Fault, Progress};
 use crate::provider::framing::holds_json;
 use crate::provider::intake::{Intake, Rest};
-use crate::provider::reason::breaks_off;
-use crate::provider::template::{Template, text};
+use crate::provider::template::Template;
 use crate::provider::tolerant::{self, Halves};
 use crate::telemetry::mending::{Mending, Mendings};
-
-/// What matters in a chunk.
-#[derive(Deserialize)]
-struct Seen<'a> {
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-    object: Option<&'a str>,
-    #[serde(borrow)]
-    model: Option<&'a RawValue>,
-    #[serde(borrow)]
-    choices: Option<Vec<SeenChoice<'a>>>,
-    #[serde(borrow)]
-    usage: Option<&'a RawValue>,
-    /// Any field in which failures are told; where there are several, nothing is read in this way.
-    #[serde(alias = "errors", alias = "base_resp", alias = "success", alias = "code", alias = "error_code")]
-    error: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct SeenChoice<'a> {
-    index: Option<u64>,
-    #[serde(borrow)]
-    finish_reason: Option<&'a RawValue>,
-    #[serde(borrow)]
-    delta: Option<SeenDelta<'a>>,
-    error: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct SeenDelta<'a> {
-    role: Option<IgnoredAny>,
-    error: Option<IgnoredAny>,
-    #[serde(borrow)]
-    content: Option<&'a RawValue>,
-    #[serde(borrow)]
-    reasoning_content: Option<&'a RawValue>,
-    #[serde(borrow)]
-    reasoning: Option<&'a RawValue>,
-    refusal: Option<IgnoredAny>,
-    #[serde(borrow)]
-    tool_calls: Option<&'a RawValue>,
-}
-
-/// Which words a chunk says.
-#[derive(Clone, Copy)]
-enum Words {
-    Answer,
-    Reasoning,
-}
-
-impl<'a> Seen<'a> {
-    /// The words of a chunk that says one thing and ends nothing.
-    fn words(&self, first: Option<u64>) -> Option<(&'a RawValue, Words)> {
-        let [SeenChoice { index, finish_reason: None, delta: Some(delta), .. }] = self.choices.as_deref()?
-        else {
-            return None;
-        };
-        // Words of another choice would be taken for the answer's.
-        if first.is_some() && *index != first {
-            return None;
-        }
-        match (delta.content, delta.reasoning_content.or(delta.reasoning)) {
-            _ if self.usage.is_some() => None,
-            (Some(words), None) => Some((words, Words::Answer)),
-            (None, Some(words)) => Some((words, Words::Reasoning)),
-            _ => None,
-        }
-    }
-}
-
-impl SeenDelta<'_> {
-    /// Whether all that it says is plain text.
-    fn is_plain(&self) -> bool {
-        let is_text = |words: Option<&RawValue>| words.is_none_or(|words| words.get().starts_with('"'));
-        is_text(self.content)
-            && is_text(self.reasoning_content)
-            && (is_text(self.reasoning) || self.reasoning_content.is_some())
-            && self.refusal.is_none()
-            && self.error.is_none()
-            && self.tool_calls.is_none()
-    }
-}
+use look::{Seen, Words};
 
 /// Decodes a streamed completion into chunks; a whole one becomes one chunk.
 pub struct Chunks {
@@ -138,6 +54,11 @@ struct Completion {
     /// Whether the upstream's id of the answer and the model were told.
     named: bool,
     understood: bool,
+    /// Whether it has words of an answer, or says anything else.
+    spoke: bool,
+    acts: bool,
+    /// The addresses of images, which are the answer where there are no words.
+    images: Vec<String>,
     done: bool,
     /// Whether more came of a choice after it had said why it ends.
     goes_on: bool,
@@ -161,6 +82,9 @@ impl Chunks {
             template: None,
             named: false,
             understood: false,
+            spoke: false,
+            acts: false,
+            images: Vec::new(),
             done: false,
             goes_on: false,
             events: 0,
@@ -195,6 +119,7 @@ impl Decoder for Chunks {
     fn mended(&mut self) -> Mendings {
         let Chunks { intake, completion } = self;
         completion.mendings.add(Mending::Skipped, completion.skipped + intake.skipped());
+        completion.mendings.add(Mending::PieceMended, usize::from(std::mem::take(&mut intake.is_marked)));
         std::mem::take(&mut completion.mendings)
     }
 
@@ -204,7 +129,8 @@ impl Decoder for Chunks {
             Rest::Nothing => Err(Fault::empty()),
             Rest::Json(bytes) => {
                 completion.mendings.note(Mending::FormChanged);
-                completion.mend(whole::as_chunk(&bytes)?, deltas)
+                completion.mend(whole::as_chunk(&bytes)?, deltas)?;
+                completion.end(deltas)
             }
             Rest::Event(data) => {
                 match completion.event(data.clone(), true, deltas) {
@@ -216,10 +142,11 @@ impl Decoder for Chunks {
                 if completion.halves.are_waiting() {
                     Err(Fault::broken(None))
                 } else if completion.done || completion.has_ended() {
-                    Ok(())
+                    completion.check_words()
+                } else if completion.understood {
+                    Err(Fault::unfinished(true, 0, &data))
                 } else {
-                    let skipped = completion.skipped + intake.skipped();
-                    Err(Fault::unfinished(completion.understood, skipped, &data))
+                    Err(intake.not_understood(completion.skipped, &data))
                 }
             }
         }
@@ -253,6 +180,7 @@ impl Completion {
         if let Some((template, kind)) = self.template.as_ref().filter(|_| !self.halves.are_waiting())
             && let Some(words) = template.words(&data)
         {
+            self.spoke |= !words.is_empty();
             let mut delta = match (self.wire_only, kind) {
                 (true, Words::Answer) => Delta { other_tokens: estimate_tokens(words), ..Delta::default() },
                 (true, Words::Reasoning) => Delta::default(),
@@ -282,7 +210,10 @@ impl Completion {
                 self.template = template.and_then(|(words, kind)| Some((Template::of(&data, words)?, kind)));
                 looked
             }
-            Err(_) => None,
+            Err(_) => {
+                self.mendings.note(Mending::PieceMended);
+                None
+            }
         };
         match looked {
             Some(delta) => deltas.push_back(Delta { wire: Some(data.into()), ..delta }),
@@ -320,62 +251,29 @@ impl Completion {
         if self.skipped > 0 && !self.has_ended() {
             return Err(Fault::unfinished(true, self.skipped, b""));
         }
-        self.done = true;
         deltas.extend(self.tool_calls.release_all(self.first));
-        for index in self.seen.iter().filter(|index| !self.finished.contains_key(index)) {
-            let choice = json!({ "index": index, "delta": {}, "finish_reason": "stop" });
-            let wire = json!({ "object": CHUNK, "choices": [choice] }).to_string().into();
-            let finish = (self.first == Some(*index)).then(|| "stop".into());
-            let metadata = Metadata { finish, ..Metadata::default() };
-            deltas.push_back(Delta { wire: Some(wire), ..metadata.into() });
+        let unfinished = self.seen.iter().filter(|index| !self.finished.contains_key(index));
+        let choices: Vec<_> = unfinished
+            .map(|index| {
+                let reason = if self.tool_calls.has(*index) { "tool_calls" } else { "stop" };
+                json!({ "index": index, "delta": {}, "finish_reason": reason })
+            })
+            .collect();
+        for choice in choices {
+            self.mend(json!({ "object": CHUNK, "choices": [choice] }), deltas)?;
         }
-        Ok(())
+        self.done = true;
+        self.check_words()
     }
 
-    /// Takes in a chunk that can go on as it is; `None` for one that must be looked at more closely.
-    fn look(&mut self, seen: Seen<'_>) -> Option<Delta> {
-        let spent = seen.usage.map(|text| serde_json::from_str(text.get()).ok().as_ref().and_then(usage));
-        let choices = seen.choices.filter(|_| spent != Some(None))?;
-        // A failure, if it is one, is told apart with all its fields.
-        let is_chunk = seen.object.is_some_and(|object| object != "error");
-        if !is_chunk || seen.error.is_some() || choices.is_empty() && spent.is_none() {
-            return None;
+    /// Fails where all has ended and nothing was said. A caller of the same protocol sees himself that
+    /// the bound of tokens was reached, and asks for that when he only tries whether a model is there.
+    fn check_words(&self) -> Result<(), Fault> {
+        let is_bound = |reason: &String| reason == "length";
+        if !self.wire_only || self.spoke || self.acts || self.finished.values().any(is_bound) {
+            return Ok(());
         }
-        let is_good = |choice: &SeenChoice<'_>| {
-            let (Some(index), Some(delta)) = (choice.index, &choice.delta) else { return false };
-            let begins_unnamed = delta.role.is_none() && !self.seen.contains(&index);
-            let forgets_the_end = choice.finish_reason.is_none() && self.finished.contains_key(&index);
-            let ends_calls = choice.finish_reason.is_some() && self.tool_calls.holds(index);
-            let is_text = choice.finish_reason.is_none_or(|reason| {
-                reason.get().starts_with('"') && !breaks_off(reason.get().trim_matches('"'))
-            });
-            let is_good = !begins_unnamed && !forgets_the_end && !ends_calls && choice.error.is_none();
-            is_good && is_text && delta.is_plain()
-        };
-        if !choices.iter().all(is_good) {
-            return None;
-        }
-        let name = |name: Option<&RawValue>| name.and_then(text).map(Cow::into_owned);
-        let names = self.names(|| (name(seen.id), name(seen.model)));
-        let mut metadata = Metadata { names, usage: spent.flatten(), ..Metadata::default() };
-        let mut delta = Delta::default();
-        for SeenChoice { index, finish_reason, delta: said, .. } in choices {
-            let index = index.unwrap_or_default();
-            let finish = finish_reason.and_then(text).filter(|reason| !reason.is_empty());
-            self.note(index, finish.as_deref());
-            let (content, reasoning) =
-                said.map_or((None, None), |said| (said.content, said.reasoning_content.or(said.reasoning)));
-            if self.first == Some(index) && !self.wire_only {
-                // A choice may come twice in a chunk.
-                delta.text.push_str(&words(content));
-                delta.reasoning.push_str(&words(reasoning));
-                metadata.finish = finish.map(Cow::into_owned);
-            } else {
-                delta.other_tokens += estimate_tokens(&words(content));
-            }
-        }
-        delta.metadata = metadata.boxed();
-        Some(delta)
+        Err(silent(self.finished.values().next().map(String::as_str), false).into())
     }
 
     /// What the upstream calls the answer and its model, once.
@@ -398,8 +296,4 @@ impl Completion {
             self.finished.entry(choice).or_insert_with(|| reason.to_string());
         }
     }
-}
-
-fn words(raw: Option<&RawValue>) -> Cow<'_, str> {
-    raw.and_then(text).unwrap_or_default()
 }

@@ -7,6 +7,7 @@
 //! this protocol goes through in its caller's own words.
 
 pub(super) mod decoder;
+mod dialect;
 mod joined;
 mod models;
 mod request;
@@ -30,9 +31,10 @@ use super::session::KeyHeader;
 use super::transport::{Call, Transport};
 use super::{Capabilities, Exchange, Passthrough, Protocol, Provider, Tools, Verbatim, base};
 use crate::domain::chat::{Model, Prompt, Usage};
-use crate::domain::error::{Error, Kind};
+use crate::domain::error::Error;
 use crate::telemetry::mending::{self, Mending, Mendings};
 use decoder::Chunks;
+use dialect::Dialect;
 
 pub(super) const PROTOCOL: Protocol = Protocol {
     capabilities: Capabilities {
@@ -60,41 +62,6 @@ struct OpenAi {
     dialect: Cell<Dialect>,
 }
 
-/// What the upstream takes, as far as is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Dialect {
-    /// `stream`.
-    streams: bool,
-    /// `stream_options`.
-    stream_options: bool,
-    /// `max_completion_tokens` in place of `max_tokens`.
-    completion_tokens: bool,
-}
-
-impl Dialect {
-    const COMMON: Self = Dialect { streams: true, stream_options: true, completion_tokens: false };
-
-    /// The dialect to ask in again after a request was refused whole for a parameter that can be left out
-    /// or renamed.
-    fn after(self, error: &Error) -> Option<Self> {
-        let detail = error.detail.as_deref().unwrap_or_default().to_ascii_lowercase();
-        let words: Vec<&str> = detail.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
-        let next = if words.contains(&"stream_options") && self.stream_options {
-            Dialect { stream_options: false, ..self }
-        } else if words.contains(&"max_tokens") && words.contains(&"max_completion_tokens") {
-            Dialect { completion_tokens: true, ..self }
-        } else if words.contains(&"stream")
-            || words.contains(&"streaming")
-            || words.contains(&"stream_options")
-        {
-            Dialect { streams: false, ..self }
-        } else {
-            self
-        };
-        (error.kind == Kind::UpstreamRejected && error.is_refusal() && next != self).then_some(next)
-    }
-}
-
 impl OpenAi {
     async fn open(
         &self,
@@ -105,6 +72,34 @@ impl OpenAi {
     ) -> Result<Body, Error> {
         let accept = if stream { "text/event-stream, application/json" } else { "application/json" };
         self.transport.open(Call { total, headers, ..Call::post(&COMPLETIONS, accept, body) }).await
+    }
+
+    fn tell_of_another_dialect(&self) {
+        mending::tell(Mending::ParameterChanged, &self.transport.settings().name, 1);
+    }
+
+    /// Asks with a caller's own request, in the upstream's dialect.
+    async fn open_verbatim(
+        &self,
+        request: &Bytes,
+        stream: bool,
+        headers: &[(&'static str, String)],
+    ) -> Result<Body, Error> {
+        let mut dialect = self.dialect.get();
+        loop {
+            let written = dialect.written(request);
+            match self.open(written, stream && dialect.streams, headers, None).await {
+                Ok(body) => {
+                    self.dialect.set(dialect);
+                    return Ok(body);
+                }
+                Err(error) => {
+                    let next = dialect.after(&error).filter(|next| next.changes(request, dialect));
+                    dialect = next.ok_or(error)?;
+                    self.tell_of_another_dialect();
+                }
+            }
+        }
     }
 
     async fn list(&self) -> Result<Vec<Model>, Error> {
@@ -126,9 +121,8 @@ impl Provider for OpenAi {
                         break body;
                     }
                     Err(error) => {
-                        let next = dialect.after(&error).ok_or(error)?;
-                        mending::tell(Mending::ParameterChanged, &self.transport.settings().name, 1);
-                        dialect = next;
+                        dialect = dialect.after(&error).ok_or(error)?;
+                        self.tell_of_another_dialect();
                     }
                 }
             };
@@ -164,7 +158,7 @@ impl Passthrough for OpenAi {
     fn complete(&self, request: Verbatim) -> LocalBoxFuture<'_, Result<Deltas, Error>> {
         Box::pin(async move {
             let Verbatim { body, stream, choices, headers } = request;
-            let mut body = self.open(body, stream, &headers, None).await?;
+            let mut body = self.open_verbatim(&body, stream, &headers).await?;
             if stream {
                 let decoder = Chunks::new(choices, self.transport.line_bytes()).for_wire();
                 return Ok(decode(Rc::clone(&self.transport), body, decoder));
@@ -185,12 +179,18 @@ impl Passthrough for OpenAi {
     }
 }
 
+/// More tokens than this are none that were counted.
+const MOST_TOKENS: f64 = 1e12;
+
 /// What an upstream says that an answer cost; `None` without the tokens of the question.
 fn usage(value: &Value) -> Option<Usage> {
-    // Some write 3.0 for 3.
-    let whole = |number: f64| (number >= 0.0 && number.fract() == 0.0).then_some(number as u64);
-    let number =
-        |key: &str| value.get(key).and_then(|value| value.as_u64().or_else(|| whole(value.as_f64()?)));
+    // Some write 3.0 or "3" for 3.
+    let whole = |number: f64| (number.fract() == 0.0).then_some(number as u64);
+    let number = |key: &str| {
+        let value = value.get(key)?;
+        let told = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+        told.filter(|number| (0.0..=MOST_TOKENS).contains(number)).and_then(whole)
+    };
     let completion_tokens = number("completion_tokens").unwrap_or_default();
     let prompt_tokens = number("prompt_tokens")?;
     // Some send zeros with each chunk: no answer costs nothing.

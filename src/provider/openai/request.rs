@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::Dialect;
+use super::dialect::Dialect;
 use crate::domain::chat::{Message, Part, Prompt, Tool, ToolChoice};
 use crate::domain::error::{Error, Kind};
 

@@ -1,14 +1,17 @@
 //! Completions that are there as a whole: looked at, or made into a chunk of a stream.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::usage;
+use super::{tool_calls, usage};
 use crate::domain::answer::Delta;
 use crate::domain::chat::{Usage, estimate_tokens};
+use crate::provider::body::silent;
 use crate::provider::decoding::Fault;
 use crate::provider::reason::breaks_off;
 use crate::provider::tolerant;
@@ -101,37 +104,75 @@ pub fn as_text(value: Value) -> String {
     }
 }
 
-/// Makes the arguments of a message's tool calls the text that clients take alone.
-fn mend_calls(message: &mut Value) {
-    let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten();
-    for arguments in calls.filter_map(|call| call.get_mut("function")?.get_mut("arguments")) {
-        if !arguments.is_string() {
-            *arguments = as_text(arguments.take()).into();
-        }
+/// Whether a value says something.
+pub fn says(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        Value::Bool(true) | Value::Number(_) => true,
     }
+}
+
+/// The addresses of the images that a message has beside its content:
+/// <https://openrouter.ai/docs/features/multimodal/image-generation>.
+pub fn images(message: &Map<String, Value>) -> Vec<String> {
+    let images = message.get("images").and_then(Value::as_array).into_iter().flatten();
+    let address = |image: &Value| {
+        let url = image.get("image_url").or_else(|| image.get("url")).unwrap_or(image);
+        url.get("url").unwrap_or(url).as_str().map(String::from)
+    };
+    images.filter_map(address).collect()
+}
+
+/// Brings what a choice says to the `place` where clients look for it: `message` in a whole answer, `delta`
+/// in a stream. Older completions have a text, and some the other one of the two; where words came
+/// `before`, that says them once more. Says whether something was changed.
+pub fn bring(choice: &mut Map<String, Value>, place: &str, before: bool) -> bool {
+    let speaks = |said: &Value| match said {
+        Value::Object(said) => said.iter().any(|(key, value)| key != "role" && says(value)),
+        said => says(said),
+    };
+    let own = choice.get(place);
+    let is_there = own.is_some_and(Value::is_object);
+    if is_there && (before || own.is_some_and(speaks)) {
+        return false;
+    }
+    let said = ["message", "delta", "text"].iter().find(|place| choice.get(**place).is_some_and(speaks));
+    let said = match said.and_then(|place| choice.shift_remove(*place)) {
+        None if is_there => return false,
+        None => json!({}),
+        Some(said @ Value::Object(_)) => said,
+        Some(content) => json!({ "content": content }),
+    };
+    choice.insert(place.into(), said);
+    true
 }
 
 /// A whole completion in the form of a chunk, for callers that asked for a stream.
 pub fn as_chunk(bytes: &[u8]) -> Result<Value, Fault> {
     let mut value = whole_value(bytes)?;
     value["object"] = CHUNK.into();
-    for choice in value["choices"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
-        let message = choice.remove("message").unwrap_or_else(|| json!({}));
-        choice.insert("delta".into(), message);
-    }
     Ok(value)
 }
 
 fn whole_value(bytes: &[u8]) -> Result<Value, Fault> {
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
-    let value = tolerant::value(bytes).map_err(|error| Fault::not_json(&error))?;
+    let mut value = tolerant::value(bytes).map_err(|error| Fault::not_json(&error))?;
     Fault::check(&value)?;
+    if value["choices"].is_object() {
+        value["choices"] = json!([value["choices"].take()]);
+    }
     match value["choices"].as_array() {
         Some(choices) if choices.is_empty() => Err(Fault::empty()),
         Some(_) => Ok(value),
         None => Err(Fault::unfinished(false, 1, b"")),
     }
 }
+
+/// How many tool calls are compared with each other without being taken apart.
+const FEW_CALLS: usize = 16;
 
 /// What matters in a whole completion.
 #[derive(Deserialize)]
@@ -163,16 +204,21 @@ struct Message<'a> {
     tool_calls: Option<Vec<Call<'a>>>,
 }
 
+/// A tool call; one that lacks something is mended.
 #[derive(Deserialize)]
 struct Call<'a> {
     #[serde(borrow)]
-    function: Option<Function<'a>>,
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    function: Function<'a>,
 }
 
 #[derive(Deserialize)]
 struct Function<'a> {
+    #[serde(rename = "name")]
+    _name: IgnoredAny,
     #[serde(borrow)]
-    arguments: Option<&'a RawValue>,
+    arguments: &'a RawValue,
 }
 
 /// A field that is there, be it null.
@@ -187,13 +233,17 @@ impl<'a> WholeChoice<'a> {
             return None;
         }
         let message = self.message.as_ref()?;
-        let functions = message.tool_calls.iter().flatten().filter_map(|call| call.function.as_ref());
-        let mut arguments = functions.filter_map(|function| function.arguments);
-        let is_text = |content: &&RawValue| content.get().starts_with('"') || content.get() == "null";
-        message
-            .content
-            .filter(is_text)
-            .filter(|_| arguments.all(|arguments| arguments.get().starts_with('"')))
+        let calls = message.tool_calls.as_deref().unwrap_or_default();
+        let is_good = |call: &Call<'_>| !call.id.is_empty() && call.function.arguments.get().starts_with('"');
+        let is_twice = |at: usize| calls[..at].iter().any(|before| before.id == calls[at].id);
+        let calls_are_good =
+            calls.len() <= FEW_CALLS && calls.iter().all(is_good) && !(1..calls.len()).any(is_twice);
+        let content = message.content?;
+        let speaks = match content.get() {
+            "null" | "\"\"" => !calls.is_empty(),
+            content => content.starts_with('"'),
+        };
+        (speaks && calls_are_good).then_some(content)
     }
 }
 
@@ -204,10 +254,13 @@ pub fn look(bytes: Bytes, mendings: &mut Mendings) -> Result<Delta, Fault> {
     let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
     // As text, since a RawValue of bytes is checked to be text once more.
     match std::str::from_utf8(text).ok().and_then(good) {
-        Some(delta) => Ok(Delta { wire: Some(bytes.slice_ref(text)), ..delta }),
+        Some(delta) => {
+            mendings.add(Mending::PieceMended, usize::from(text.len() < bytes.len()));
+            Ok(Delta { wire: Some(bytes.slice_ref(text)), ..delta })
+        }
         None => {
             mendings.note(Mending::PieceMended);
-            mended(text)
+            mended(text, mendings)
         }
     }
 }
@@ -229,33 +282,43 @@ fn good(text: &str) -> Option<Delta> {
     Some(Delta { other_tokens, ..Delta::costing(spent.flatten()) })
 }
 
-fn mended(bytes: &[u8]) -> Result<Delta, Fault> {
+fn mended(bytes: &[u8], mendings: &mut Mendings) -> Result<Delta, Fault> {
     let mut value = whole_value(bytes)?;
-    let spent = usage(&value["usage"]);
-    if !value["usage"].is_null() && complete_usage(&value["usage"]).is_none() {
-        value["usage"] = match spent {
-            Some(Usage { prompt_tokens, completion_tokens, total_tokens, .. }) => {
-                json!({ "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total_tokens })
-            }
-            None => Value::Null,
-        };
-    }
+    let spent = value.get_mut("usage").and_then(|usage| mend_usage(usage).0);
     // One that says nothing beside a good answer would be read as a failure.
     value.as_object_mut().map(|fields| fields.shift_remove("error"));
+    let (mut speaks, mut finish) = (false, None);
     for choice in value["choices"].as_array_mut().into_iter().flatten() {
-        let Some(message) = choice.get_mut("message") else { continue };
-        mend_calls(message);
-        if let Some(message) = message.as_object_mut() {
-            mend_content(message).map_err(|Unreadable| Fault::unreadable())?;
-            message.entry("content").or_insert(Value::Null);
-        }
+        speaks |= mend_choice(choice, mendings).map_err(|Unreadable| Fault::unreadable())?;
+        finish = finish.or_else(|| choice["finish_reason"].as_str().map(String::from));
+    }
+    if !speaks && finish.as_deref() != Some("length") {
+        return Err(silent(finish.as_deref(), false).into());
     }
     let other_tokens = estimate_tokens(&value["choices"].to_string());
     Ok(Delta { other_tokens, wire: Some(value.to_string().into()), ..Delta::costing(spent) })
 }
 
+/// Mends one choice of a whole answer; says whether it says something.
+fn mend_choice(choice: &mut Value, mendings: &mut Mendings) -> Result<bool, Unreadable> {
+    let choice = choice.as_object_mut().ok_or(Unreadable)?;
+    bring(choice, "message", false);
+    let message = choice.get_mut("message").and_then(Value::as_object_mut).ok_or(Unreadable)?;
+    mend_content(message)?;
+    if let Some(calls) = message.get_mut("tool_calls").filter(|calls| !calls.is_null()) {
+        *calls = tool_calls::whole_calls(calls.take(), mendings)?;
+    }
+    if !["content", "refusal"].iter().any(|key| message.get(*key).is_some_and(says)) {
+        let images = images(message);
+        let shown = if images.is_empty() { Value::Null } else { images.join("\n").into() };
+        message.insert("content".into(), shown);
+    }
+    message.entry("content").or_insert(Value::Null);
+    Ok(message.iter().any(|(key, value)| key != "role" && says(value)))
+}
+
 /// A usage that names both counts and is of the usual form.
-fn counts(usage: &str) -> Option<Usage> {
+pub fn counts(usage: &str) -> Option<Usage> {
     #[derive(Deserialize)]
     struct Counts {
         prompt_tokens: u64,
@@ -268,9 +331,19 @@ fn counts(usage: &str) -> Option<Usage> {
     Some(Usage::told(prompt_tokens, completion_tokens, total_tokens))
 }
 
-/// A usage that names both counts.
-fn complete_usage(value: &Value) -> Option<Usage> {
-    usage(value).filter(|_| value.get("completion_tokens").is_some_and(Value::is_u64))
+/// Makes a usage one that names both counts as numbers, or nothing; says what it tells, and whether it
+/// was changed.
+pub fn mend_usage(value: &mut Value) -> (Option<Usage>, bool) {
+    let spent = usage(value);
+    let is_count = |key: &&str| value.get(*key).is_some_and(Value::is_u64);
+    let is_good = spent.is_some() && ["prompt_tokens", "completion_tokens"].iter().all(is_count);
+    if is_good || value.is_null() {
+        return (spent, false);
+    }
+    *value = spent.map_or(Value::Null, |Usage { prompt_tokens, completion_tokens, total_tokens, .. }| {
+        json!({ "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total_tokens })
+    });
+    (spent, true)
 }
 
 #[cfg(test)]

@@ -247,9 +247,7 @@ mod tests {
         deltas.iter().for_each(|delta| answer.apply(delta));
         match end {
             Ok(()) => Ok(answer),
-            Err(Fault::Error(error)) => Err(error.kind),
-            Err(Fault::Html(_)) => Err(Kind::UpstreamHtml),
-            Err(Fault::Reported(_)) => Err(Kind::UpstreamError),
+            Err(fault) => Err(fault.kind()),
         }
     }
 

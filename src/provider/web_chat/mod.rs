@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
-use super::decoding::{Deltas, decode};
+use super::decoding::{Deltas, decode, first_byte};
 use super::session::KeyHeader;
 use super::transport::{Call, Transport};
 use super::{Capabilities, Exchange, Protocol, Provider, Tools};
@@ -82,13 +82,13 @@ impl Provider for WebChat {
     fn probe(&self) -> Exchange<'_, ()> {
         Box::pin(async {
             match self.transport.open(Call::get(&CONVERSATIONS)).await {
-                Ok(mut body) if body.is_page() => {
-                    let page = body.beginning().await;
-                    let error = self.transport.page(&body, &page);
-                    self.transport.learn(body.place, Err(&error));
-                    Err(error)
-                }
-                Ok(body) => {
+                Ok(mut body) => {
+                    let begun = body.peek().await.unwrap_or_default();
+                    if first_byte(&begun) == Some(b'<') {
+                        let error = self.transport.page(&body, &begun);
+                        self.transport.learn(body.place, Err(&error));
+                        return Err(error);
+                    }
                     self.transport.learn(body.place, Ok(()));
                     body.drain();
                     Ok(())

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde_json::{Map, Value, json};
 
 use super::super::whole::CHUNK;
-use super::super::{tool_calls, usage, whole};
+use super::super::{tool_calls, whole};
 use super::Completion;
 use crate::domain::answer::{Delta, Metadata};
 use crate::domain::chat::estimate_tokens;
@@ -34,14 +34,7 @@ impl Completion {
     pub(super) fn mend(&mut self, chunk: Value, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
         Fault::check(&chunk)?;
         let Value::Object(mut chunk) = chunk else { return Err(Fault::broken(Some(self.events))) };
-        let spent = chunk.get("usage").and_then(usage);
-        let mut mended = false;
-        if spent.is_none()
-            && let Some(usage) = chunk.get_mut("usage").filter(|usage| !usage.is_null())
-        {
-            *usage = Value::Null;
-            mended = true;
-        }
+        let (spent, mut mended) = chunk.get_mut("usage").map(whole::mend_usage).unwrap_or_default();
         if !chunk.get("object").is_some_and(Value::is_string) {
             chunk.insert("object".into(), CHUNK.into());
             mended = true;
@@ -54,19 +47,22 @@ impl Completion {
             None | Some(Value::Null) if !speaks_elsewhere(&chunk) => Vec::new(),
             _ => return Err(Fault::broken(Some(self.events))),
         };
+        // Many a client reads one choice of a chunk alone.
+        if let Some(again) = choices.iter().position(|choice| is_of_one_before(choice, &choices)) {
+            let mut rest = chunk.clone();
+            rest.insert("choices".into(), choices.split_off(again).into());
+            chunk.insert("choices".into(), choices.into());
+            chunk.insert("usage".into(), Value::Null);
+            self.mendings.note(Mending::PieceMended);
+            self.mend(chunk.into(), deltas)?;
+            return self.mend(rest.into(), deltas);
+        }
         let text = |name: &str| chunk.get(name).and_then(Value::as_str).map(String::from);
         let names = self.names(|| (text("id"), text("model")));
         let delta = Delta::from(Metadata { names, usage: spent, ..Metadata::default() });
         let before = choices.len();
         let mut mending = Mend { chunk: &chunk, delta, calls: Vec::new(), mended };
-        for (place, choice) in choices.iter_mut().enumerate() {
-            if let Some(choice) =
-                choice.as_object_mut().filter(|choice| !choice.get("index").is_some_and(Value::is_u64))
-            {
-                choice.insert("index".into(), place.into());
-                mending.mended = true;
-            }
-        }
+        mending.mended |= number(&mut choices);
         let mut kept = Vec::with_capacity(choices.len());
         for mut choice in choices {
             if self.mend_choice(&mut choice, &mut mending)? {
@@ -109,11 +105,12 @@ impl Completion {
             choice.insert("finish_reason".into(), before.clone().into());
             mending.mended = true;
         }
-        mending.mended |= mend_delta(choice);
+        mending.mended |= whole::bring(choice, "delta", self.spoke || self.tool_calls.has(index));
         let Some(said) = choice.get_mut("delta").and_then(Value::as_object_mut) else {
             return Err(unreadable());
         };
         mending.mended |= whole::mend_content(said).map_err(|whole::Unreadable| unreadable())?;
+        mending.mended |= self.show_images(said, reason.is_some());
         if begins && !said.get("role").is_some_and(Value::is_string) {
             said.insert("role".into(), "assistant".into());
             mending.mended = true;
@@ -127,27 +124,42 @@ impl Completion {
             let content = said.get("content").and_then(Value::as_str);
             mending.delta.other_tokens += content.map_or(0, estimate_tokens);
         }
-        let has_calls = self.pass_calls(index, said, mending);
-        let has_words = |(_, value): (&String, &Value)| {
-            !value.is_null() && value.as_str().is_none_or(|text| !text.is_empty())
-        };
-        Ok(!has_calls
-            || choice.get("finish_reason").is_some_and(Value::is_string)
-            || choice["delta"].as_object().is_some_and(|delta| delta.iter().any(has_words)))
+        let has_calls = self.pass_calls(index, said, mending).map_err(|whole::Unreadable| unreadable())?;
+        let says_more = choice["delta"].as_object().is_some_and(|delta| delta.values().any(whole::says));
+        Ok(!has_calls || choice.get("finish_reason").is_some_and(Value::is_string) || says_more)
+    }
+
+    /// Notes what a choice says, and shows its images by their addresses where it ends without words.
+    fn show_images(&mut self, said: &mut Map<String, Value>, ends: bool) -> bool {
+        let is_said = |key: &&str| said.get(*key).is_some_and(whole::says);
+        self.spoke |= ["content", "refusal"].iter().any(is_said);
+        self.acts |= said.iter().any(|(key, value)| key != "role" && whole::says(value));
+        if !self.spoke {
+            self.images.extend(whole::images(said));
+        }
+        let shows = ends && !self.spoke && !self.images.is_empty();
+        if shows {
+            said.insert("content".into(), std::mem::take(&mut self.images).join("\n").into());
+            self.spoke = true;
+        }
+        shows
     }
 
     /// Takes the tool calls of a choice in, and leaves in its delta what goes on there; says whether there
     /// were any.
-    fn pass_calls(&mut self, index: u64, said: &mut Map<String, Value>, mending: &mut Mend<'_>) -> bool {
+    fn pass_calls(
+        &mut self,
+        index: u64,
+        said: &mut Map<String, Value>,
+        mending: &mut Mend<'_>,
+    ) -> Result<bool, whole::Unreadable> {
         let (is_first, ended) = (self.first == Some(index), self.finished.contains_key(&index));
-        let pieces = match said.shift_remove("tool_calls") {
-            Some(Value::Array(pieces)) => {
-                Some(self.tool_calls.take(index, pieces, mending.chunk, &mut self.mendings))
-            }
-            _ => None,
-        };
+        let pieces = said.shift_remove("tool_calls").filter(|pieces| !pieces.is_null());
         let has_calls = pieces.is_some();
-        let mut pieces = pieces.unwrap_or_default();
+        let mut pieces = match pieces {
+            Some(pieces) => self.tool_calls.take(index, pieces, mending.chunk, &mut self.mendings)?,
+            None => Vec::new(),
+        };
         if let [piece] = pieces.as_mut_slice() {
             if is_first {
                 mending.delta.tool_calls.extend(tool_calls::meaning(piece));
@@ -160,26 +172,28 @@ impl Completion {
             mending.calls.extend(several);
         }
         mending.calls.extend(self.tool_calls.release(index, ended, is_first));
-        has_calls
+        Ok(has_calls)
     }
 }
 
-/// Brings what a choice says to where clients look for it: a whole message in a stream, and the text of
-/// older completions. Says whether something was changed.
-fn mend_delta(choice: &mut Map<String, Value>) -> bool {
-    if choice.get("delta").is_some_and(Value::is_object) {
-        return false;
+/// Numbers the choices that have no index, by their places; says whether there were any.
+fn number(choices: &mut [Value]) -> bool {
+    let mut numbered = false;
+    for (place, choice) in choices.iter_mut().enumerate() {
+        if let Some(choice) =
+            choice.as_object_mut().filter(|choice| !choice.get("index").is_some_and(Value::is_u64))
+        {
+            choice.insert("index".into(), place.into());
+            numbered = true;
+        }
     }
-    let is_there = |value: &Value| !value.is_null();
-    let said =
-        ["delta", "message", "text"].iter().find_map(|place| choice.shift_remove(*place).filter(is_there));
-    let delta = match said {
-        Some(said @ Value::Object(_)) => said,
-        Some(content) => json!({ "content": content }),
-        None => json!({}),
-    };
-    choice.insert("delta".into(), delta);
-    true
+    numbered
+}
+
+/// Whether a choice has the index of one that stands before it.
+fn is_of_one_before(choice: &Value, choices: &[Value]) -> bool {
+    let before = choices.iter().take_while(|other| !std::ptr::eq(*other, choice));
+    choice["index"].is_u64() && before.into_iter().any(|other| other["index"] == choice["index"])
 }
 
 /// Whether an event without choices says something in a place where other protocols have their words.

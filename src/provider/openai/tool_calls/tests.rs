@@ -11,8 +11,7 @@ fn sent(chunks: &[Value]) -> Vec<Vec<(u64, Option<String>, String)>> {
     };
     let mut all = Vec::new();
     for pieces in chunks {
-        let pieces = pieces.as_array().expect("pieces").clone();
-        let at_once = calls.take(0, pieces, &Map::new(), &mut mendings);
+        let at_once = calls.take(0, pieces.clone(), &Map::new(), &mut mendings).ok().expect("pieces");
         let mut gone: Vec<_> =
             at_once.into_iter().flat_map(|piece| of_delta(calls.chunk(0, piece, true))).collect();
         gone.extend(calls.release(0, false, true).into_iter().flat_map(of_delta));
@@ -129,10 +128,88 @@ fn a_call_without_an_id_gets_one_and_one_without_a_name_waits_for_it() {
     assert_eq!(sent(&[without_name, json!([piece(Some(0), None, "{}")])])[1], [call(0, "a", "{}")]);
 }
 
+/// What pieces come to, joined as OpenAI's own library does: id, name and arguments of each call.
+fn joined(chunks: &[Value]) -> Vec<(String, String, String)> {
+    let (mut calls, mut mendings) = (ToolCalls::default(), Mendings::default());
+    let mut answer = crate::domain::answer::Answer::default();
+    for pieces in chunks {
+        let sent = calls.take(0, pieces.clone(), &Map::new(), &mut mendings).ok().expect("pieces");
+        sent.into_iter().for_each(|piece| answer.apply(&calls.chunk(0, piece, true)));
+        calls.release(0, false, true).iter().for_each(|delta| answer.apply(delta));
+    }
+    calls.release(0, true, true).iter().for_each(|delta| answer.apply(delta));
+    answer.tool_calls.into_iter().map(|call| (call.id, call.name, call.arguments)).collect()
+}
+
+#[test]
+fn what_is_said_again_is_said_once() {
+    let named = |name: &str, arguments: &str| json!({ "index": 0, "function": { "name": name, "arguments": arguments } });
+    let whole = |id: &str, arguments: &str| json!({ "index": 0, "id": id, "function": { "name": "f", "arguments": arguments } });
+    let once = vec![("a".to_string(), "f".to_string(), "{\"x\":[1]}".to_string())];
+    for chunks in [
+        // All of it once more at the end, with and without an id, and written otherwise.
+        vec![whole("a", "{\"x\":"), piece(Some(0), None, "[1]}"), whole("a", "{\"x\":[1]}")],
+        vec![whole("a", "{\"x\":[1]}"), named("f", "{\"x\":[1]}")],
+        vec![whole("a", "{\"x\":[1]}"), whole("a", "{ \"x\": [1] }")],
+        // All of it so far with each piece.
+        vec![whole("a", "{\"x\""), whole("a", "{\"x\":[1"), whole("a", "{\"x\":[1]}")],
+    ] {
+        assert_eq!(
+            joined(&chunks.iter().map(|piece| json!([piece])).collect::<Vec<_>>()),
+            once,
+            "{chunks:?}"
+        );
+    }
+    // What begins like all that came may be more of it.
+    let nested = [whole("a", "{\"x\":"), piece(Some(0), None, "{\"x\":1}}")].map(|piece| json!([piece]));
+    assert_eq!(joined(&nested)[0].2, "{\"x\":{\"x\":1}}");
+    // A name in pieces, and one that grows.
+    for names in [["get_", "weather"], ["get_", "get_weather"], ["get_weather", "get_weather"]] {
+        let first = json!({ "index": 0, "id": "a", "function": { "name": names[0], "arguments": "" } });
+        let chunks = [first, named(names[1], ""), named("", "{}")].map(|piece| json!([piece]));
+        assert_eq!(joined(&chunks), [("a".into(), "get_weather".into(), "{}".into())], "{names:?}");
+    }
+}
+
+#[test]
+fn calls_of_one_id_are_told_apart_and_other_forms_of_calls_are_read() {
+    let call = |arguments: &str| json!({ "id": "a", "function": { "name": "f", "arguments": arguments } });
+    for mut calls in [[call("{\"x\":1}"), call("{\"x\":2}")], [call("{\"x\":1}"), call("{\"x\":2}")]] {
+        calls[1]["index"] = 1.into();
+        let gone = joined(&[json!([calls[0]]), json!([calls[1]])]);
+        assert_eq!((gone.len(), &*gone[0].0, &*gone[1].2), (2, "a", "{\"x\":2}"));
+        assert_ne!(gone[0].0, gone[1].0);
+        calls[1].as_object_mut().expect("an object").remove("index");
+        assert_eq!(joined(&[json!([calls[0]]), json!([calls[1]])]).len(), 2);
+    }
+    for pieces in [
+        json!({ "id": "a", "function": { "name": "f", "arguments": "{}" } }),
+        json!({ "0": { "id": "a", "function": { "name": "f", "arguments": "{}" } } }),
+        json!([null, { "id": "a", "name": "f", "arguments": {} }]),
+        json!([{ "id": "a", "type": "function", "name": "f", "parameters": {} }]),
+    ] {
+        assert_eq!(
+            joined(std::slice::from_ref(&pieces)),
+            [("a".into(), "f".into(), "{}".into())],
+            "{pieces}"
+        );
+        let whole = whole_calls(pieces.clone(), &mut Mendings::default()).ok().expect("calls");
+        let expected =
+            json!([{ "id": "a", "type": "function", "function": { "name": "f", "arguments": "{}" } }]);
+        assert_eq!(whole, expected);
+    }
+    let custom = json!([{ "id": "a", "type": "custom", "custom": { "name": "f", "input": "x = {" } }]);
+    assert_eq!(whole_calls(custom.clone(), &mut Mendings::default()).ok(), Some(custom));
+    for pieces in [json!("f()"), json!(["f()"]), json!(7)] {
+        assert!(whole_calls(pieces.clone(), &mut Mendings::default()).is_err(), "{pieces}");
+    }
+}
+
 #[test]
 fn more_calls_than_an_answer_may_have_are_not_kept() {
     let (mut calls, mut mendings) = (ToolCalls::default(), Mendings::default());
-    let mut take = |pieces| calls.take(0, pieces, &Map::new(), &mut mendings);
+    let mut take = |pieces: Vec<Value>| calls.take(0, pieces.into(), &Map::new(), &mut mendings).map(drop);
+    let mut take = |pieces| assert!(take(pieces).is_ok());
     take((0..MAX_CALLS).map(|index| json!({ "index": index })).collect());
     take(vec![json!({ "index": 0 }); 5]);
     take(vec![json!({ "id": "b", "index": 7000 }), json!({ "id": "c", "index": 7001 })]);
