@@ -234,8 +234,7 @@ impl InFlight {
             self.words = Words::Gap(line);
         }
         if delta.settled && self.stream {
-            // What was sent stands; only what the pieces left out can be added. The upstream may also
-            // settle its answer in other words, as when it takes its marks for sources out.
+            // What was sent stands; only what the pieces left out at the end can be added.
             let settled = std::mem::take(&mut delta.text);
             delta.settled = false;
             match settled.strip_prefix(self.answer.borrow().text.as_str()) {

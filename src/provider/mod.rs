@@ -12,6 +12,7 @@ mod base;
 mod body;
 pub mod breaker;
 mod coding;
+mod content;
 mod decoding;
 mod endpoint;
 pub mod failure;

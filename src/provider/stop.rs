@@ -31,8 +31,7 @@ impl Rewriter for Cutter {
             // It stands for all words before it.
             self.rest();
         }
-        let said = std::mem::take(&mut delta.text);
-        let cut = self.cut(&said);
+        let cut = self.cut(&delta.text);
         delta.text = cut.words;
         let flow = match cut.rest {
             Some(_) => {
@@ -43,10 +42,6 @@ impl Rewriter for Cutter {
             }
             None => ControlFlow::Continue(()),
         };
-        if flow.is_continue() && delta.settled {
-            delta.text = said;
-            self.rest();
-        }
         if delta != Delta::default() {
             queue.push_back(Ok(delta));
         }

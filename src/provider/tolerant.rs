@@ -63,11 +63,11 @@ impl Halves {
     /// half that stands alone within a piece is replaced, since no text can hold it.
     ///
     /// # Errors
-    /// When the half that is held back has no other in this piece.
+    /// When the half that is held back has no other in this piece. It is held no longer.
     pub fn join<'a>(&mut self, piece: &'a [u8]) -> Result<Cow<'a, [u8]>, Lost> {
         let may_hold = [b"\\ud", b"\\uD"].iter().any(|begin| memmem::find(piece, *begin).is_some());
         if !may_hold {
-            return if self.are_waiting() { Err(Lost) } else { Ok(piece.into()) };
+            return if self.0.take().is_some() { Err(Lost) } else { Ok(piece.into()) };
         }
         let mut out = Vec::with_capacity(piece.len() + ESCAPE);
         let (mut waiting, mut held) = (self.0.take(), None);

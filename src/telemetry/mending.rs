@@ -62,6 +62,12 @@ mendings! {
     /// Markup that is not the answer was left out.
     MarkupLeftOut, "markup_left_out", Info,
         "cards and results of the upstream's own tools were left out of the answer";
+    /// Markup that did not end stayed words.
+    MarkupUnclosed, "markup_unclosed", Warn,
+        "a card in the upstream's answer did not end, and went on as words together with what followed it";
+    /// The upstream settled its answer otherwise than it had said it.
+    SettledOtherwise, "settled_otherwise", Warn,
+        "the upstream's final text was shorter than what it had said, or in other words: what it had said stands";
     /// Tools were offered in words.
     ToolsEmulated, "tools_emulated", Info,
         "the upstream knows no tools: they were offered to the model in its prompt, and its calls are read out of its words, which is an emulation";

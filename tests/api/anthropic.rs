@@ -318,7 +318,7 @@ async fn a_stream_that_fails_is_never_a_success() {
     let whole = events(&[json!("the beginning and the end")], "end_turn");
     let half = whole.find("and ").and_then(|at| whole[..at].rfind("event:")).expect("a half");
     let failure = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}\n\n";
-    let unstopped = whole.find("event: message_stop").expect("a stop");
+    let unstopped = whole.find("event: message_delta").expect("a reason to stop");
     for (text, code, said) in [
         (whole[..half].to_string() + failure, "upstream_error", "the beginning "),
         (whole[..half].to_string(), "upstream_truncated", "the beginning "),

@@ -1,6 +1,9 @@
 //! What real servers answered oddly, as literal bytes, and what each face must make of it. A new report
 //! is one more [`Case`]: its bytes, and the right value.
 
+mod anthropic;
+mod web_chat;
+
 use serde_json::{Value, json};
 
 use crate::helpers::{KEY, TestApp, spawn_before};
@@ -33,6 +36,10 @@ struct Case {
 
 const fn openai(met: &'static str, stream: &'static str, whole: &'static str, right: Right) -> Case {
     Case { met, protocol: "openai", stream, whole, right }
+}
+
+const fn anthropic(met: &'static str, stream: &'static str, right: Right) -> Case {
+    Case { met, protocol: "anthropic", stream, whole: "", right }
 }
 
 const fn web_chat(met: &'static str, stream: &'static str, right: Right) -> Case {
@@ -468,7 +475,10 @@ fn check(case: &Case, face: &str, given: &Given) {
 }
 
 async fn try_case(case: &'static Case, before: &str) {
-    let media = if case.protocol == "openai" { "text/event-stream" } else { "application/json" };
+    let media = match case.protocol {
+        "web-chat" => "application/json",
+        _ => "text/event-stream",
+    };
     let stream = chunked(media, &format!("{before}{}", case.stream));
     let fake = Fake::start(move |request| {
         let asks_whole = case.protocol == "openai" && !request.body.contains("\"stream\":true");
@@ -489,7 +499,7 @@ async fn try_case(case: &'static Case, before: &str) {
 
 #[actix_web::test]
 async fn odd_answers_are_understood_on_every_face() {
-    for case in CASES {
+    for case in [CASES, web_chat::CASES, anthropic::CASES].into_iter().flatten() {
         try_case(case, "").await;
     }
     for case in AFTER_A_WORD {

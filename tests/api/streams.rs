@@ -79,7 +79,6 @@ impl Stream {
     pub fn fails(&self, protocol: Protocol) -> bool {
         let ended = match (self.end, protocol) {
             (End::Proper, _) => true,
-            (End::Stopped, Protocol::Anthropic) => false,
             (End::Stopped, _) => true,
             (End::Cut, Protocol::OpenAi) => self.stops_always && self.pieces.iter().any(Piece::can_stop),
             (End::Cut, _) => false,

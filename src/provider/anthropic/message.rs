@@ -1,20 +1,21 @@
 //! A message of the Messages API, block by block: what its parts mean to a caller.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde_json::Value;
 
 use crate::domain::answer::{Delta, Metadata, Names, ToolCallDelta};
 use crate::domain::chat::Usage;
+use crate::provider::content::{Content, Unreadable, as_text};
 use crate::provider::decoding::new_call_id;
 
 /// Blocks and pieces of blocks that belong to the protocol and say nothing to a caller, beside the
-/// results of the upstream's own tools.
+/// upstream's own tools and their results.
 const SILENT: [&str; 6] = [
     "redacted_thinking",
-    "server_tool_use",
-    "mcp_tool_use",
     "container_upload",
+    "compaction",
+    "compaction_delta",
     "signature_delta",
     "citations_delta",
 ];
@@ -32,6 +33,8 @@ pub struct Message {
     named: bool,
     /// Whether it has words of an answer.
     spoke: bool,
+    /// The indices of the blocks that began.
+    begun: BTreeSet<u64>,
     /// The latest tool call of each index that blocks have.
     calls: BTreeMap<u64, Call>,
     /// How many tool calls there are.
@@ -69,32 +72,90 @@ impl Message {
         }
     }
 
-    /// Takes in a block, or the beginning of one; says whether it is known.
-    pub fn block(&mut self, index: u64, block: &Value, deltas: &mut VecDeque<Delta>) -> bool {
-        let kind = block["type"].as_str().unwrap_or_default();
-        if kind == "tool_use" {
-            self.call(index, block, deltas);
-            return true;
+    /// Takes in all blocks of a message, in whatever form; says how many are not known.
+    ///
+    /// # Errors
+    /// For what cannot be read, and so may hold words.
+    pub fn blocks(&mut self, content: &Value, deltas: &mut VecDeque<Delta>) -> Result<usize, Unreadable> {
+        let blocks = match content {
+            Value::Null => &[],
+            Value::Array(blocks) => blocks.as_slice(),
+            block => std::slice::from_ref(block),
+        };
+        let mut unknown = 0;
+        for (index, block) in blocks.iter().enumerate() {
+            unknown += usize::from(!self.block(index as u64, block, deltas)?);
         }
-        // Whatever the block is, its words are the answer's.
-        let words = |name: &str| block[name].as_str().unwrap_or_default();
-        deltas.extend(self.say(words("thinking"), Words::Reasoning));
-        deltas.extend(self.say(words("text"), Words::Answer));
-        matches!(kind, "text" | "thinking") || SILENT.contains(&kind) || kind.ends_with("_tool_result")
+        Ok(unknown)
+    }
+
+    /// Takes in a block, or the beginning of one; says whether it is known.
+    ///
+    /// # Errors
+    /// As [`Message::blocks`].
+    pub fn block(
+        &mut self,
+        index: u64,
+        block: &Value,
+        deltas: &mut VecDeque<Delta>,
+    ) -> Result<bool, Unreadable> {
+        self.begun.insert(index);
+        let kind = block["type"].as_str().unwrap_or_default();
+        if kind == "tool_use" || kind.is_empty() && block["name"].is_string() {
+            self.call(index, block, deltas);
+            return Ok(true);
+        }
+        self.part(block, kind, deltas)
     }
 
     /// Takes in a piece of a block; says whether it is known.
-    pub fn piece(&mut self, index: u64, piece: &Value, deltas: &mut VecDeque<Delta>) -> bool {
-        let words = |name: &str| piece[name].as_str().unwrap_or_default();
-        deltas.extend(self.say(words("thinking"), Words::Reasoning));
-        deltas.extend(self.say(words("text"), Words::Answer));
-        let kind = piece["type"].as_str().unwrap_or_default();
-        if kind == "input_json_delta" {
-            // Of a block that is none of these calls, it is for a tool of the upstream's own.
-            let call = self.calls.get_mut(&index);
-            deltas.extend(call.and_then(|call| call.write(words("partial_json").to_string())));
+    ///
+    /// # Errors
+    /// As [`Message::blocks`].
+    pub fn piece(
+        &mut self,
+        index: u64,
+        piece: &Value,
+        deltas: &mut VecDeque<Delta>,
+    ) -> Result<bool, Unreadable> {
+        let arguments = &piece["partial_json"];
+        if arguments.is_null() {
+            return self.part(piece, piece["type"].as_str().unwrap_or_default(), deltas);
         }
-        matches!(kind, "text_delta" | "thinking_delta" | "input_json_delta") || SILENT.contains(&kind)
+        let arguments = as_text(arguments.clone());
+        match self.calls.get_mut(&index) {
+            Some(call) => deltas.extend(call.write(arguments)),
+            // It is for a tool of the upstream's own, if for any.
+            None if arguments.is_empty() || self.begun.contains(&index) => {}
+            None => return Err(Unreadable),
+        }
+        Ok(true)
+    }
+
+    /// Says the words of a block or of a piece of one: whatever it is, they are the answer's. Says whether it
+    /// is known.
+    fn part(&mut self, part: &Value, kind: &str, deltas: &mut VecDeque<Delta>) -> Result<bool, Unreadable> {
+        let is_thinking = matches!(kind, "thinking" | "thinking_delta");
+        let is_known = is_thinking || matches!(kind, "text" | "text_delta" | "input_json_delta");
+        let is_silent =
+            SILENT.contains(&kind) || kind.ends_with("_tool_use") || kind.ends_with("_tool_result");
+        let content = |name: &str| Content::of(&part[name]);
+        let mut said = content("text")?;
+        // Whether it thinks is no thought.
+        if !part["thinking"].is_boolean() {
+            let thoughts = content("thinking")?;
+            said.thoughts += &(thoughts.thoughts + &thoughts.answer);
+        }
+        let says_nothing = part["text"].is_null() && part["thinking"].is_null();
+        if says_nothing && !is_silent && !is_thinking {
+            said = Content::of(part)?;
+        }
+        if is_thinking {
+            said.thoughts += &std::mem::take(&mut said.answer);
+        }
+        deltas.extend(self.say(&said.thoughts, Words::Reasoning));
+        deltas.extend(self.say(&said.answer, Words::Answer));
+        Ok(is_known || is_silent)
     }
 
     /// Takes in that a block has ended.
@@ -122,7 +183,7 @@ impl Message {
     /// Takes in why the message ends, and what it has cost.
     pub fn end(&mut self, delta: &Value, usage: &Value, deltas: &mut VecDeque<Delta>) {
         self.spent.add(usage);
-        if let Some(reason) = delta["stop_reason"].as_str() {
+        if let Some(reason) = stop_reason(delta) {
             deltas.extend(self.calls.values_mut().filter_map(Call::end));
             // The words of a refusal are the answer, where there is no other.
             let explanation = delta["stop_details"]["explanation"].as_str().filter(|_| !self.spoke);
@@ -161,6 +222,11 @@ impl Message {
     }
 }
 
+/// Why a message stops, where it says so.
+pub fn stop_reason(delta: &Value) -> Option<&str> {
+    delta["stop_reason"].as_str().filter(|reason| !reason.is_empty())
+}
+
 /// The name of a reason to stop in the words of our callers' protocols. A turn that pauses for a tool
 /// of the upstream's own is over for a caller, who cannot go on with it.
 fn finish(reason: &str) -> &'static str {
@@ -188,8 +254,8 @@ impl Call {
         if std::mem::replace(&mut self.ended, true) || self.written {
             return None;
         }
-        let begun = std::mem::take(&mut self.begun);
-        self.write(if begun.is_object() { begun.to_string() } else { "{}".into() })
+        let begun = as_text(self.begun.take());
+        self.write(if begun.trim().is_empty() { "{}".into() } else { begun })
     }
 }
 

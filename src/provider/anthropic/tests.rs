@@ -245,15 +245,128 @@ fn bad_answers_are_named() {
 }
 
 #[test]
-fn every_cut_before_the_stop_is_truncation() {
+fn every_cut_before_the_reason_to_stop_is_truncation() {
     let text = full();
-    let (first, stop) = (text.find('{').expect("an event"), text.rfind('}').expect("an end"));
+    let (first, stop) =
+        (text.find('{').expect("an event"), text.find("\n\nevent: message_stop").expect("an end"));
     for end in first..stop {
         let (_, answer, outcome) = read(&[&text.as_bytes()[..end]]);
         assert_eq!(outcome, Err(Kind::UpstreamTruncated), "at {end}");
         assert!(TEXT.starts_with(&answer.text), "at {end}");
     }
-    assert_eq!(read(&[&text.as_bytes()[..=stop]]).2, Ok(()));
+    for end in stop..text.len() {
+        let (_, answer, outcome) = read(&[&text.as_bytes()[..end]]);
+        assert_eq!(
+            (outcome, answer.text.as_str(), answer.usage),
+            (Ok(()), TEXT, Some(Usage::told(123, 7, None)))
+        );
+        assert_eq!(answer.tool_calls.len(), 2, "at {end}");
+    }
+}
+
+#[test]
+fn words_after_the_reason_to_stop_count_and_may_not_break_off() {
+    let [delta, stop] = end("end_turn");
+    let begun = events(&[start(), said(0, "a"), delta.clone()]);
+    let more = begun.clone() + &events(&[said(0, "b")]);
+    assert_eq!(read(&[more.as_bytes()]).1.text, "ab");
+    for (last, outcome) in [
+        (events(&[stop]), Ok(())),
+        ("data: {\"type\":\"message_st".into(), Ok(())),
+        ("data: {\"type\":\"content_block_delta\",\"delta\":{\"te".into(), Err(Kind::UpstreamTruncated)),
+    ] {
+        assert_eq!(read(&[(begun.clone() + &last).as_bytes()]).2, outcome, "{last}");
+    }
+    let broken_off = more + "data: {\"ty";
+    assert_eq!(read(&[broken_off.as_bytes()]).2, Err(Kind::UpstreamTruncated));
+}
+
+#[test]
+fn words_in_any_form_are_read_or_the_call_fails() {
+    let of = |events_before_the_end: &[Value]| {
+        let text = events(events_before_the_end) + &events(&end("end_turn"));
+        let (_, answer, end) = read(&[text.as_bytes()]);
+        end.map(|()| (answer.text, answer.reasoning))
+    };
+    let parts = json!([{"type": "text", "text": "x"}, {"type": "thinking", "thinking": "hm"}]);
+    let text = |text: Value| piece(0, json!({"type": "text_delta", "text": text}));
+    for (event, answer, reasoning) in [
+        (text(json!(["x"])), "x", ""),
+        (text(parts.clone()), "x", "hm"),
+        (text(json!({"value": "x"})), "x", ""),
+        (text(json!(7)), "7", ""),
+        (text(Value::Null), "", ""),
+        (piece(0, json!({"type": "thinking_delta", "thinking": [{"type": "text", "text": "hm"}]})), "", "hm"),
+        (piece(0, json!({"type": "thinking_delta", "text": "hm"})), "", "hm"),
+        (piece(0, json!({"type": "text_delta", "content": "x"})), "x", ""),
+        (piece(0, json!({"text": "x"})), "x", ""),
+        (piece(0, json!("x")), "x", ""),
+        (piece(0, json!({"type": "signature_delta", "signature": "s"})), "", ""),
+        (json!({"delta": {"text": "x"}}), "x", ""),
+        (json!({"type": "new", "delta": {"type": "text_delta", "text": "x"}}), "x", ""),
+        (json!({"type": "content_block_delta", "text": "x"}), "x", ""),
+        (json!({"content_block": {"type": "text", "text": "x"}}), "x", ""),
+        (block(0, json!({"type": "text", "text": parts})), "x", "hm"),
+        (json!({"message": {"content": "x"}}), "x", ""),
+        (json!({"type": "message_delta", "delta": {"text": "x"}}), "x", ""),
+        (json!({"type": "new", "x": [1]}), "", ""),
+    ] {
+        assert_eq!(of(std::slice::from_ref(&event)), Ok((answer.into(), reasoning.into())), "{event}");
+    }
+    for event in [
+        piece(0, json!({"type": "new", "said": "x"})),
+        text(json!({"said": "x"})),
+        text(json!(true)),
+        block(0, json!({"type": "new", "said": "x"})),
+        written(9, "{}"),
+        json!({"type": "new", "text": "x"}),
+        json!({"choices": [{"delta": {"content": "x"}}]}),
+        json!({"type": "completion", "completion": "x"}),
+    ] {
+        assert_eq!(of(&[start(), said(0, "a"), event.clone()]), Err(Kind::UpstreamInvalid), "{event}");
+    }
+}
+
+#[test]
+fn a_whole_message_has_its_content_in_any_form() {
+    let of = |content: Value| {
+        let whole = json!({"type": "message", "content": content, "stop_reason": "end_turn"}).to_string();
+        let (_, answer, end) = read(&[whole.as_bytes()]);
+        let event = format!("data: {whole}\n\n");
+        assert_eq!(read(&[event.as_bytes()]).1, answer, "in an event");
+        end.map(|()| answer.text)
+    };
+    for (content, text) in [
+        (json!("x"), "x"),
+        (json!(["x", {"type": "text", "text": "y"}]), "xy"),
+        (json!({"type": "text", "text": "x"}), "x"),
+        (json!([{"type": "text", "text": ["x", 7]}]), "x7"),
+        (Value::Null, ""),
+    ] {
+        assert_eq!(of(content.clone()), Ok(text.into()), "{content}");
+    }
+    for content in [json!(true), json!([{"type": "new", "said": "x"}])] {
+        assert_eq!(of(content.clone()), Err(Kind::UpstreamInvalid), "{content}");
+    }
+}
+
+#[test]
+fn input_of_a_tool_may_be_text_and_its_pieces_objects() {
+    let call = |input: Value| block(1, json!({"type": "tool_use", "id": "t", "name": "f", "input": input}));
+    let unnamed = json!({"content_block": {"id": "t", "name": "f", "input": {"x": 1}}, "index": "1"});
+    let of_piece = |json: Value| piece(1, json!({"type": "input_json_delta", "partial_json": json}));
+    for (all, arguments) in [
+        (vec![call(json!("{\"x\":1}"))], "{\"x\":1}"),
+        (vec![call(json!(""))], "{}"),
+        (vec![call(Value::Null)], "{}"),
+        (vec![unnamed], "{\"x\":1}"),
+        (vec![call(json!({})), of_piece(json!({"x": 1}))], "{\"x\":1}"),
+        (vec![call(json!({})), json!({"index": 1, "delta": {"partial_json": "{\"x\":1}"}})], "{\"x\":1}"),
+    ] {
+        let text = events(&all) + &events(&end("tool_use"));
+        let (_, answer, end) = read(&[text.as_bytes()]);
+        assert_eq!((end, answer.tool_calls[0].arguments.as_str()), (Ok(()), arguments), "{all:?}");
+    }
 }
 
 #[test]

@@ -15,9 +15,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::whole::{self, Unreadable};
 use crate::domain::answer::{Delta, ToolCallDelta};
 use crate::domain::chat::estimate_tokens;
+use crate::provider::content::{Unreadable, as_text};
 use crate::provider::decoding::new_call_id;
 use crate::telemetry::mending::{Mending, Mendings};
 use arguments::{Written, is_repeated, news};
@@ -374,8 +374,8 @@ impl Piece {
         };
         let arguments = inputs.iter().find_map(|key| function.shift_remove(*key));
         let is_text = !is_flat && arguments.as_ref().is_none_or(|text| text.is_string() || text.is_null());
-        let name = function.shift_remove("name").map(whole::as_text).unwrap_or_default();
-        let arguments = arguments.map(whole::as_text).unwrap_or_default();
+        let name = function.shift_remove("name").map(as_text).unwrap_or_default();
+        let arguments = arguments.map(as_text).unwrap_or_default();
         Piece { index, id, form, name, arguments, is_text, rest: piece }
     }
 

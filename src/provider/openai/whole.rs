@@ -12,6 +12,7 @@ use super::{tool_calls, usage};
 use crate::domain::answer::Delta;
 use crate::domain::chat::{Usage, estimate_tokens};
 use crate::provider::body::silent;
+use crate::provider::content::{Content, Unreadable};
 use crate::provider::decoding::Fault;
 use crate::provider::reason::breaks_off;
 use crate::provider::tolerant;
@@ -40,68 +41,13 @@ pub fn mend_content(message: &mut Map<String, Value>) -> Result<bool, Unreadable
     else {
         return Ok(false);
     };
-    let mut said = Said::default();
-    said.take(content)?;
+    let said = Content::of(content)?;
     message.insert("content".into(), said.answer.into());
     if !said.thoughts.is_empty() {
         let thoughts = message.get("reasoning_content").and_then(Value::as_str).unwrap_or_default();
         message.insert("reasoning_content".into(), [thoughts, &said.thoughts].concat().into());
     }
     Ok(true)
-}
-
-/// A part of a content is of no form that is known.
-pub struct Unreadable;
-
-/// What the parts of a content say.
-#[derive(Default)]
-struct Said {
-    answer: String,
-    thoughts: String,
-}
-
-impl Said {
-    /// Takes a text or parts in. Mistral's thoughts are parts of parts:
-    /// <https://docs.mistral.ai/capabilities/reasoning/>.
-    fn take(&mut self, content: &Value) -> Result<(), Unreadable> {
-        let part = match content {
-            Value::Null => return Ok(()),
-            Value::String(text) => {
-                self.answer.push_str(text);
-                return Ok(());
-            }
-            Value::Number(number) => {
-                self.answer.push_str(&number.to_string());
-                return Ok(());
-            }
-            Value::Array(parts) => return parts.iter().try_for_each(|part| self.take(part)),
-            Value::Object(part) => part,
-            Value::Bool(_) => return Err(Unreadable),
-        };
-        if let Some(thoughts) = part.get("thinking").or_else(|| part.get("reasoning")) {
-            let mut inner = Said::default();
-            inner.take(thoughts)?;
-            self.thoughts.push_str(&inner.answer);
-            return Ok(());
-        }
-        let places = ["text", "content", "value", "refusal", "parts", "url"];
-        let words = places.iter().find_map(|place| part.get(*place)).or_else(|| part.get("image_url"));
-        match words {
-            Some(words) => self.take(words),
-            // A reference, such as Mistral's, has no words.
-            None if part.iter().all(|(name, value)| name == "type" || !value.is_string()) => Ok(()),
-            None => Err(Unreadable),
-        }
-    }
-}
-
-/// What a part of a tool call says. Some mirrors give the arguments as the object that they describe.
-pub fn as_text(value: Value) -> String {
-    match value {
-        Value::String(text) => text,
-        Value::Null => String::new(),
-        value => value.to_string(),
-    }
 }
 
 /// Whether a value says something.

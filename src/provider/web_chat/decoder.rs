@@ -1,17 +1,25 @@
 //! A web chat's answer: one JSON object a line.
+//!
+//! A message with a text (`modelResponse`) settles the answer, and more may come all the same: another
+//! message, or tokens after an early one. Its words count, so the answer lasts until its body ends, or falls
+//! silent. Only the usual end is taken for one at once, since mirrors go on after it with other things and
+//! some leave the connection open: a soft stop, and then a message that says just what the tokens said. By
+//! two signs of its own the upstream has nothing left to say then.
 
 use std::collections::VecDeque;
 
 use memchr::memmem;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::line::{Line, Part, Said};
-use super::markup::Markup;
+use super::markup::{Markup, Message};
+use super::text::Text;
 use crate::domain::answer::{Delta, Metadata, Names};
+use crate::provider::content::speaks;
 use crate::provider::decoding::{Decoder, Fault, Progress, first_byte};
-use crate::provider::framing::Lines;
+use crate::provider::framing::{Lines, holds_json};
 use crate::provider::template::Template;
-use crate::provider::tolerant::Halves;
+use crate::provider::tolerant::{self, Halves, Lost};
 use crate::telemetry::mending::{Mending, Mendings};
 
 /// Decodes the lines of an answer.
@@ -26,12 +34,15 @@ pub struct Answer {
     /// How many lines came that are not blank.
     count: usize,
     skipped: usize,
-    /// How many of those skipped were no JSON.
+    /// In how many words may be missing.
     unreadable: usize,
     soft_stopped: bool,
-    /// Whether more words came after the soft stop.
+    /// Whether a message that is not partial was the last that came of the answer.
+    settled: bool,
+    /// Whether more words came after the answer had said that it may be complete.
     goes_on: bool,
-    whole: bool,
+    done: bool,
+    text: Text,
     markup: Markup,
     /// Half of a character, whose other half is to come.
     halves: Halves,
@@ -48,9 +59,9 @@ impl Decoder for Answer {
     }
 
     fn progress(&self) -> Progress {
-        if self.whole {
+        if self.done {
             Progress::Done
-        } else if self.soft_stopped {
+        } else if self.may_be_complete() {
             Progress::Settled
         } else {
             Progress::Open
@@ -61,7 +72,9 @@ impl Decoder for Answer {
         let mut mendings = Mendings::default();
         mendings.add(Mending::Unreadable, self.unreadable);
         mendings.add(Mending::MarkupLeftOut, self.markup.left_out);
-        mendings.add(Mending::Skipped, self.skipped - self.unreadable);
+        mendings.add(Mending::MarkupUnclosed, self.markup.unclosed);
+        mendings.add(Mending::SettledOtherwise, self.text.otherwise);
+        mendings.add(Mending::Skipped, self.skipped);
         mendings
     }
 
@@ -73,20 +86,18 @@ impl Decoder for Answer {
             return Err(Fault::Html(begun));
         }
         let held = self.markup.rest();
-        if !held.is_empty() && !self.whole {
-            deltas.push_back(Delta { text: held, ..Delta::default() });
-        }
+        self.say(held, deltas);
         // A last line that breaks off may have held words, unless it only says again what came before.
         let may_say_more = || self.goes_on || memmem::find(&last, b"\"token\"").is_some();
-        if self.soft_stopped && !self.whole && self.skipped > skipped && may_say_more() {
+        if self.may_be_complete() && self.skipped > skipped && may_say_more() {
             return Err(Fault::unfinished(true, 0, b""));
         }
-        if self.whole || self.soft_stopped && !self.halves.are_waiting() {
+        if self.may_be_complete() && !self.halves.are_waiting() {
             Ok(())
         } else if !self.started {
             Err(Fault::empty())
         } else {
-            Err(Fault::unfinished(self.understood, self.skipped, &last))
+            Err(Fault::unfinished(self.understood, self.skipped + self.unreadable, &last))
         }
     }
 }
@@ -103,8 +114,10 @@ impl Answer {
             skipped: 0,
             unreadable: 0,
             soft_stopped: false,
+            settled: false,
             goes_on: false,
-            whole: false,
+            done: false,
+            text: Text::default(),
             markup: Markup::default(),
             halves: Halves::default(),
             response_id: None,
@@ -114,7 +127,7 @@ impl Answer {
     /// Takes in a line. The `last` one, which nothing ends, may break off.
     fn line(&mut self, line: &[u8], last: bool, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
         let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line).trim_ascii();
-        if line.is_empty() || self.whole {
+        if line.is_empty() || self.done {
             return Ok(());
         }
         self.count += 1;
@@ -127,31 +140,29 @@ impl Answer {
         if let Some((template, kind)) = self.template.as_ref().filter(|_| !self.halves.are_waiting())
             && let Some(words) = template.words(line)
         {
-            let said = said(words, *kind, &mut self.markup);
-            self.goes_on |= self.soft_stopped && said.is_some();
-            deltas.extend(said);
+            deltas.extend(said(words, *kind, &mut self.markup, &mut self.text));
             return Ok(());
         }
         self.template = None;
-        let joined = self.halves.join(line);
-        // serde would take a list for an object, by position.
-        let read = joined.as_deref().ok().filter(|line| line.starts_with(b"{")).map(serde_json::from_slice);
-        let Some(Ok(Line { result, error })) = read else {
-            fail_if_failure(line)?;
-            self.skipped += 1;
-            if !last {
-                self.unreadable += 1;
-                deltas.push_back(Delta { gap: Some(self.count), ..Delta::default() });
-            }
-            return Ok(());
+        let joined = self.halves.join(line).unwrap_or_else(|Lost| {
+            self.miss(deltas);
+            line.into()
+        });
+        let mended;
+        let mut line = &*joined;
+        let mut read = parse(line);
+        if read.is_none()
+            && let Some(fields) = object(line)
+        {
+            mended = Value::Object(fields).to_string();
+            line = mended.as_bytes();
+            read = parse(line);
+        }
+        let Some(Line { result: Some(result), error }) = read else {
+            let is_other = read.is_some();
+            return self.odd_line(line, is_other, last, deltas);
         };
-        let line = joined.as_deref().unwrap_or(line);
         error.map_or(Ok(()), fail_if_reported)?;
-        let Some(result) = result else {
-            fail_if_failure(line)?;
-            self.skipped += 1;
-            return Ok(());
-        };
         self.understood = true;
         let (conversation, own, response) = result.split();
         if let Some(conversation) = conversation.and_then(|conversation| conversation.conversation_id) {
@@ -171,17 +182,22 @@ impl Answer {
     }
 
     fn part(&mut self, part: Part<'_>, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
-        let (kind, ends, is_partial) = (part.kind(), part.ends(), part.is_partial());
+        let (kind, is_partial) = (part.kind(), part.is_partial());
         part.error.map_or(Ok(()), fail_if_reported)?;
         self.respond(part.response_id, deltas);
-        if let Some(token) = part.token {
-            let said = said(&token.text, kind, &mut self.markup);
-            self.goes_on |= self.soft_stopped && said.is_some();
-            deltas.extend(said);
+        if let Some(token) = part.token
+            && let Some(said) = said(&token.text, kind, &mut self.markup, &mut self.text)
+        {
+            self.goes_on |= self.may_be_complete();
+            // What a message settled was not all.
+            self.settled = false;
+            deltas.push_back(said);
         }
         if let Some(card) = part.card_attachment.and_then(|card| card.json_data) {
             self.markup.learn(&card);
         }
+        let had_ended = self.may_be_complete();
+        self.soft_stopped |= part.is_soft_stop.unwrap_or_default();
         if let Some(response) = part.model_response {
             // A mirror tells of a usage limit or an overload here, in an answer that is else complete.
             response.failures().try_for_each(fail_if_reported)?;
@@ -190,17 +206,72 @@ impl Answer {
             if response.model.is_some() {
                 deltas.push_back(Names { model: response.model, ..Names::default() }.into());
             }
-            // An empty one settles nothing, and a partial one not all: the words came before, or come yet.
+            // An empty one settles nothing: the words came before, or come yet.
             if let Some(text) = response.message.filter(|text| !text.is_empty()) {
-                self.whole = !is_partial;
-                let text = self.markup.whole(&text);
-                deltas.push_back(Delta { text, settled: true, ..Delta::default() });
+                self.message(&text, is_partial, deltas);
             }
+            self.settled |= !is_partial;
         }
-        if ends && !std::mem::replace(&mut self.soft_stopped, true) {
+        if !had_ended && self.may_be_complete() {
             deltas.push_back(Metadata { finish: Some("stop".into()), ..Metadata::default() }.into());
         }
         Ok(())
+    }
+
+    /// Takes in the text of a message.
+    fn message(&mut self, text: &str, is_partial: bool, deltas: &mut VecDeque<Delta>) {
+        let Message { before, text } = self.markup.message(text);
+        self.say(before, deltas);
+        let settled = self.text.settle(&text, is_partial);
+        deltas.extend(settled.text.map(|text| Delta { text, settled: true, ..Delta::default() }));
+        if settled.is_known && self.soft_stopped && !is_partial {
+            self.done = true;
+            let held = self.markup.rest();
+            self.say(held, deltas);
+        }
+    }
+
+    /// Takes in a line that is an object of another form, or cannot be read. The `last` one may break off.
+    fn odd_line(
+        &mut self,
+        line: &[u8],
+        is_other: bool,
+        last: bool,
+        deltas: &mut VecDeque<Delta>,
+    ) -> Result<(), Fault> {
+        fail_if_failure(line)?;
+        let may_speak = if is_other {
+            object(line).is_some_and(|fields| speaks(&fields) || fields.contains_key("token"))
+        } else {
+            // After a sign of the end, what is no JSON has no words.
+            !last && (!self.may_be_complete() || holds_json(line))
+        };
+        if may_speak {
+            self.miss(deltas);
+        } else {
+            self.skipped += 1;
+        }
+        Ok(())
+    }
+
+    /// Whether the upstream has said that the answer may be complete, and has not gone on.
+    fn may_be_complete(&self) -> bool {
+        self.soft_stopped || self.settled
+    }
+
+    /// Says words that were held back, if there are any.
+    fn say(&mut self, text: String, deltas: &mut VecDeque<Delta>) {
+        if !text.is_empty() {
+            self.text.say(&text);
+            deltas.push_back(Delta { text, ..Delta::default() });
+        }
+    }
+
+    /// Tells that words of this line may be missing.
+    fn miss(&mut self, deltas: &mut VecDeque<Delta>) {
+        self.unreadable += 1;
+        self.text.miss();
+        deltas.push_back(Delta { gap: Some(self.count), ..Delta::default() });
     }
 
     fn respond(&mut self, id: Option<String>, deltas: &mut VecDeque<Delta>) {
@@ -211,9 +282,25 @@ impl Answer {
     }
 }
 
+/// Reads a line of the protocol in its usual form.
+fn parse(line: &[u8]) -> Option<Line<'_>> {
+    // serde would take a list for an object, by position.
+    Some(line).filter(|line| line.starts_with(b"{")).and_then(|line| serde_json::from_slice(line).ok())
+}
+
+/// The object that a line is in JSON, or in what mirrors take for JSON.
+fn object(line: &[u8]) -> Option<Map<String, Value>> {
+    match line.starts_with(b"{").then(|| tolerant::value(line)) {
+        Some(Ok(Value::Object(fields))) => Some(fields),
+        _ => None,
+    }
+}
+
 /// Fails with the failure that a line of another form reports, if it does.
 fn fail_if_failure(line: &[u8]) -> Result<(), Fault> {
-    serde_json::from_slice(line).map_or(Ok(()), |value| Fault::check(&value))
+    let may_report = line.starts_with(b"{") || line.starts_with(b"[");
+    let value = may_report.then(|| tolerant::value(line)).and_then(Result::ok);
+    value.map_or(Ok(()), |value| Fault::check(&value))
 }
 
 /// Fails with the value of an error, unless it is none.
@@ -221,10 +308,14 @@ fn fail_if_reported(error: Value) -> Result<(), Fault> {
     Fault::check(&json!({ "error": error }))
 }
 
-fn said(words: &str, kind: Said, markup: &mut Markup) -> Option<Delta> {
+fn said(words: &str, kind: Said, markup: &mut Markup, text: &mut Text) -> Option<Delta> {
     let delta = match kind {
         Said::Reasoning => Delta { reasoning: words.into(), ..Delta::default() },
-        Said::Answer => Delta { text: markup.take(words), ..Delta::default() },
+        Said::Answer => {
+            let words = markup.take(words);
+            text.say(&words);
+            Delta { text: words, ..Delta::default() }
+        }
         Said::Nothing => {
             markup.left_out += 1;
             return None;
@@ -234,106 +325,4 @@ fn said(words: &str, kind: Said, markup: &mut Markup) -> Option<Delta> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::answer;
-    use crate::domain::error::Kind;
-    use crate::provider::decoding::{self, pieces};
-    use proptest::prelude::*;
-
-    fn read(chunks: &[&[u8]]) -> Result<answer::Answer, Kind> {
-        let (deltas, end) = decoding::read(&mut Answer::new(1 << 20), chunks);
-        let mut answer = answer::Answer::default();
-        deltas.iter().for_each(|delta| answer.apply(delta));
-        match end {
-            Ok(()) => Ok(answer),
-            Err(fault) => Err(fault.kind()),
-        }
-    }
-
-    const NEW: &str = concat!(
-        "{\"result\":{\"conversation\":{\"conversationId\":\"c1\"}}}\r\n",
-        "{\"result\":{\"response\":{\"token\":\"hm\",\"isThinking\":true,\"responseId\":\"r1\"}}}\n",
-        "broken {\n\n",
-        "{\"unknown\":1}\n",
-        "{\"result\":{\"response\":{\"token\":\"你好\",\"isThinking\":false,\"responseId\":\"r1\"}}}\n",
-        "{\"result\":{\"response\":{\"token\":\" 🙂\",\"responseId\":\"r1\"}}}\n",
-        "{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true,\"responseId\":\"r1\"}}}\n",
-    );
-    const WHOLE: &str = "{\"result\":{\"modelResponse\":{\"message\":\"你好 🙂!\",\"responseId\":\"r2\"}}}";
-
-    #[test]
-    fn both_shapes_are_understood_and_the_whole_message_wins() {
-        let answer = read(&[NEW.as_bytes()]).expect("an answer");
-        assert_eq!(answer.text, "你好 🙂");
-        assert_eq!(
-            (answer.names.conversation.as_deref(), answer.names.response.as_deref()),
-            (Some("c1"), Some("r1"))
-        );
-        assert_eq!(answer.finish_reason.as_deref(), Some("stop"));
-        let answer = read(&[NEW.as_bytes(), WHOLE.as_bytes()]).expect("an answer");
-        assert_eq!((answer.text.as_str(), answer.names.response.as_deref()), ("你好 🙂!", Some("r2")));
-        let direct = NEW.replace("{\"response\":{", "{").replace("}}}", "}}");
-        assert_eq!(read(&[direct.as_bytes()]).expect("an answer").text, "你好 🙂");
-    }
-
-    #[test]
-    fn every_cut_before_the_stop_is_truncation() {
-        let stop = NEW.find("\"isSoftStop\"").expect("a stop");
-        let first = NEW.find('\n').expect("a line");
-        for end in first..stop {
-            assert_eq!(
-                read(&[&NEW.as_bytes()[..end]]).expect_err("cut"),
-                Kind::UpstreamTruncated,
-                "at {end}"
-            );
-        }
-    }
-
-    #[test]
-    fn bad_answers_are_named() {
-        for (text, kind) in [
-            ("\n \n", Kind::UpstreamEmpty),
-            ("<!doctype html>\n<html>", Kind::UpstreamHtml),
-            ("garbage\nmore", Kind::UpstreamInvalid),
-            ("{\"hello\":1}\n", Kind::UpstreamInvalid),
-            ("{\"error\":{\"message\":\"x\",\"code\":8}}\n", Kind::UpstreamError),
-        ] {
-            assert_eq!(read(&[text.as_bytes()]).expect_err(text), kind, "{text}");
-        }
-    }
-
-    /// Lines that a template of another could be taken for, or not.
-    const LINES: [&str; 12] = [
-        r#"{"result":{"token":"a","responseId":"r1"}}"#,
-        r#"{"result":{"token":"é b","responseId":"r1"}}"#,
-        r#"{"result":{"token":"\u00e9\"","responseId":"r1"}}"#,
-        r#"{"result":{"token":"\ud800","responseId":"r1"}}"#,
-        r#"{"result":{"token":"","responseId":"r1"}}"#,
-        r#"{"result":{"token":null,"responseId":"r1"}}"#,
-        r#"{"result":{"token":7,"responseId":"r1"}}"#,
-        r#"{"result":{"token":"c","responseId":"r2"}}"#,
-        r#"{"result":{"token":"d","isThinking":true,"responseId":"r2"}}"#,
-        r#"{"result":{"response":{"token":"e","isThinking":false}}}"#,
-        r#"{"result":{"response":{"token":"f"},"token":"g"}}"#,
-        r#"{"result":{"response":{"token":"h","isSoftStop":true}}}"#,
-    ];
-
-    proptest! {
-        #[test]
-        fn a_line_means_the_same_after_any_other(lines in prop::collection::vec(0..LINES.len(), 1..20)) {
-            let text = |blanks: fn(usize) -> usize| -> String {
-                let line = |(number, line): (usize, &usize)| format!("{{{}{}\n", " ".repeat(blanks(number)), &LINES[*line][1..]);
-                lines.iter().enumerate().map(line).collect()
-            };
-            // No line has the template of another where each has its own number of blanks.
-            prop_assert_eq!(read(&[text(|_| 0).as_bytes()]), read(&[text(|number| number).as_bytes()]));
-        }
-
-        #[test]
-        fn cuts_do_not_matter(cuts in prop::collection::vec(0usize..NEW.len(), 0..12)) {
-            let bytes = NEW.as_bytes();
-            prop_assert_eq!(read(&pieces(bytes, cuts)), read(&[bytes]));
-        }
-    }
-}
+mod tests;

@@ -127,7 +127,9 @@ pub struct Token<'a> {
 impl<'de: 'a, 'a> Deserialize<'de> for Token<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = <&RawValue>::deserialize(deserializer)?;
-        text(raw).map(|text| Token { text, raw }).ok_or_else(|| D::Error::custom("a token is no text"))
+        let number = || raw.get().parse::<f64>().is_ok().then(|| raw.get().into());
+        let text = text(raw).or_else(number).ok_or_else(|| D::Error::custom("a token is no text"))?;
+        Ok(Token { text, raw })
     }
 }
 

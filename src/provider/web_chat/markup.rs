@@ -1,10 +1,13 @@
 //! Markup in a web chat's words that is not the answer: cards of the model's tools (`<xai:…>`) and those
 //! that its own page renders (`<grok:render …>`). They are left out, wherever the words are cut; a citation
-//! becomes its link where its address is known.
+//! becomes its link where its address is known. In code, between backquotes, they are words: there somebody
+//! speaks of them. So is one that does not end.
 
 use std::collections::HashMap;
 
 use serde_json::Value;
+
+use super::code::Code;
 
 /// How the cards begin.
 const CARDS: [&str; 2] = ["<xai:", "<grok:render"];
@@ -21,8 +24,18 @@ pub struct Markup {
     addresses: HashMap<String, String>,
     /// What citations became, by the ids of their cards: what the words settle to is to agree.
     became: HashMap<String, String>,
+    code: Code,
     /// How many cards were left out.
     pub left_out: usize,
+    /// How many did not end, and so stayed words.
+    pub unclosed: usize,
+}
+
+/// What a message is without its cards.
+pub struct Message {
+    /// Words that were held and come before it.
+    pub before: String,
+    pub text: String,
 }
 
 /// What words that begin with `<` are.
@@ -48,7 +61,9 @@ impl Markup {
 
     /// The words that are the answer's, of those that come next.
     pub fn take(&mut self, words: &str) -> String {
-        if self.held.is_empty() && !words.contains('<') {
+        // Most words are too short for a quicker search to pay.
+        let is_plain = !words.bytes().any(|byte| matches!(byte, b'<' | b'`' | b'\n'));
+        if is_plain && self.held.is_empty() && self.code.pass_plain(words) {
             return words.into();
         }
         let all = std::mem::take(&mut self.held) + words;
@@ -60,14 +75,21 @@ impl Markup {
     /// What was held and turns out to be words, now that no more come.
     pub fn rest(&mut self) -> String {
         let held = std::mem::take(&mut self.held);
-        // A card that breaks off is none of the answer's words either.
-        if is_card(&held) { String::new() } else { held }
+        self.unclosed += usize::from(is_card(&held));
+        held
     }
 
-    /// The words of a whole answer, in which each citation becomes what it became before.
-    pub fn whole(&mut self, text: &str) -> String {
-        let (answer, rest) = self.strip(text);
-        if is_card(rest) { answer } else { answer + rest }
+    /// A message, in which each citation becomes what it became before. Where it ends as the words so far do,
+    /// that end stays held, since more may come.
+    pub fn message(&mut self, text: &str) -> Message {
+        self.code = Code::default();
+        let (text, rest) = self.strip(text);
+        if rest == self.held {
+            return Message { before: String::new(), text };
+        }
+        self.unclosed += usize::from(is_card(rest));
+        self.code.pass(rest);
+        Message { before: self.rest(), text: text + rest }
     }
 
     /// The answer's words of a text, and what of its end may be the beginning of a card.
@@ -75,20 +97,25 @@ impl Markup {
         let (mut answer, mut rest) = (String::new(), text);
         while let Some(at) = rest.find('<') {
             answer.push_str(&rest[..at]);
+            self.code.pass(&rest[..at]);
             rest = &rest[at..];
-            match look(rest) {
+            let seen = if self.code.goes_on() { Seen::Words } else { look(rest) };
+            match seen {
                 Seen::Open if rest.len() <= MAX_CARD_BYTES => return (answer, rest),
-                Seen::Words | Seen::Open => {
-                    answer.push('<');
-                    rest = &rest[1..];
-                }
-                Seen::Card(length) => {
+                Seen::Card(length) if length <= MAX_CARD_BYTES => {
                     answer.push_str(&self.rendered(&rest[..length]));
                     rest = &rest[length..];
+                    continue;
                 }
+                Seen::Open | Seen::Card(_) => self.unclosed += 1,
+                Seen::Words => {}
             }
+            answer.push('<');
+            self.code.pass("<");
+            rest = &rest[1..];
         }
         answer.push_str(rest);
+        self.code.pass(rest);
         (answer, "")
     }
 
@@ -120,11 +147,17 @@ fn look(text: &str) -> Seen {
         let may_be = CARDS.iter().any(|begin| begin.starts_with(text));
         return if may_be { Seen::Open } else { Seen::Words };
     }
+    let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | '_' | '-');
+    let Some(after) = text[1..].find(|c| !of_name(c)) else { return Seen::Open };
+    let (name, after) = text[1..].split_at(after);
+    let is_name = if name.starts_with("xai:") { name.len() > 4 } else { name == "grok:render" };
+    if !is_name || !after.starts_with([' ', '\t', '\r', '\n', '/', '>']) {
+        return Seen::Words;
+    }
     let Some(end) = text.find('>') else { return Seen::Open };
     if text[..end].ends_with('/') {
         return Seen::Card(end + 1);
     }
-    let name = text[1..end].split(char::is_whitespace).next().unwrap_or_default();
     let last = format!("</{name}>");
     text.find(&last).map_or(Seen::Open, |at| Seen::Card(at + last.len()))
 }
@@ -137,8 +170,8 @@ mod tests {
 
     const TEXT: &str = "1 < 2 <b>x</b> <xai:tool_usage_card><xai:tool_name>web</xai:tool_name></xai:tool_usage_card>\
         Hello<grok:render card_id=\"c1\" type=\"x\"><argument name=\"citation_id\">3</argument></grok:render> world\
-        <grok:render card_id=\"c2\"/>, 你好 <gro";
-    const ANSWER: &str = "1 < 2 <b>x</b> Hello [a.example](https://a.example/x) world, 你好 <gro";
+        <grok:render card_id=\"c2\"/>, 你好 ``<xai:x/>` ``\n```\n<xai:x/>\n```\n<gro";
+    const ANSWER: &str = "1 < 2 <b>x</b> Hello [a.example](https://a.example/x) world, 你好 ``<xai:x/>` ``\n```\n<xai:x/>\n```\n<gro";
 
     fn learned() -> Markup {
         let mut markup = Markup::default();
@@ -147,13 +180,59 @@ mod tests {
         markup
     }
 
+    fn whole(markup: &mut Markup, text: &str) -> String {
+        let Message { before, text } = markup.message(text);
+        before + &text + &markup.rest()
+    }
+
     #[test]
     fn cards_are_left_out_and_a_citation_becomes_its_link() {
-        assert_eq!(learned().whole(TEXT), ANSWER);
-        let mut open = Markup::default();
-        assert_eq!(open.take("a <xai:x> never ends") + &open.rest(), "a ");
-        let long = format!("<xai:{}", "x".repeat(MAX_CARD_BYTES));
-        assert_eq!(open.take(&long) + &open.rest(), long);
+        assert_eq!(whole(&mut learned(), TEXT), ANSWER);
+    }
+
+    #[test]
+    fn a_card_without_an_end_is_words_and_is_counted() {
+        let long = format!("<xai:x>{}", "x".repeat(MAX_CARD_BYTES));
+        let closed = long.clone() + "</xai:x>";
+        for (text, unclosed) in
+            [("a <xai:x> never ends", 1), (&*long, 1), (&*closed, 1), ("<xai: y <xai:> <grok:rendered>", 0)]
+        {
+            let mut markup = Markup::default();
+            assert_eq!((markup.take(text) + &markup.rest(), markup.unclosed), (text.into(), unclosed));
+            let mut markup = Markup::default();
+            assert_eq!((whole(&mut markup, text), markup.unclosed), (text.into(), unclosed));
+        }
+    }
+
+    #[test]
+    fn markup_in_code_is_words() {
+        let card = "<xai:x>y</xai:x>";
+        for (text, is_words) in [
+            ("Write `CARD`", true),
+            ("Write ``a`CARD``", true),
+            ("```xml\nCARD\n```", true),
+            ("- ```\n`\nCARD", true),
+            ("````\n```\nCARD\n````", true),
+            ("```CARD```", true),
+            ("`a` CARD", false),
+            ("it`s\nCARD", false),
+            ("```\na\n``` \nCARD", false),
+            ("```a``` CARD", false),
+            ("```\na ``` b\n```\nCARD", false),
+        ] {
+            let said = text.replace("CARD", card);
+            let answer = if is_words { said.clone() } else { text.replace("CARD", "") };
+            assert_eq!(whole(&mut Markup::default(), &said), answer, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_message_ends_with_stays_held_where_the_words_end_so() {
+        let mut markup = Markup::default();
+        let said = markup.take("a <gro");
+        let Message { before, text } = markup.message("a <gro");
+        assert_eq!((&*said, &*before, &*text), ("a ", "", "a "));
+        assert_eq!(markup.take("k:render/> b") + &markup.rest(), " b");
     }
 
     #[test]
@@ -161,7 +240,7 @@ mod tests {
         let mut markup = Markup::default();
         let streamed = markup.take(TEXT) + &markup.rest();
         markup.learn(r#"{"id":"c1","url":"https://a.example/x"}"#);
-        assert_eq!(markup.whole(TEXT), streamed);
+        assert_eq!(whole(&mut markup, TEXT), streamed);
     }
 
     proptest! {

@@ -5,10 +5,12 @@
 //! `new` the answer's fields stand under `result.response`, after `responses` directly under
 //! `result`: both are understood in either place.
 
+mod code;
 pub(super) mod decoder;
 mod line;
 mod markup;
 mod request;
+mod text;
 
 use std::rc::Rc;
 

@@ -10,12 +10,9 @@ use super::Completion;
 use crate::domain::answer::{Delta, Metadata};
 use crate::domain::chat::estimate_tokens;
 use crate::domain::error::{Error, Kind};
+use crate::provider::content::{Unreadable, speaks};
 use crate::provider::decoding::Fault;
 use crate::telemetry::mending::Mending;
-
-/// Where other protocols, and failures of no known form, have their words.
-const ELSEWHERE: [&str; 8] =
-    ["message", "candidates", "response", "delta", "content", "text", "output", "data"];
 
 /// A chunk on its way to be mended.
 struct Mend<'a> {
@@ -44,7 +41,7 @@ impl Completion {
         let mut choices = match chunk.insert("choices".into(), Value::Null) {
             Some(Value::Array(choices)) => choices,
             Some(choice @ Value::Object(_)) => vec![choice],
-            None | Some(Value::Null) if !speaks_elsewhere(&chunk) => Vec::new(),
+            None | Some(Value::Null) if !speaks(&chunk) => Vec::new(),
             _ => return Err(Fault::broken(Some(self.events))),
         };
         // Many a client reads one choice of a chunk alone.
@@ -109,7 +106,7 @@ impl Completion {
         let Some(said) = choice.get_mut("delta").and_then(Value::as_object_mut) else {
             return Err(unreadable());
         };
-        mending.mended |= whole::mend_content(said).map_err(|whole::Unreadable| unreadable())?;
+        mending.mended |= whole::mend_content(said).map_err(|Unreadable| unreadable())?;
         mending.mended |= self.show_images(said, reason.is_some());
         if begins && !said.get("role").is_some_and(Value::is_string) {
             said.insert("role".into(), "assistant".into());
@@ -124,7 +121,7 @@ impl Completion {
             let content = said.get("content").and_then(Value::as_str);
             mending.delta.other_tokens += content.map_or(0, estimate_tokens);
         }
-        let has_calls = self.pass_calls(index, said, mending).map_err(|whole::Unreadable| unreadable())?;
+        let has_calls = self.pass_calls(index, said, mending).map_err(|Unreadable| unreadable())?;
         let says_more = choice["delta"].as_object().is_some_and(|delta| delta.values().any(whole::says));
         Ok(!has_calls || choice.get("finish_reason").is_some_and(Value::is_string) || says_more)
     }
@@ -152,7 +149,7 @@ impl Completion {
         index: u64,
         said: &mut Map<String, Value>,
         mending: &mut Mend<'_>,
-    ) -> Result<bool, whole::Unreadable> {
+    ) -> Result<bool, Unreadable> {
         let (is_first, ended) = (self.first == Some(index), self.finished.contains_key(&index));
         let pieces = said.shift_remove("tool_calls").filter(|pieces| !pieces.is_null());
         let has_calls = pieces.is_some();
@@ -194,17 +191,6 @@ fn number(choices: &mut [Value]) -> bool {
 fn is_of_one_before(choice: &Value, choices: &[Value]) -> bool {
     let before = choices.iter().take_while(|other| !std::ptr::eq(*other, choice));
     choice["index"].is_u64() && before.into_iter().any(|other| other["index"] == choice["index"])
-}
-
-/// Whether an event without choices says something in a place where other protocols have their words.
-fn speaks_elsewhere(event: &Map<String, Value>) -> bool {
-    let says = |place: &&str| match event.get(*place) {
-        Some(Value::String(text)) => !text.is_empty(),
-        Some(Value::Object(fields)) => !fields.is_empty(),
-        Some(Value::Array(items)) => !items.is_empty(),
-        _ => false,
-    };
-    ELSEWHERE.iter().any(says)
 }
 
 /// Takes the words out of the last chunk of a choice, for a chunk of their own.

@@ -11,7 +11,7 @@ fn sent(chunks: &[Value]) -> Vec<Vec<(u64, Option<String>, String)>> {
     };
     let mut all = Vec::new();
     for pieces in chunks {
-        let at_once = calls.take(0, pieces.clone(), &Map::new(), &mut mendings).ok().expect("pieces");
+        let at_once = calls.take(0, pieces.clone(), &Map::new(), &mut mendings).expect("pieces");
         let mut gone: Vec<_> =
             at_once.into_iter().flat_map(|piece| of_delta(calls.chunk(0, piece, true))).collect();
         gone.extend(calls.release(0, false, true).into_iter().flat_map(of_delta));
@@ -133,7 +133,7 @@ fn joined(chunks: &[Value]) -> Vec<(String, String, String)> {
     let (mut calls, mut mendings) = (ToolCalls::default(), Mendings::default());
     let mut answer = crate::domain::answer::Answer::default();
     for pieces in chunks {
-        let sent = calls.take(0, pieces.clone(), &Map::new(), &mut mendings).ok().expect("pieces");
+        let sent = calls.take(0, pieces.clone(), &Map::new(), &mut mendings).expect("pieces");
         sent.into_iter().for_each(|piece| answer.apply(&calls.chunk(0, piece, true)));
         calls.release(0, false, true).iter().for_each(|delta| answer.apply(delta));
     }
@@ -193,7 +193,7 @@ fn calls_of_one_id_are_told_apart_and_other_forms_of_calls_are_read() {
             [("a".into(), "f".into(), "{}".into())],
             "{pieces}"
         );
-        let whole = whole_calls(pieces.clone(), &mut Mendings::default()).ok().expect("calls");
+        let whole = whole_calls(pieces.clone(), &mut Mendings::default()).expect("calls");
         let expected =
             json!([{ "id": "a", "type": "function", "function": { "name": "f", "arguments": "{}" } }]);
         assert_eq!(whole, expected);

@@ -1,0 +1,109 @@
+//! A web chat's answers: where they end, texts that are settled otherwise than they were said, markup.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::Right::{Fails, Text};
+use super::{Case, chat, completion, web_chat};
+use crate::helpers::spawn_before;
+use crate::upstream::{Fake, Step};
+
+pub const CASES: &[Case] = &[
+    web_chat(
+        "an early message is not marked as partial, and tokens follow",
+        "{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hello\",\"responseId\":\"r\"}}}}\n{\"result\":{\"response\":{\"token\":\" world\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n",
+        Text("Hello world"),
+    ),
+    web_chat(
+        "an early message is followed by a longer one",
+        "{\"result\":{\"response\":{\"token\":\"Hello\"}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hello\",\"responseId\":\"r\"}}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hello world\",\"responseId\":\"r\"}}}}\n",
+        Text("Hello world"),
+    ),
+    web_chat(
+        "each message has words of its own",
+        "{\"result\":{\"response\":{\"token\":\"Hello\"}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hello\",\"responseId\":\"r\"}}}}\n{\"result\":{\"response\":{\"token\":\" brave\"}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\" brave\",\"responseId\":\"r\"}}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\" world\",\"responseId\":\"r\"}}}}\n",
+        Text("Hello brave world"),
+    ),
+    web_chat(
+        "tokens follow a message, and then nothing says that they were the last",
+        "{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hello\",\"responseId\":\"r\"}}}}\n{\"result\":{\"response\":{\"token\":\" world\"}}}\n",
+        Fails("upstream_truncated", ""),
+    ),
+    web_chat(
+        "tokens follow a message, and one of them is broken",
+        "{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hello\",\"responseId\":\"r\"}}}}\n{\"result\":{\"response\":{\"token\":\" brave\n{\"result\":{\"response\":{\"token\":\" world\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n",
+        Fails("upstream_invalid", ""),
+    ),
+    web_chat(
+        "an overload is told after a message",
+        "{\"result\":{\"response\":{\"token\":\"Hello\"}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hello\",\"responseId\":\"r\"}}}}\n{\"error\":{\"message\":\"boom ctx\"}}\n",
+        Fails("upstream_error", "boom ctx"),
+    ),
+    web_chat(
+        "a title and a line that is none of the protocol follow the message",
+        "{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hello\",\"responseId\":\"r\"}}}}\n{\"result\":{\"title\":{\"newTitle\":\"T\"}}}\n[DONE]\n",
+        Text("Hello"),
+    ),
+    web_chat(
+        "the final message is a cut of what was said",
+        "{\"result\":{\"response\":{\"token\":\"Hello\"}}}\n{\"result\":{\"response\":{\"token\":\" world\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hello\",\"responseId\":\"r\"}}}}\n",
+        Text("Hello world"),
+    ),
+    web_chat(
+        "the final message is in other words than those that were said",
+        "{\"result\":{\"response\":{\"token\":\"Hello wurld\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hello world\",\"responseId\":\"r\"}}}}\n",
+        Text("Hello wurld"),
+    ),
+    web_chat(
+        "the final message adds words, and blanks that were said are not in it",
+        "{\"result\":{\"response\":{\"token\":\"Hello\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hello world \",\"responseId\":\"r\"}}}}\n",
+        Text("Hello world "),
+    ),
+    web_chat(
+        "half of a character is lost, and the message has all of it",
+        "{\"result\":{\"response\":{\"token\":\"Hi \\ud83d\"}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hi \u{1f600}!\",\"responseId\":\"r\"}}}}\n",
+        Text("Hi \u{1f600}!"),
+    ),
+    web_chat(
+        "markup is what is spoken of",
+        "{\"result\":{\"response\":{\"token\":\"Write `<xai:x>y</\"}}}\n{\"result\":{\"response\":{\"token\":\"xai:x>`:\\n```\\n<grok:render/>\\n``\"}}}\n{\"result\":{\"response\":{\"token\":\"`\\n<xai:x/>Bye\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Write `<xai:x>y</xai:x>`:\\n```\\n<grok:render/>\\n```\\n<xai:x/>Bye\",\"responseId\":\"r\"}}}}\n",
+        Text("Write `<xai:x>y</xai:x>`:\n```\n<grok:render/>\n```\nBye"),
+    ),
+    web_chat(
+        "a card does not end, and words follow it",
+        "{\"result\":{\"response\":{\"token\":\"Hello <xai:x>\"}}}\n{\"result\":{\"response\":{\"token\":\" world\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n",
+        Text("Hello <xai:x> world"),
+    ),
+    web_chat(
+        "a key comes twice, a score is no number, and a token is one",
+        "{\"result\":{\"response\":{\"token\":\"Hello \",\"score\":NaN,\"score\":-Infinity,\"isThinking\":false,\"isThinking\":false}}}\n{\"result\":{\"response\":{\"token\":7}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n",
+        Text("Hello 7"),
+    ),
+    web_chat(
+        "a token stands outside of a result",
+        "{\"result\":{\"response\":{\"token\":\"Hello\"}}}\n{\"response\":{\"token\":\" world\"}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n",
+        Fails("upstream_invalid", ""),
+    ),
+];
+
+#[actix_web::test]
+async fn the_usual_end_is_not_waited_for_where_the_connection_stays_open() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let lines = concat!(
+        "{\"result\":{\"response\":{\"token\":\"Hello <xai:x/>\"}}}\n",
+        "{\"result\":{\"response\":{\"token\":\"world <\"}}}\n",
+        "{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n",
+        "{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hello <xai:x/>world <\"}}}}\n",
+    );
+    let chunk = format!("{:x}\r\n{lines}\r\n", lines.len());
+    let fake = Fake::start(move |_| {
+        vec![Step::Send(head.into()), Step::Send(chunk.clone().into_bytes()), Step::Hang]
+    })
+    .await;
+    let app = spawn_before(&fake.url, "web-chat", &[]).await;
+    let answers = async { [chat(&app).await, completion(&app, false).await, completion(&app, true).await] };
+    for given in timeout(Duration::from_secs(10), answers).await.expect("no wait for more") {
+        assert_eq!(given, Ok(("Hello world <".into(), Vec::new())));
+    }
+}
