@@ -232,8 +232,10 @@ impl Body {
 
     /// Whether it is declared as text for people, or a web page.
     pub fn is_text(&self) -> bool {
-        let text = ["text/plain", "text/html", "application/xhtml+xml"];
-        text.iter().any(|text| self.media().eq_ignore_ascii_case(text))
+        let media = self.media();
+        ["text/plain", "text/html", "application/xhtml+xml"]
+            .iter()
+            .any(|text| media.eq_ignore_ascii_case(text))
     }
 
     /// Tells that it was declared as text, and turned out to be none.
