@@ -282,7 +282,7 @@ impl InFlight {
             );
         }
         let answer = self.answer.borrow();
-        if self.verbatim || answer.cut || !answer.text.is_empty() {
+        if self.verbatim || answer.cut || !answer.text.trim().is_empty() {
             return None;
         }
         match answer.tool_calls.first() {

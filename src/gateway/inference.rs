@@ -217,7 +217,8 @@ impl Gateway {
                 Some(model) if !names_model => with_model(&body, model)?,
                 _ => body.clone(),
             };
-            let request = Verbatim { body, stream, choices, headers: headers.clone() };
+            let headers = headers.clone();
+            let request = Verbatim { body, model: model.clone(), stream, choices, headers };
             Ok((model, member.passthrough()?.complete(request).await?))
         });
         let (member, (model, deltas)) = asked.await?;

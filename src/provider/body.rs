@@ -272,18 +272,32 @@ pub fn empty() -> Error {
 /// The error for an answer that is complete by its protocol, with this reason to finish, and says nothing.
 pub fn silent(finish: Option<&str>, has_reasoned: bool) -> Error {
     let empty = |what: &str| Error::new(Kind::UpstreamEmpty, what);
-    match finish {
-        Some("content_filter") => empty("the upstream's content filter withheld the answer")
+    match finish.unwrap_or_default() {
+        finish if is_filter(finish) => empty("the upstream's content filter withheld the answer")
             .hinted("put the question in other words"),
-        Some("length") if has_reasoned => {
+        finish if is_bound(finish) && has_reasoned => {
             empty("the model reached its bound of tokens while it was still reasoning")
                 .hinted("raise `max_tokens`, or leave it empty")
         }
-        Some("length") => empty("the model reached its bound of tokens before it said anything")
+        finish if is_bound(finish) => empty("the model reached its bound of tokens before it said anything")
             .hinted("raise `max_tokens`, or leave it empty"),
         _ if has_reasoned => empty("the upstream's answer holds reasoning and no text"),
         _ => empty("the upstream's answer holds no text"),
     }
+}
+
+/// Whether a reason to finish is that the bound of tokens was reached.
+pub fn is_bound(finish: &str) -> bool {
+    let bounds = ["length", "max_tokens", "model_context_window_exceeded"];
+    bounds.iter().any(|bound| finish.eq_ignore_ascii_case(bound))
+}
+
+/// Whether a reason to finish is a filter's: OpenAI's, Gemini's or Zhipu's.
+fn is_filter(finish: &str) -> bool {
+    let finish = finish.to_ascii_lowercase();
+    ["content_filter", "safety", "sensitive", "prohibited_content", "blocklist", "recitation"]
+        .iter()
+        .any(|filter| finish.contains(filter))
 }
 
 /// The error for an answer that takes too long in all.

@@ -78,7 +78,7 @@ fn told_apart(place: Place, status: Option<u16>, is_challenge: bool, reason: Opt
             .or(unknown)
             .or_else(|| RULES.iter().find(by_words).map(named))
             .or_else(|| Some(&REJECTED).filter(by_code).map(named))
-            .or_else(|| RULES.iter().find(by_loose_words).map(named))
+            .or_else(|| RULES.iter().chain([&REJECTED]).find(by_loose_words).map(named))
             .or_else(|| status.map(|status| left_to(place, status, reason)))
             .unwrap_or((Kind::UpstreamError, "reports an error"))
     };

@@ -14,6 +14,9 @@ const MAX_BARE_BYTES: usize = 16 << 10;
 /// How often it is tried whether it has ended.
 const MAX_TRIES: usize = 16;
 
+/// The names of events that report a failure.
+pub const ERRORS: [&[u8]; 2] = [b"error", b"exception"];
+
 /// How much is kept of the first line that is none of an event stream.
 const MAX_FOREIGN_BYTES: usize = 1 << 10;
 
@@ -143,7 +146,7 @@ impl SseEvents {
         if line.is_empty() {
             return Ok(self.end());
         }
-        let is_bare = self.bare || !self.has_data && line.starts_with(b"{");
+        let is_bare = self.bare || !self.has_data && (line.starts_with(b"{") || line.starts_with(b"[{"));
         let data = match line.strip_prefix(b"data").or_else(|| line.strip_prefix(b"error")) {
             _ if is_bare => line,
             Some([]) => &[],
@@ -153,7 +156,7 @@ impl SseEvents {
             }
             _ => {
                 if let Some(name) = line.strip_prefix(b"event:") {
-                    self.fails = name.trim_ascii() == b"error";
+                    self.fails = ERRORS.contains(&name.trim_ascii());
                 } else if !is_sse_line(line) {
                     if self.skipped == 0 {
                         self.foreign = line[..line.len().min(MAX_FOREIGN_BYTES)].to_vec();
@@ -172,7 +175,9 @@ impl SseEvents {
         self.data.extend_from_slice(data);
         // Nothing but its own last brace need end it. It is read again with some lines, so only while it is
         // small and they are few.
-        let may_end = self.bare && self.data.ends_with(b"}") && self.data.len() <= MAX_BARE_BYTES;
+        let may_end = self.bare
+            && self.data.len() <= MAX_BARE_BYTES
+            && matches!(self.data[..], [b'{', .., b'}'] | [b'[', .., b']']);
         self.tries += usize::from(may_end);
         let is_whole =
             may_end && self.tries <= MAX_TRIES && serde_json::from_slice::<IgnoredAny>(&self.data).is_ok();
@@ -196,7 +201,8 @@ pub fn holds_json(text: &[u8]) -> bool {
 
 /// Whether a line is one of an event stream, or the beginning of one.
 fn is_sse_line(line: &[u8]) -> bool {
-    let fields = [&b"data"[..], b":", b"event", b"id", b"retry", b"error", b"{", "\u{feff}".as_bytes()];
+    let fields =
+        [&b"data"[..], b":", b"event", b"id", b"retry", b"error", b"{", b"[{", "\u{feff}".as_bytes()];
     fields.iter().any(|field| line.starts_with(field) || field.starts_with(line))
 }
 

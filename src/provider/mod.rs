@@ -217,6 +217,8 @@ trait Provider {
 pub struct Verbatim {
     /// The request.
     pub body: Bytes,
+    /// The model that it is for, where one is known.
+    pub model: Option<String>,
     /// Whether the answer is to come in chunks.
     pub stream: bool,
     /// How many choices are asked for.

@@ -6,7 +6,7 @@ const LOGIN: [&str; 9] =
 
 /// What a web page is, which came in the place of an answer.
 pub struct Page {
-    /// Its title, if it has one.
+    /// Its title, or what it begins with, if it has one.
     pub title: Option<String>,
     /// Whether it asks for a login.
     pub is_login: bool,
@@ -16,12 +16,14 @@ impl Page {
     /// The page that begins so.
     pub fn of(text: &str) -> Self {
         let lower = text.to_ascii_lowercase();
-        let title = lower.find("<title").and_then(|start| {
+        let within = |tag: &str| {
+            let start = lower.find(tag)?;
             let begin = start + lower[start..].find('>')? + 1;
             let end = begin + lower[begin..].find('<')?;
-            Some(text[begin..end].trim().to_string())
-        });
-        let title = title.filter(|title| !title.is_empty());
+            Some(text[begin..end].trim().to_string()).filter(|title| !title.is_empty())
+        };
+        // What is no page of HTML has its words in a message.
+        let title = ["<title", "<h1", "<message"].iter().find_map(|tag| within(tag));
         let is_login = LOGIN.iter().any(|words| lower.contains(words));
         Page { title, is_login }
     }

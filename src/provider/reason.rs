@@ -28,7 +28,7 @@ const BROKEN_OFF: [&str; 10] = [
 ];
 
 /// The keys under which a failure's words stand, the best first.
-const WORDS: [&str; 13] = [
+const WORDS: [&str; 14] = [
     "message",
     "msg",
     "detail",
@@ -42,7 +42,13 @@ const WORDS: [&str; 13] = [
     "status_msg",
     "reason",
     "error",
+    "text",
 ];
+
+/// The keys that say by themselves that there is a failure, beside choices too; and those that do where there
+/// are none.
+const NAMED: [&str; 4] = ["error_code", "error_type", "errorCode", "errcode"];
+const ALONE: [&str; 6] = ["detail", "error_msg", "error_message", "errorMessage", "errMsg", "errmsg"];
 
 /// The keys under which its codes stand.
 const CODES: [&str; 9] =
@@ -50,6 +56,9 @@ const CODES: [&str; 9] =
 
 /// The fields of an error that go on to callers, beside its words.
 const FIELDS: [&str; 4] = ["type", "param", "code", "innererror"];
+
+/// How many words may stand between a model and that it is not there.
+const MOST_BETWEEN: usize = 4;
 
 /// The most that is read of texts within texts.
 const DEPTH: usize = 4;
@@ -83,12 +92,15 @@ impl Reason {
     /// The same of an answer that is passed on, whose protocol is not known: there only what is called
     /// an error surely is one.
     pub fn in_relayed(value: &Value) -> Option<Self> {
+        if let Value::Array(items) = value {
+            return items.first().and_then(Self::in_relayed);
+        }
         let is_error =
             ["object", "type"].iter().any(|key| value.get(key).is_some_and(|name| name == "error"))
                 || value.get("error").is_some_and(says_something);
         // A job or a file that has failed says so in a good answer.
-        let is_resource =
-            value.get("id").is_some() && value.get("object").is_some_and(|object| object != "error");
+        let is_resource = ["id", "object", "status"].iter().all(|key| value.get(key).is_some())
+            && value["object"] != "error";
         (is_error && !is_resource).then(|| Self::in_answer(value)).flatten()
     }
 
@@ -105,7 +117,10 @@ impl Reason {
             let page = Page::of(text);
             return page.title.filter(|_| !page.is_login).map(Reason::of_words);
         }
-        (!text.is_empty()).then(|| Reason::of_words(text))
+        // Some answer as a stream all the same.
+        let mut data = text.lines().filter_map(|line| line.strip_prefix("data:"));
+        let told = data.find_map(|data| Self::in_answer(&serde_json::from_str(data).ok()?));
+        told.or_else(|| (!text.is_empty()).then(|| Reason::of_words(text)))
     }
 
     /// What says these words and nothing else.
@@ -115,7 +130,9 @@ impl Reason {
 
     /// Whether one of its codes is or holds one of these words.
     pub fn has_code(&self, words: &[&str]) -> bool {
-        words.iter().any(|word| self.codes.contains(word))
+        // Some write their codes as one word.
+        let codes = self.codes.replace(['_', '-', '.'], "");
+        words.iter().any(|word| self.codes.contains(word) || codes.contains(&word.replace('_', "")))
     }
 
     /// Whether its words hold one of these phrases, which are in lower case, or begin with one after `^`.
@@ -132,11 +149,13 @@ impl Reason {
     /// now, is something else.
     pub fn names_no_model(&self) -> bool {
         let message = self.message.as_deref().unwrap_or_default().to_ascii_lowercase();
-        let after = message.find("model").map(|at| &message[at..]).unwrap_or_default();
+        let after = message.find("model").map(|at| &message[at + "model".len()..]).unwrap_or_default();
         let missing = ["does not exist", "doesn't exist", "not found", "not_found"];
         // Anthropic names what was not found alone.
         let is_named = self.has_code(&["not_found_error"]) && message.starts_with("model:");
-        is_named || missing.iter().any(|words| after.contains(words))
+        // Between them stands the model's name, and not a sentence about something else.
+        let is_near = |at: usize| after[..at].split_whitespace().count() <= MOST_BETWEEN;
+        is_named || missing.iter().any(|words| after.find(words).is_some_and(is_near))
     }
 
     /// The parameter that it blames, where it names one.
@@ -162,28 +181,18 @@ fn reported(answer: &Map<String, Value>, depth: usize) -> Option<Reason> {
         answer.get("choices").and_then(Value::as_array).is_some_and(|choices| !choices.is_empty());
     let is_error = |error: &&Value| says_something(error) && !(has_choices && says_all_is_well(error));
     if let Some(error) = answer.get("error").filter(is_error) {
-        let mut reason = of(error, depth);
-        // Words and codes may stand beside it instead of in it.
-        let mut beside = answer.clone();
-        beside.remove("error");
-        let beside = of(&Value::Object(beside), depth);
-        reason.message = match (reason.message, beside.message) {
-            (Some(name), Some(words)) if error.is_string() => Some(format!("{name}: {words}")),
-            (message, words) => message.or(words),
-        };
-        reason.number = reason.number.or(beside.number);
-        reason.codes = [reason.codes, beside.codes].join(" ").trim().into();
-        beside.fields.into_iter().for_each(|(name, value)| {
-            reason.fields.entry(name).or_insert(value);
-        });
-        return Some(reason);
+        return Some(with_beside(of(error, depth), answer, depth));
     }
     let named = |key: &str, name: &str| answer.get(key).is_some_and(|value| value == name);
     if named("object", "error") || named("type", "error") {
         return Some(of(&Value::Object(answer.clone()), depth));
     }
-    let list = answer.get("errors").and_then(Value::as_array).and_then(|errors| errors.first());
-    if let Some(first) = list {
+    let first = match answer.get("errors") {
+        Some(Value::Array(errors)) => errors.first(),
+        Some(Value::Object(errors)) => errors.values().next(),
+        _ => None,
+    };
+    if let Some(first) = first {
         return Some(of(first, depth));
     }
     let base = answer.get("base_resp");
@@ -195,7 +204,7 @@ fn reported(answer: &Map<String, Value>, depth: usize) -> Option<Reason> {
         return Some(reason);
     }
     // What an answer is wrapped in, where that is no OpenAI's.
-    let inner = ["header", "Response"].iter().filter_map(|key| answer.get(*key)?.as_object());
+    let inner = ["header", "Response", "x_groq"].iter().filter_map(|key| answer.get(*key)?.as_object());
     if let Some(reason) = inner.filter_map(|inner| of_wrapping(inner, depth)).next() {
         return Some(reason);
     }
@@ -206,18 +215,30 @@ fn reported(answer: &Map<String, Value>, depth: usize) -> Option<Reason> {
         })
     };
     let fails = answer.get("success").is_some_and(is_false)
-        || ["error_code", "error_type", "errorCode", "errcode"]
-            .iter()
-            .any(|key| is_failing(answer.get(*key)))
+        || NAMED.iter().any(|key| is_failing(answer.get(*key)))
         || is_failing(answer.get("code")) && says_why()
         || !has_choices
-            && (says("detail")
-                || says("errorMessage")
-                || says("errMsg")
-                || says("errmsg")
-                || answer.get("status").is_some_and(is_failure) && says_why()
+            && (ALONE.iter().any(|key| says(key))
+                || ["status", "code"].iter().any(|key| answer.get(*key).is_some_and(is_failure))
                 || answer.get("message").is_some_and(|message| message.get("detail").is_some()));
     fails.then(|| of(&Value::Object(answer.clone()), depth))
+}
+
+/// What an error says, and what stands beside it: words and codes may stand there instead.
+fn with_beside(mut reason: Reason, answer: &Map<String, Value>, depth: usize) -> Reason {
+    let mut beside = answer.clone();
+    let error = beside.remove("error").unwrap_or_default();
+    let beside = of(&Value::Object(beside), depth);
+    reason.message = match (reason.message, beside.message) {
+        (Some(name), Some(words)) if error.is_string() => Some(format!("{name}: {words}")),
+        (message, words) => message.or(words),
+    };
+    reason.number = reason.number.or(beside.number);
+    reason.codes = [reason.codes, beside.codes].join(" ").trim().into();
+    beside.fields.into_iter().for_each(|(name, value)| {
+        reason.fields.entry(name).or_insert(value);
+    });
+    reason
 }
 
 /// The failure in an object around an answer: its error, or a code that is none of success.
@@ -236,7 +257,13 @@ fn of_choice(choice: &Value, depth: usize) -> Option<Reason> {
     if let Some(error) = said.and_then(|said| said.get("error")).filter(|error| says_something(error)) {
         return Some(of(error, depth));
     }
-    let finish = choice.get("finish_reason").and_then(Value::as_str).unwrap_or_default();
+    let finish = choice.get("finish_reason");
+    if let Some(fields) = finish.and_then(Value::as_object)
+        && fields.get("type").and_then(Value::as_str).is_some_and(breaks_off)
+    {
+        return Some(of(&Value::Object(fields.clone()), depth));
+    }
+    let finish = finish.and_then(Value::as_str).unwrap_or_default();
     breaks_off(finish).then(|| {
         let message = format!("the answer broke off with the finish_reason `{finish}`");
         Reason { message: Some(message), codes: finish.into(), ..Reason::default() }
@@ -246,6 +273,11 @@ fn of_choice(choice: &Value, depth: usize) -> Option<Reason> {
 /// Whether a `finish_reason` says that the answer broke off.
 pub fn breaks_off(finish: &str) -> bool {
     BROKEN_OFF.iter().any(|reason| finish.eq_ignore_ascii_case(reason))
+}
+
+/// Whether a `finish_reason` is one: some write that there is none as a text.
+pub fn finishes(reason: &str) -> bool {
+    !["", "null", "none"].iter().any(|none| reason.eq_ignore_ascii_case(none))
 }
 
 /// What the value of an error says.
@@ -325,7 +357,9 @@ fn says_something(value: &Value) -> bool {
 /// Whether an error beside an answer says that there is none.
 fn says_all_is_well(error: &Value) -> bool {
     let fine = |text: &str| {
-        ["", "none", "null", "ok", "success"].contains(&text.trim().to_ascii_lowercase().as_str())
+        let text = text.trim().to_ascii_lowercase();
+        ["", "none", "null", "ok", "success", "succeeded", "no error", "no_error"].contains(&text.as_str())
+            || text.ends_with("成功")
     };
     match error {
         Value::String(text) => fine(text),
@@ -352,7 +386,9 @@ fn is_failure(status: &Value) -> bool {
 fn is_failing(code: Option<&Value>) -> bool {
     let fine = ["0", "200", "ok", "success", "succeeded"];
     code.is_some_and(|code| match code {
-        Value::String(text) => !text.is_empty() && !fine.contains(&text.to_ascii_lowercase().as_str()),
+        Value::String(text) => {
+            text.bytes().any(|byte| byte != b'0') && !fine.contains(&text.to_ascii_lowercase().as_str())
+        }
         Value::Number(number) => !matches!(number.as_i64(), Some(0 | 200)),
         _ => false,
     })

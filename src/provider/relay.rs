@@ -4,6 +4,7 @@
 //! end looks like. JSON is read whole, so that one cut short is never taken for good; an event
 //! stream goes on event by event, in its own words; all else goes on as the bytes come.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
@@ -16,8 +17,8 @@ use serde::de::IgnoredAny;
 
 use super::body::Body;
 use super::decoding::{Decoder, Deltas, Fault, Progress, decode, first_byte};
-use super::framing::{LineTooLong, Lines};
-use super::reason::{self, Reason};
+use super::framing::{ERRORS, LineTooLong, Lines};
+use super::reason::{self, Reason, finishes};
 use super::tolerant;
 use super::transport::{Call, Transport};
 use crate::domain::answer::Delta;
@@ -130,13 +131,24 @@ async fn form(body: &mut Body) -> Result<Form, Fault> {
         return Ok(Form::Bytes);
     }
     let begun = body.peek().await?;
-    let data = begun.trim_ascii_start().strip_prefix(b"data:").map(<[u8]>::trim_ascii_start);
     Ok(match first_byte(&begun) {
         Some(b'<') if media != "text/plain" => return Err(Fault::Html(begun.to_vec())),
-        Some(b'{') => Form::Whole,
-        _ if begun.starts_with(b"event:") || data.is_some_and(|data| data.starts_with(b"{")) => Form::Events,
+        Some(b'{') if begins_object(begun.trim_ascii_start()) => Form::Whole,
+        _ if begins_events(&begun) => Form::Events,
         _ => Form::Bytes,
     })
+}
+
+/// Whether bytes begin as an object in JSON does.
+fn begins_object(bytes: &[u8]) -> bool {
+    matches!(bytes.strip_prefix(b"{").map(<[u8]>::trim_ascii_start), Some([b'"', ..]))
+}
+
+/// Whether bytes begin as an event with JSON does.
+fn begins_events(bytes: &[u8]) -> bool {
+    let mut lines = bytes.split(|byte| *byte == b'\n').skip_while(|line| line.starts_with(b"event:"));
+    let data = lines.next().and_then(|line| line.strip_prefix(b"data:"));
+    data.is_some_and(|data| begins_object(data.trim_ascii_start()))
 }
 
 /// The headers of an answer that concern its caller.
@@ -220,8 +232,10 @@ pub(super) struct EventBlocks {
     data: Vec<u8>,
     /// Whether the event is called an error.
     is_failure: bool,
-    /// Whether the last event is one that ends a stream.
-    ended: bool,
+    /// Whether its data are JSON without a field, which most often reports an error.
+    is_bare: bool,
+    /// The last event that ends a stream, unless more of its kind came.
+    ended: Option<String>,
     /// The choices of a completion that have not said why they end, and those that have.
     choices: BTreeMap<u64, bool>,
 }
@@ -235,7 +249,7 @@ impl Decoder for EventBlocks {
     }
 
     fn progress(&self) -> Progress {
-        if self.ended { Progress::Settled } else { Progress::Open }
+        if self.has_ended() { Progress::Settled } else { Progress::Open }
     }
 
     fn finish(&mut self, pieces: &mut VecDeque<Delta>) -> Result<(), Fault> {
@@ -243,7 +257,7 @@ impl Decoder for EventBlocks {
             self.line(&last, pieces)?;
         }
         self.line(b"", pieces)?;
-        if self.ended {
+        if self.has_ended() {
             Ok(())
         } else {
             Err(Error::new(Kind::UpstreamTruncated, "the upstream's stream ended before its last event")
@@ -261,7 +275,8 @@ impl EventBlocks {
             block: Vec::new(),
             data: Vec::new(),
             is_failure: false,
-            ended: false,
+            is_bare: false,
+            ended: None,
             choices: BTreeMap::new(),
         }
     }
@@ -273,10 +288,13 @@ impl EventBlocks {
             if let Some(data) = line.strip_prefix(b"data:") {
                 self.data.extend_from_slice(data);
             } else if let Some(name) = line.strip_prefix(b"event:") {
-                self.is_failure = name.trim_ascii() == b"error";
+                self.is_failure = ERRORS.contains(&name.trim_ascii());
             } else if let Some(data) = line.strip_prefix(b"error:") {
                 self.data.extend_from_slice(data);
                 self.is_failure = true;
+            } else if line.starts_with(b"{") || self.is_bare {
+                self.data.extend_from_slice(line);
+                self.is_bare = true;
             }
             return if self.block.len() > self.max_bytes {
                 Err(LineTooLong(self.max_bytes).into())
@@ -295,8 +313,9 @@ impl EventBlocks {
             let error = serde_json::from_slice(&reason::named(data.to_vec())).unwrap_or_default();
             Fault::check(&error)?;
         }
+        self.is_bare = false;
         if !data.is_empty() {
-            self.ended = self.is_last(data)?;
+            self.see(data)?;
         }
         let usage = look(data).unwrap_or_default();
         pieces.push_back(Delta { wire: Some(block.into()), ..Delta::costing(usage) });
@@ -311,35 +330,48 @@ fn check(json: &[u8]) -> Result<(), Fault> {
 }
 
 impl EventBlocks {
-    /// Whether the event with this data ends its stream: by its name, or by its choices, of which all have
-    /// said why they end.
-    fn is_last(&mut self, data: &[u8]) -> Result<bool, Fault> {
+    /// Whether the last event is one that ends a stream: by its name, or by its choices, of which all have said
+    /// why they end.
+    fn has_ended(&self) -> bool {
+        self.ended.is_some() || !self.choices.is_empty() && self.choices.values().all(|has_ended| *has_ended)
+    }
+
+    /// Looks at the data of an event for an error, and for whether its stream ends with it.
+    fn see(&mut self, data: &[u8]) -> Result<(), Fault> {
         #[derive(Deserialize)]
         struct Named<'a> {
             r#type: Option<&'a str>,
             object: Option<&'a str>,
             error: Option<IgnoredAny>,
-            choices: Option<Vec<Choice>>,
+            choices: Option<Vec<Choice<'a>>>,
         }
         #[derive(Deserialize)]
-        struct Choice {
+        struct Choice<'a> {
             index: Option<u64>,
-            finish_reason: Option<IgnoredAny>,
+            #[serde(borrow)]
+            finish_reason: Option<Cow<'a, str>>,
         }
-        let Ok(named) = serde_json::from_slice::<Named<'_>>(data) else { return Ok(data == b"[DONE]") };
-        let name = named.r#type.unwrap_or_default();
+        let Ok(named) = serde_json::from_slice::<Named<'_>>(data) else {
+            self.ended = (data == b"[DONE]").then(String::new).or(self.ended.take());
+            return check(data);
+        };
         if named.error.is_some() || [named.r#type, named.object].contains(&Some("error")) {
             check(data)?;
         }
+        for Choice { index, finish_reason } in named.choices.into_iter().flatten() {
+            let ends = finish_reason.is_some_and(|reason| finishes(&reason));
+            *self.choices.entry(index.unwrap_or_default()).or_default() |= ends;
+        }
+        let Some(name) = named.r#type else { return Ok(()) };
         // Within a response, single parts are done before all of it is.
         let is_part = name.starts_with("response.") && name.matches('.').count() > 1;
-        if let Some(choices) = named.choices {
-            for Choice { index, finish_reason } in choices {
-                *self.choices.entry(index.unwrap_or_default()).or_default() |= finish_reason.is_some();
-            }
-            return Ok(!self.choices.is_empty() && self.choices.values().all(|has_ended| *has_ended));
+        let kind = name.split('.').next().unwrap_or_default();
+        if !is_part && LAST_EVENTS.iter().any(|end| name.ends_with(end)) {
+            self.ended = Some(kind.into());
+        } else if self.ended.as_deref() == Some(kind) {
+            self.ended = None;
         }
-        Ok(!is_part && LAST_EVENTS.iter().any(|end| name.ends_with(end)))
+        Ok(())
     }
 }
 

@@ -17,6 +17,24 @@ pub(super) fn value(json: &[u8]) -> serde_json::Result<Value> {
     })
 }
 
+/// The same of an answer that is there as a whole, in which half of a character within a text is replaced.
+///
+/// # Errors
+/// As [`value`].
+pub(super) fn whole(json: &[u8]) -> serde_json::Result<Value> {
+    let mut halves = Halves::default();
+    match halves.join(json) {
+        Ok(joined) if !halves.are_waiting() => value(&joined),
+        // Serde says what is wrong with a half at the end of a text.
+        _ => value(json),
+    }
+}
+
+/// Whether JSON may hold half of a character in the form of an escape.
+pub(super) fn may_hold_half(json: &[u8]) -> bool {
+    [b"\\ud", b"\\uD"].iter().any(|begin| memmem::find(json, *begin).is_some())
+}
+
 /// The text with null in the place of what is no number; `None` where there is nothing of the kind.
 fn finite(json: &[u8]) -> Option<Vec<u8>> {
     const NO_NUMBERS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
@@ -65,8 +83,7 @@ impl Halves {
     /// # Errors
     /// When the half that is held back has no other in this piece. It is held no longer.
     pub fn join<'a>(&mut self, piece: &'a [u8]) -> Result<Cow<'a, [u8]>, Lost> {
-        let may_hold = [b"\\ud", b"\\uD"].iter().any(|begin| memmem::find(piece, *begin).is_some());
-        if !may_hold {
+        if !may_hold_half(piece) {
             return if self.0.take().is_some() { Err(Lost) } else { Ok(piece.into()) };
         }
         let mut out = Vec::with_capacity(piece.len() + ESCAPE);

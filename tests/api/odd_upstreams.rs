@@ -111,6 +111,30 @@ async fn relayed_answers_are_what_their_bytes_say() {
         ("text/plain", "{\"error\":{\"message\":\"boom ctx\"}}", 502, "application/json", "boom ctx"),
         ("text/plain", "{\"data\":[1]}", 200, "application/json", "[1]"),
         ("text/plain", "data: not JSON, a transcript", 200, "text/plain", "a transcript"),
+        ("text/plain", "{laughs} hello", 200, "text/plain", "{laughs}"),
+        ("text/plain", "event: the party\n", 200, "text/plain", "the party"),
+        (
+            "text/event-stream",
+            "data: {\"choices\":[{\"index\":0,\"text\":\"Hello\",\"finish_reason\":\"stop\"}]}\n\ndata: {\"timings\":{}}\n\n",
+            200,
+            "text/event-stream",
+            "timings",
+        ),
+        (
+            "text/event-stream",
+            "{\n\"error\": {\"message\":\"boom ctx\"}}\n",
+            502,
+            "application/json",
+            "boom ctx",
+        ),
+        (
+            "application/json",
+            "{\"id\":\"x\",\"object\":\"text_completion\",\"error\":{\"message\":\"boom ctx\"}}",
+            502,
+            "application/json",
+            "boom ctx",
+        ),
+        ("application/json", "[{\"error\":{\"message\":\"boom ctx\"}}]", 502, "application/json", "boom ctx"),
         ("application/json", "{\"data\":[NaN,1]}", 200, "application/json", "[null,1]"),
         ("text/event-stream", "event: error\ndata: boom ctx\n\n", 502, "application/json", "boom ctx"),
         (
@@ -133,10 +157,40 @@ async fn relayed_answers_are_what_their_bytes_say() {
             answer.text
         );
     }
-    // Not all choices have ended.
-    let cut = "data: {\"choices\":[{\"index\":1,\"text\":\"a\"}]}\n\ndata: {\"choices\":[{\"index\":0,\"text\":\"b\",\"finish_reason\":\"stop\"}]}\n\n";
-    let fake = Fake::start(move |_| send(chunked("text/event-stream", cut))).await;
+    // Not all choices have ended, or none has said why.
+    for cut in [
+        "data: {\"choices\":[{\"index\":1,\"text\":\"a\"}]}\n\ndata: {\"choices\":[{\"index\":0,\"text\":\"b\",\"finish_reason\":\"stop\"}]}\n\n",
+        "data: {\"choices\":[{\"index\":0,\"text\":\"a\",\"finish_reason\":\"\"}]}\n\n",
+    ] {
+        let fake = Fake::start(move |_| send(chunked("text/event-stream", cut))).await;
+        let app = spawn_before(&fake.url, "openai", &[]).await;
+        let answer = app.post("/v1/completions", KEY, r#"{"model":"m","prompt":"hi","stream":true}"#).await;
+        assert!(answer.text.contains("upstream_truncated"), "{}", answer.text);
+    }
+}
+
+#[actix_web::test]
+async fn what_one_model_refuses_another_is_asked_with() {
+    let fake = Fake::start(|request| match (request.json()["model"].as_str(), request.json()) {
+        (Some("old"), body) if body.get("max_completion_tokens").is_some() => send(response(
+            "422 X",
+            "application/json",
+            r#"{"detail":[{"loc":["body","max_completion_tokens"],"msg":"Extra inputs are not permitted"}]}"#,
+        )),
+        (Some("new"), body) if body.get("max_tokens").is_some() => send(response(
+            "400 X",
+            "application/json",
+            r#"{"error":{"message":"Use 'max_completion_tokens' instead of 'max_tokens'."}}"#,
+        )),
+        _ => send(chunked("text/event-stream", STREAM)),
+    })
+    .await;
     let app = spawn_before(&fake.url, "openai", &[]).await;
-    let answer = app.post("/v1/completions", KEY, r#"{"model":"m","prompt":"hi","stream":true}"#).await;
-    assert!(answer.text.contains("upstream_truncated"), "{}", answer.text);
+    for model in ["new", "old", "new", "old"] {
+        for _ in 0..4 {
+            let answer =
+                app.post("/v1/chat/completions", KEY, &asked(json!({"model": model, "max_tokens": 5}))).await;
+            assert_eq!(answer.status, 200, "{model}: {}", answer.text);
+        }
+    }
 }

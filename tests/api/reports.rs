@@ -54,6 +54,12 @@ fn reported() -> Vec<(u16, Value, u16, &'static str)> {
             "upstream_auth_expired",
         ),
         (403, error("not for you", "permission_error", Value::Null, Value::Null), 502, "upstream_refused"),
+        (
+            403,
+            error("no quota", "new_api_error", Value::Null, json!("insufficient_user_quota")),
+            403,
+            "insufficient_user_quota",
+        ),
         (403, error("flagged", "moderation", Value::Null, json!("content_filter")), 403, "content_filter"),
     ]
 }

@@ -107,11 +107,22 @@ fn status_of(error: &Error) -> u16 {
 fn is_of_credentials(error: &Error) -> bool {
     match error.upstream_status {
         Some(401 | 407) => true,
-        Some(403) => error.kind.session() != Session::Same,
+        Some(403) => error.kind.session() == Session::Expired || !says_another_reason(error),
         Some(400..) => false,
         // Told in an answer with a good status.
         _ => error.kind.session() == Session::Expired,
     }
+}
+
+/// Whether an upstream that forbids a request says that it is for something else than its credentials, such
+/// as what is asked, or what the account may still spend.
+fn says_another_reason(error: &Error) -> bool {
+    let Some(report) = error.report.as_deref() else { return false };
+    let codes = ["type", "code"].iter().filter_map(|name| report.fields.get(*name)?.as_str());
+    let is_of_access =
+        |code: &str| ["permission", "forbidden", "access"].iter().any(|word| code.contains(word));
+    let mut codes = codes.map(str::to_ascii_lowercase).peekable();
+    codes.peek().is_some() && !codes.any(|code| is_of_access(&code))
 }
 
 fn tells_when(header: &str) -> bool {

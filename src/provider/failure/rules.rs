@@ -37,7 +37,16 @@ pub const CLOUDFLARE_BLOCKS: i64 = 1020;
 pub const NO_CREDIT: Rule = Rule {
     kind: Kind::UpstreamRefused,
     what: "says that the account's credit is used up",
-    codes: &["insufficient_quota", "insufficient_balance", "arrear", "billing"],
+    codes: &[
+        "insufficient_quota",
+        "insufficient_user_quota",
+        "exceeded_current_quota",
+        "insufficient_balance",
+        "free_tier_only",
+        "overdue",
+        "arrear",
+        "billing",
+    ],
     grpc: None,
     phrases: &[
         "exceeded your current quota",
@@ -59,9 +68,19 @@ pub const RULES: &[Rule] = &[
     Rule {
         kind: Kind::ModelNotFound,
         what: "does not know the model",
-        codes: &["model_not_found", "model_not_exist"],
+        codes: &["model_not_found", "model_not_exist", "deployment_not_found", "model_decommissioned"],
         grpc: None,
-        phrases: &["no such model", "unknown model", "invalid model", "no available channel for model"],
+        phrases: &[
+            "no such model",
+            "unknown model",
+            "invalid model",
+            "no available channel for model",
+            "no endpoints found for",
+            "not found the model",
+            "model not exist",
+            "模型不存在",
+            "is not a valid model",
+        ],
         loose: &[],
     },
     Rule {
@@ -72,6 +91,8 @@ pub const RULES: &[Rule] = &[
         phrases: &["incorrect api key", "invalid api key", "api key not valid"],
         loose: &[
             "not logged in",
+            "login fail",
+            "access token invalid",
             "please log in",
             "login required",
             "session expired",
@@ -135,8 +156,9 @@ pub const REJECTED: Rule = Rule {
         "badrequest",
         "data_inspection",
         "datainspection",
+        "moderation",
     ],
     grpc: Some(3),
     phrases: &[],
-    loose: &[],
+    loose: &["invalid params", "invalid parameter", "new_sensitive"],
 };

@@ -15,11 +15,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use memchr::{memchr, memmem};
 use serde_json::json;
 
+use super::said::Said;
 use super::tool_calls::ToolCalls;
 use super::whole::{self, CHUNK};
 use crate::domain::answer::{Delta, Names};
 use crate::domain::chat::estimate_tokens;
-use crate::provider::body::silent;
+use crate::provider::body::{is_bound, silent};
 use crate::provider::decoding::{Decoder, Fault, Progress};
 use crate::provider::framing::holds_json;
 use crate::provider::intake::{Intake, Rest};
@@ -56,6 +57,8 @@ struct Completion {
     understood: bool,
     /// Whether it has words of an answer, or says anything else.
     spoke: bool,
+    /// The words of the first choice.
+    said: Said,
     acts: bool,
     /// The addresses of images, which are the answer where there are no words.
     images: Vec<String>,
@@ -83,6 +86,7 @@ impl Chunks {
             named: false,
             understood: false,
             spoke: false,
+            said: Said::default(),
             acts: false,
             images: Vec::new(),
             done: false,
@@ -141,7 +145,7 @@ impl Decoder for Chunks {
                 deltas.extend(completion.tool_calls.release_all(completion.first));
                 if completion.halves.are_waiting() {
                     Err(Fault::broken(None))
-                } else if completion.done || completion.has_ended() {
+                } else if completion.done || completion.all_have_ended() {
                     completion.check_words()
                 } else if completion.understood {
                     Err(Fault::unfinished(true, 0, &data))
@@ -156,6 +160,19 @@ impl Decoder for Chunks {
 impl Completion {
     fn has_ended(&self) -> bool {
         self.finished.len() >= self.choices.max(self.seen.len())
+    }
+
+    /// Whether all choices that came have ended. Some upstreams give one, however many are asked for.
+    fn all_have_ended(&self) -> bool {
+        !self.seen.is_empty() && self.finished.len() >= self.seen.len()
+    }
+
+    /// Takes words of the first choice, or of another, in.
+    fn hear(&mut self, words: &str, of_first: bool) {
+        self.spoke = self.spoke || whole::says_words(words);
+        if of_first {
+            self.said.add(words);
+        }
     }
 
     /// Takes in the data of one server-sent event. The `last` one, which nothing ends, may break off.
@@ -180,7 +197,11 @@ impl Completion {
         if let Some((template, kind)) = self.template.as_ref().filter(|_| !self.halves.are_waiting())
             && let Some(words) = template.words(&data)
         {
-            self.spoke |= !words.is_empty();
+            if matches!(kind, Words::Answer) {
+                // As `hear`, which would borrow the template too.
+                self.spoke = self.spoke || whole::says_words(words);
+                self.said.add(words);
+            }
             let mut delta = match (self.wire_only, kind) {
                 (true, Words::Answer) => Delta { other_tokens: estimate_tokens(words), ..Delta::default() },
                 (true, Words::Reasoning) => Delta::default(),
@@ -195,7 +216,9 @@ impl Completion {
         let events = self.events;
         let broken =
             || if last { Fault::unfinished(understood, 0, b"") } else { Fault::broken(Some(events)) };
-        if let Cow::Owned(joined) = self.halves.join(&data).map_err(|_| broken())? {
+        // What has no choices may come between two halves.
+        let is_between = self.halves.are_waiting() && memmem::find(&data, b"\"choices\":[]").is_some();
+        if !is_between && let Cow::Owned(joined) = self.halves.join(&data).map_err(|_| broken())? {
             if joined != data {
                 self.mendings.note(Mending::PieceMended);
             }
@@ -269,8 +292,7 @@ impl Completion {
     /// Fails where all has ended and nothing was said. A caller of the same protocol sees himself that
     /// the bound of tokens was reached, and asks for that when he only tries whether a model is there.
     fn check_words(&self) -> Result<(), Fault> {
-        let is_bound = |reason: &String| reason == "length";
-        if !self.wire_only || self.spoke || self.acts || self.finished.values().any(is_bound) {
+        if !self.wire_only || self.spoke || self.acts || self.finished.values().any(|end| is_bound(end)) {
             return Ok(());
         }
         Err(silent(self.finished.values().next().map(String::as_str), false).into())

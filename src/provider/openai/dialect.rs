@@ -1,6 +1,7 @@
 //! What an upstream takes of the parameters of the OpenAI protocol, as far as its refusals have told.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -8,12 +9,12 @@ use serde_json::value::RawValue;
 use crate::domain::error::{Error, Kind};
 
 /// How a refusal says that a parameter is not taken, whatever its value, in lower case.
-const NOT_TAKEN: [&str; 13] = [
+const NOT_TAKEN: [&str; 15] = [
     "not support",
     "n't support",
     "unsupported",
     "not allowed",
-    "not permitted",
+    "extra inputs",
     "not implemented",
     "not available",
     "forbidden",
@@ -22,7 +23,12 @@ const NOT_TAKEN: [&str; 13] = [
     "unrecognized",
     "unexpected",
     "must be false",
+    "not permitted",
+    "instead",
 ];
+
+/// The one field of `stream_options` that is not a caller's.
+const OUR_OPTION: &str = "include_usage";
 
 /// What the upstream takes, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,30 +46,26 @@ impl Dialect {
     pub const COMMON: Self = Dialect { streams: true, stream_options: true, completion_tokens: false };
 
     /// The dialect to ask in again after a request was refused whole for a parameter that can be left out
-    /// or renamed.
-    pub fn after(self, error: &Error) -> Option<Self> {
+    /// or renamed, and whether that holds for each request; `streams` says whether a stream was asked for.
+    pub fn after(self, error: &Error, streams: bool) -> Option<(Self, bool)> {
         if error.kind != Kind::UpstreamRejected || !error.is_refusal() {
             return None;
         }
-        let field = |name: &str| error.report.as_ref()?.fields.get(name)?.as_str();
-        let said = error.report.as_ref().and_then(|report| report.message.as_deref());
-        let said = said.or(error.detail.as_deref()).unwrap_or_default().to_ascii_lowercase();
-        let names = |parameter: &str| {
-            let mut words = said.split(|c: char| !c.is_alphanumeric() && c != '_');
-            field("param") == Some(parameter) || words.any(|word| word == parameter)
-        };
-        let code = field("code").unwrap_or_default();
-        let is_not_taken = code.starts_with("un") || NOT_TAKEN.iter().any(|words| said.contains(words));
-        let next = if names("stream_options") && self.stream_options {
+        let refusal = Refusal::of(error);
+        let next = if streams && refusal.names("stream_options") && self.stream_options {
             Dialect { stream_options: false, ..self }
-        } else if names("max_tokens") && (names("max_completion_tokens") || is_not_taken) {
+        } else if refusal.names("max_tokens") && refusal.is_not_taken && !self.completion_tokens {
             Dialect { completion_tokens: true, ..self }
-        } else if names("stream_options") || is_not_taken && (names("stream") || names("streaming")) {
+        } else if refusal.names("max_completion_tokens") && refusal.is_not_taken && self.completion_tokens {
+            Dialect { completion_tokens: false, ..self }
+        } else if streams
+            && (refusal.names("stream_options") || refusal.is_not_taken && refusal.names_stream())
+        {
             Dialect { streams: false, ..self }
         } else {
             self
         };
-        (next != self).then_some(next)
+        (next != self).then_some((next, !refusal.is_of_this_request()))
     }
 
     /// A caller's own request in this dialect.
@@ -91,6 +93,73 @@ impl Dialect {
             fields.entry("max_completion_tokens".into()).or_insert(most);
         }
         serde_json::to_vec(&fields).ok().map(Bytes::from)
+    }
+}
+
+/// How a request was refused.
+struct Refusal {
+    said: String,
+    param: Option<String>,
+    /// Whether it says that a parameter is not taken, whatever its value.
+    is_not_taken: bool,
+}
+
+impl Refusal {
+    fn of(error: &Error) -> Self {
+        let report = error.report.as_deref();
+        let field = |name: &str| report?.fields.get(name)?.as_str();
+        let said = report.and_then(|report| report.message.as_deref()).or(error.detail.as_deref());
+        let said = said.unwrap_or_default().to_ascii_lowercase();
+        let code = field("code").unwrap_or_default();
+        let is_not_taken = code.starts_with("un") || NOT_TAKEN.iter().any(|words| said.contains(words));
+        Refusal { said, param: field("param").map(String::from), is_not_taken }
+    }
+
+    /// Whether it names this parameter, and not a field of it that a caller has set.
+    fn names(&self, parameter: &str) -> bool {
+        let is_end = |text: &str| {
+            let field = text.strip_prefix('.').filter(|field| field.starts_with(char::is_alphabetic));
+            field.is_none_or(|field| field.starts_with(OUR_OPTION))
+                && !text.starts_with(|c: char| c.is_alphanumeric() || c == '_')
+        };
+        let is_begin = |text: &str| !text.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        let is_named =
+            |(at, name): (usize, &str)| is_begin(&self.said[..at]) && is_end(&self.said[at + name.len()..]);
+        self.param.as_deref() == Some(parameter) || self.said.match_indices(parameter).any(is_named)
+    }
+
+    fn names_stream(&self) -> bool {
+        self.names("stream") || self.names("streaming")
+    }
+
+    /// Whether it is for something else in the request that another may not have.
+    fn is_of_this_request(&self) -> bool {
+        ["tool", "function", "logprob", "audio"].iter().any(|what| self.said.contains(what))
+    }
+}
+
+/// What is known of each model. Those that one upstream has differ.
+#[derive(Default)]
+pub struct Dialects(RefCell<HashMap<String, Dialect>>);
+
+/// Of how many models something is known; callers name them as they like.
+const MAX_MODELS: usize = 256;
+
+impl Dialects {
+    /// The dialect of a model, or of questions that name none.
+    pub fn of(&self, model: Option<&str>) -> Dialect {
+        self.0.borrow().get(model.unwrap_or_default()).copied().unwrap_or(Dialect::COMMON)
+    }
+
+    /// Remembers it.
+    pub fn learn(&self, model: Option<&str>, dialect: Dialect) {
+        if self.of(model) != dialect {
+            let mut known = self.0.borrow_mut();
+            if known.len() >= MAX_MODELS {
+                known.clear();
+            }
+            known.insert(model.unwrap_or_default().into(), dialect);
+        }
     }
 }
 
@@ -126,12 +195,28 @@ mod tests {
             ("No.", json!({"param": "stream", "code": "unsupported_value"}), Some(WHOLE)),
             ("the stream was closed by its reader", json!({}), None),
             ("an image could not be read from its stream", json!({"param": "messages"}), None),
+            ("'max_tokens' or 'max_completion_tokens' is too large: 99999", json!({}), None),
+            ("Unknown parameter: 'stream_options.include_obfuscation'.", json!({}), None),
+            (
+                "body.stream_options.include_usage: Extra inputs are not permitted",
+                json!({}),
+                Some(NO_OPTIONS),
+            ),
         ] {
-            assert_eq!(Dialect::COMMON.after(&refused(message, fields)), next, "{message}");
+            let told = Dialect::COMMON.after(&refused(message, fields), true);
+            assert_eq!(told, next.map(|next| (next, true)), "{message}");
         }
         let once_more = refused("stream_options is unknown", json!({}));
-        assert_eq!(NO_OPTIONS.after(&once_more), Some(Dialect { streams: false, ..NO_OPTIONS }));
-        assert_eq!(Dialect::COMMON.after(&Error::new(Kind::UpstreamError, "stream_options")), None);
+        let whole = Dialect { streams: false, ..NO_OPTIONS };
+        assert_eq!(NO_OPTIONS.after(&once_more, true), Some((whole, true)));
+        let back = refused("max_completion_tokens: Extra inputs are not permitted", json!({}));
+        assert_eq!(RENAMED.after(&back, true), Some((Dialect::COMMON, true)));
+        let with_tools = refused("This model doesn't support tool use in streaming mode.", json!({}));
+        assert_eq!(Dialect::COMMON.after(&with_tools, true), Some((WHOLE, false)));
+        // A caller who asks for no stream is told of his own mistake.
+        let own = refused("'stream_options' is only allowed when 'stream' is enabled", json!({}));
+        assert_eq!(Dialect::COMMON.after(&own, false), None);
+        assert_eq!(Dialect::COMMON.after(&Error::new(Kind::UpstreamError, "stream_options"), true), None);
     }
 
     #[test]

@@ -11,12 +11,12 @@ mod dialect;
 mod joined;
 mod models;
 mod request;
+mod said;
 #[cfg(test)]
 mod tests;
 mod tool_calls;
 mod whole;
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ use crate::domain::chat::{Model, Prompt, Usage};
 use crate::domain::error::Error;
 use crate::telemetry::mending::{self, Mending, Mendings};
 use decoder::Chunks;
-use dialect::Dialect;
+use dialect::{Dialect, Dialects};
 
 pub(super) const PROTOCOL: Protocol = Protocol {
     capabilities: Capabilities {
@@ -51,7 +51,7 @@ pub(super) const PROTOCOL: Protocol = Protocol {
     base_path: |path| base::versioned(path, "/chat/completions"),
     key_header: KeyHeader::Bearer,
     headers: &[],
-    provider: |transport| Box::new(OpenAi { transport, dialect: Cell::new(Dialect::COMMON) }),
+    provider: |transport| Box::new(OpenAi { transport, dialects: Dialects::default() }),
 };
 
 const COMPLETIONS: [&str; 2] = ["chat", "completions"];
@@ -59,7 +59,41 @@ const COMPLETIONS: [&str; 2] = ["chat", "completions"];
 /// An upstream that speaks the OpenAI protocol.
 struct OpenAi {
     transport: Rc<Transport>,
-    dialect: Cell<Dialect>,
+    dialects: Dialects,
+}
+
+/// A question, and how it is asked.
+struct Asked<'a> {
+    question: Question<'a>,
+    model: Option<&'a str>,
+    stream: bool,
+    headers: &'a [(&'static str, String)],
+    total: Option<Duration>,
+}
+
+/// A question in our own words or in its caller's.
+enum Question<'a> {
+    Meant(&'a Prompt),
+    Verbatim(&'a Bytes),
+}
+
+impl Question<'_> {
+    fn written(&self, dialect: Dialect) -> Result<Bytes, Error> {
+        match self {
+            Question::Meant(prompt) => request::body(prompt, dialect),
+            Question::Verbatim(request) => Ok(dialect.written(request)),
+        }
+    }
+
+    /// Whether it is another request in this dialect than in that one.
+    fn changes(&self, dialect: Dialect, before: Dialect) -> bool {
+        match self {
+            Question::Meant(prompt) => {
+                request::body(prompt, dialect).ok() != request::body(prompt, before).ok()
+            }
+            Question::Verbatim(request) => dialect.changes(request, before),
+        }
+    }
 }
 
 impl OpenAi {
@@ -74,29 +108,28 @@ impl OpenAi {
         self.transport.open(Call { total, headers, ..Call::post(&COMPLETIONS, accept, body) }).await
     }
 
-    fn tell_of_another_dialect(&self) {
-        mending::tell(Mending::ParameterChanged, &self.transport.settings().name, 1);
-    }
-
-    /// Asks with a caller's own request, in the upstream's dialect.
-    async fn open_verbatim(
-        &self,
-        request: &Bytes,
-        stream: bool,
-        headers: &[(&'static str, String)],
-    ) -> Result<Body, Error> {
-        let mut dialect = self.dialect.get();
+    /// Asks in the dialect of the model, and once more in another where that is refused for it.
+    async fn open_in_dialect(&self, asked: Asked<'_>) -> Result<Body, Error> {
+        let Asked { question, model, stream, headers, total } = asked;
+        let (mut dialect, mut lasts) = (self.dialects.of(model), true);
+        let mut tried = Vec::new();
         loop {
-            let written = dialect.written(request);
-            match self.open(written, stream && dialect.streams, headers, None).await {
+            let written = question.written(dialect)?;
+            match self.open(written, stream && dialect.streams, headers, total).await {
                 Ok(body) => {
-                    self.dialect.set(dialect);
+                    // Only what helped is remembered.
+                    if lasts {
+                        self.dialects.learn(model, dialect);
+                    }
                     return Ok(body);
                 }
                 Err(error) => {
-                    let next = dialect.after(&error).filter(|next| next.changes(request, dialect));
-                    dialect = next.ok_or(error)?;
-                    self.tell_of_another_dialect();
+                    tried.push(dialect);
+                    let next = dialect.after(&error, stream);
+                    let is_new = |next: Dialect| !tried.contains(&next) && question.changes(next, dialect);
+                    let (next, next_lasts) = next.filter(|(next, _)| is_new(*next)).ok_or(error)?;
+                    (dialect, lasts) = (next, lasts && next_lasts);
+                    mending::tell(Mending::ParameterChanged, &self.transport.settings().name, 1);
                 }
             }
         }
@@ -111,21 +144,9 @@ impl OpenAi {
 impl Provider for OpenAi {
     fn ask<'a>(&'a self, prompt: &'a Prompt) -> Exchange<'a, Deltas> {
         Box::pin(async {
-            let mut dialect = self.dialect.get();
-            let body = loop {
-                let request = request::body(prompt, dialect)?;
-                match self.open(request, dialect.streams, &[], prompt.total).await {
-                    Ok(body) => {
-                        // Only what helped is remembered.
-                        self.dialect.set(dialect);
-                        break body;
-                    }
-                    Err(error) => {
-                        dialect = dialect.after(&error).ok_or(error)?;
-                        self.tell_of_another_dialect();
-                    }
-                }
-            };
+            let (question, model) = (Question::Meant(prompt), prompt.model.as_deref());
+            let asked = Asked { question, model, stream: true, headers: &[], total: prompt.total };
+            let body = self.open_in_dialect(asked).await?;
             let decoder = Chunks::new(1, self.transport.line_bytes());
             Ok(decode(Rc::clone(&self.transport), body, decoder))
         })
@@ -157,8 +178,10 @@ impl Provider for OpenAi {
 impl Passthrough for OpenAi {
     fn complete(&self, request: Verbatim) -> LocalBoxFuture<'_, Result<Deltas, Error>> {
         Box::pin(async move {
-            let Verbatim { body, stream, choices, headers } = request;
-            let mut body = self.open_verbatim(&body, stream, &headers).await?;
+            let Verbatim { body, model, stream, choices, headers } = request;
+            let (question, model) = (Question::Verbatim(&body), model.as_deref());
+            let asked = Asked { question, model, stream, headers: &headers, total: None };
+            let mut body = self.open_in_dialect(asked).await?;
             if stream {
                 let decoder = Chunks::new(choices, self.transport.line_bytes()).for_wire();
                 return Ok(decode(Rc::clone(&self.transport), body, decoder));

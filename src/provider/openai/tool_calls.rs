@@ -8,19 +8,21 @@
 //! it is complete, in a chunk of its own.
 
 mod arguments;
+mod piece;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
 use crate::domain::answer::{Delta, ToolCallDelta};
 use crate::domain::chat::estimate_tokens;
-use crate::provider::content::{Unreadable, as_text};
+use crate::provider::content::Unreadable;
 use crate::provider::decoding::new_call_id;
 use crate::telemetry::mending::{Mending, Mendings};
-use arguments::{Written, is_repeated, news};
+use arguments::{Written, news};
+use piece::{FUNCTION, Form, Piece, form_of, listed};
 
 /// How many calls of an answer are known. Nobody offers so many tools, and each piece is looked up among
 /// the calls before it.
@@ -55,36 +57,12 @@ struct Call {
     way: Way,
 }
 
-/// Where a call says what it calls: a function with arguments in JSON, or a tool that takes any text.
-/// Source: <https://platform.openai.com/docs/api-reference/chat/object>.
-#[derive(PartialEq, Eq)]
-struct Form {
-    name: &'static str,
-    input: &'static str,
-}
-
-const FUNCTION: Form = Form { name: "function", input: "arguments" };
-const CUSTOM: Form = Form { name: "custom", input: "input" };
-
 /// How a call goes on.
 enum Way {
     /// Piece by piece, under this index.
     Sent(usize),
     /// Whole: its fields but for its function.
     Held(Map<String, Value>),
-}
-
-/// A piece of a call, taken apart.
-struct Piece {
-    index: Option<u64>,
-    id: Option<String>,
-    form: &'static Form,
-    name: String,
-    arguments: String,
-    /// Whether the arguments are the text that they should be, or left out.
-    is_text: bool,
-    /// All else that it says.
-    rest: Map<String, Value>,
 }
 
 impl ToolCalls {
@@ -122,10 +100,14 @@ impl ToolCalls {
         }
         let calls = self.choices.entry(choice).or_default();
         let alone = pieces.len() == 1;
-        let mut sent = Vec::new();
+        let (mut sent, mut seen) = (Vec::new(), BTreeSet::new());
         for (place, piece) in pieces.into_iter().enumerate() {
             let piece = Piece::of(piece);
-            if let Some(at) = calls.place_of(&piece) {
+            // Two whole calls of one chunk are two, also where they are the same.
+            let is_another = |at: &usize| seen.contains(at) && piece.begins_beside(&calls.calls[*at]);
+            let found = calls.place_of(&piece).filter(|at| !is_another(at));
+            seen.insert(found.unwrap_or(calls.calls.len()));
+            if let Some(at) = found {
                 sent.extend(calls.calls[at].go_on(piece, mendings));
             } else if self.count <= MAX_CALLS {
                 self.count += 1;
@@ -165,37 +147,24 @@ impl ToolCalls {
     }
 }
 
-/// The calls of a message that is there as a whole, as clients understand them.
+/// The calls of a message that is there as a whole, as clients understand them: each entry is one.
 ///
 /// # Errors
 /// For a call of no form that is known.
-pub fn whole_calls(calls: Value, mendings: &mut Mendings) -> Result<Value, Unreadable> {
-    let mut all = ToolCalls::default();
-    let mut calls = all.take(0, calls, &Map::new(), mendings)?;
-    calls.extend(all.choices.get_mut(&0).map(|calls| calls.release(true)).unwrap_or_default());
-    for call in calls.iter_mut().filter_map(Value::as_object_mut) {
-        call.shift_remove("index");
-    }
-    Ok(calls.into())
-}
-
-/// The pieces of calls: a list of them, one alone, or all of them by their places.
-fn listed(calls: Value) -> Result<Vec<Map<String, Value>>, Unreadable> {
-    let pieces: Vec<Value> = match calls {
-        Value::Null => Vec::new(),
-        Value::Array(calls) => calls,
-        Value::Object(calls) if calls.values().all(Value::is_object) && !calls.contains_key("function") => {
-            calls.into_iter().map(|(_, call)| call).collect()
-        }
-        call @ Value::Object(_) => vec![call],
-        _ => return Err(Unreadable),
-    };
-    let fields = |piece| match piece {
-        Value::Object(piece) => Some(Ok(piece)),
-        Value::Null => None,
-        _ => Some(Err(Unreadable)),
-    };
-    pieces.into_iter().filter_map(fields).collect()
+pub fn whole_calls(calls: Value) -> Result<Value, Unreadable> {
+    let mut ids = BTreeSet::new();
+    let pieces = listed(calls)?.into_iter().map(|piece| {
+        let Piece { id, form, name, arguments, mut rest, .. } = Piece::of(piece);
+        let id = id.filter(|id| !ids.contains(id)).unwrap_or_else(new_call_id);
+        ids.insert(id.clone());
+        let mut written = Map::new();
+        written.insert("id".into(), id.into());
+        rest.entry("type").or_insert(form.name.into());
+        written.extend(rest);
+        written.insert(form.name.into(), json!({ "name": name, form.input: arguments }));
+        Value::from(written)
+    });
+    Ok(pieces.collect())
 }
 
 /// What a tool call means, or a piece of one, in the form in which it goes on.
@@ -208,10 +177,6 @@ pub fn meaning(call: &Value) -> Option<ToolCallDelta> {
         name: said["name"].as_str().map(String::from),
         arguments: said[form.input].as_str().unwrap_or_default().into(),
     })
-}
-
-fn form_of(call: &Value) -> &'static Form {
-    if call[CUSTOM.name].is_object() { &CUSTOM } else { &FUNCTION }
 }
 
 /// A rough count of the tokens in a tool call or a piece of one.
@@ -231,7 +196,9 @@ impl Calls {
         // Some give all calls the same index: then the id tells them apart, or that one is whole.
         let is_same = |call: &Call| match (&piece.id, &call.id) {
             _ if piece.index.is_some() && piece.index != call.index => false,
-            (Some(id), Some(of_call)) => id == of_call && !piece.is_another_whole(call),
+            (Some(id), Some(of_call)) if id == of_call => !piece.is_another_whole(call),
+            // A call is named where it begins, and some give each of its pieces an id of its own.
+            (Some(_), Some(_)) => piece.goes_on() && call.written != Written::Whole,
             // The name may come in pieces.
             (None, Some(_)) if piece.index.is_some() && call.written == Written::Nothing => true,
             _ => !piece.begins_after(call),
@@ -353,57 +320,5 @@ impl Call {
         written.extend(rest);
         written.insert(self.form.name.into(), json!({ "name": self.name, self.form.input: self.arguments }));
         written.into()
-    }
-}
-
-impl Piece {
-    fn of(mut piece: Map<String, Value>) -> Self {
-        let index = piece.shift_remove("index").and_then(|index| index.as_u64());
-        let id = match piece.shift_remove("id") {
-            Some(Value::String(id)) if !id.is_empty() => Some(id),
-            _ => None,
-        };
-        // Some leave the function out, and say what it would at its place.
-        let form = if piece.get(CUSTOM.name).is_some_and(Value::is_object) { &CUSTOM } else { &FUNCTION };
-        let said = piece.shift_remove(form.name);
-        let is_flat = !matches!(said, Some(Value::Object(_)));
-        let inputs = [form.input, "parameters"];
-        let mut function = match said {
-            Some(Value::Object(said)) => said,
-            _ => ["name"].iter().chain(&inputs).filter_map(|key| piece.shift_remove_entry(*key)).collect(),
-        };
-        let arguments = inputs.iter().find_map(|key| function.shift_remove(*key));
-        let is_text = !is_flat && arguments.as_ref().is_none_or(|text| text.is_string() || text.is_null());
-        let name = function.shift_remove("name").map(as_text).unwrap_or_default();
-        let arguments = arguments.map(as_text).unwrap_or_default();
-        Piece { index, id, form, name, arguments, is_text, rest: piece }
-    }
-
-    /// Whether it is whole, as a call before it is, and another.
-    fn is_another_whole(&self, call: &Call) -> bool {
-        call.written == Written::Whole
-            && !self.name.is_empty()
-            && !self.arguments.trim().is_empty()
-            && !self.repeats(call)
-    }
-
-    /// Whether it says once more what a call before it said.
-    fn repeats(&self, call: &Call) -> bool {
-        self.name == call.name && is_repeated(&call.arguments, &self.arguments)
-    }
-
-    /// Whether it begins another call than this one, as far as no id tells: what is named after a call was
-    /// whole is another.
-    fn begins_after(&self, call: &Call) -> bool {
-        let has_another_name = !call.name.is_empty() && self.name != call.name;
-        !self.name.is_empty()
-            && match call.written {
-                Written::Nothing => has_another_name,
-                Written::Open { .. } => false,
-                Written::Whole => {
-                    let is_repeated = self.index.is_some() && self.repeats(call);
-                    has_another_name || !is_repeated && !self.arguments.trim().is_empty()
-                }
-            }
     }
 }

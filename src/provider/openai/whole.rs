@@ -11,10 +11,10 @@ use serde_json::{Map, Value, json};
 use super::{tool_calls, usage};
 use crate::domain::answer::Delta;
 use crate::domain::chat::{Usage, estimate_tokens};
-use crate::provider::body::silent;
+use crate::provider::body::{is_bound, silent};
 use crate::provider::content::{Content, Unreadable};
 use crate::provider::decoding::Fault;
-use crate::provider::reason::breaks_off;
+use crate::provider::reason::{Reason, breaks_off};
 use crate::provider::tolerant;
 use crate::telemetry::mending::{Mending, Mendings};
 
@@ -50,11 +50,16 @@ pub fn mend_content(message: &mut Map<String, Value>) -> Result<bool, Unreadable
     Ok(true)
 }
 
+/// Whether a text has words in it.
+pub fn says_words(text: &str) -> bool {
+    text.contains(|c: char| !c.is_whitespace())
+}
+
 /// Whether a value says something.
 pub fn says(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => false,
-        Value::String(text) => !text.is_empty(),
+        Value::String(text) => says_words(text),
         Value::Array(items) => !items.is_empty(),
         Value::Object(fields) => !fields.is_empty(),
         Value::Bool(true) | Value::Number(_) => true,
@@ -73,27 +78,32 @@ pub fn images(message: &Map<String, Value>) -> Vec<String> {
 }
 
 /// Brings what a choice says to the `place` where clients look for it: `message` in a whole answer, `delta`
-/// in a stream. Older completions have a text, and some the other one of the two; where words came
-/// `before`, that says them once more. Says whether something was changed.
-pub fn bring(choice: &mut Map<String, Value>, place: &str, before: bool) -> bool {
+/// in a stream. Older completions have a text, and some the other one of the two. Gives the place that it came
+/// from, if that is another; nothing where all is good.
+pub fn bring(choice: &mut Map<String, Value>, place: &str) -> Option<&'static str> {
     let speaks = |said: &Value| match said {
-        Value::Object(said) => said.iter().any(|(key, value)| key != "role" && says(value)),
-        said => says(said),
+        Value::Object(said) => said.iter().any(|(key, value)| key != "role" && is_given(value)),
+        said => is_given(said),
     };
     let own = choice.get(place);
     let is_there = own.is_some_and(Value::is_object);
-    if is_there && (before || own.is_some_and(speaks)) {
-        return false;
+    if is_there && own.is_some_and(speaks) {
+        return None;
     }
-    let said = ["message", "delta", "text"].iter().find(|place| choice.get(**place).is_some_and(speaks));
-    let said = match said.and_then(|place| choice.shift_remove(*place)) {
-        None if is_there => return false,
+    let from = ["message", "delta", "text"].into_iter().find(|place| choice.get(*place).is_some_and(speaks));
+    let said = match from.and_then(|place| choice.shift_remove(place)) {
+        None if is_there => return None,
         None => json!({}),
         Some(said @ Value::Object(_)) => said,
         Some(content) => json!({ "content": content }),
     };
     choice.insert(place.into(), said);
-    true
+    from.or(Some("nowhere"))
+}
+
+/// Whether a value is there and not empty.
+pub fn is_given(value: &Value) -> bool {
+    says(value) || value.as_str().is_some_and(|text| !text.is_empty())
 }
 
 /// A whole completion in the form of a chunk, for callers that asked for a stream.
@@ -105,7 +115,7 @@ pub fn as_chunk(bytes: &[u8]) -> Result<Value, Fault> {
 
 fn whole_value(bytes: &[u8]) -> Result<Value, Fault> {
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
-    let mut value = tolerant::value(bytes).map_err(|error| Fault::not_json(&error))?;
+    let mut value = tolerant::whole(bytes).map_err(|error| Fault::not_json(&error))?;
     Fault::check(&value)?;
     if value["choices"].is_object() {
         value["choices"] = json!([value["choices"].take()]);
@@ -113,7 +123,10 @@ fn whole_value(bytes: &[u8]) -> Result<Value, Fault> {
     match value["choices"].as_array() {
         Some(choices) if choices.is_empty() => Err(Fault::empty()),
         Some(_) => Ok(value),
-        None => Err(Fault::unfinished(false, 1, b"")),
+        // What is of no known form may say why all the same.
+        None => Err(Reason::in_error(bytes)
+            .and_then(|reason| reason.message)
+            .map_or_else(|| Fault::unfinished(false, 1, b""), |words| Fault::Foreign(words.into()))),
     }
 }
 
@@ -131,6 +144,14 @@ struct Whole<'a> {
     object: Option<&'a str>,
     /// Any field in which failures are told; where there are several, nothing is read in this way.
     #[serde(alias = "errors", alias = "base_resp", alias = "success", alias = "code", alias = "error_code")]
+    #[serde(
+        alias = "error_type",
+        alias = "errorCode",
+        alias = "errcode",
+        alias = "header",
+        alias = "Response"
+    )]
+    #[serde(alias = "x_groq")]
     error: Option<IgnoredAny>,
 }
 
@@ -148,6 +169,7 @@ struct Message<'a> {
     content: Option<&'a RawValue>,
     #[serde(borrow)]
     tool_calls: Option<Vec<Call<'a>>>,
+    error: Option<IgnoredAny>,
 }
 
 /// A tool call; one that lacks something is mended.
@@ -178,7 +200,7 @@ impl<'a> WholeChoice<'a> {
         if self.error.is_some() || self.finish_reason.is_some_and(breaks_off) {
             return None;
         }
-        let message = self.message.as_ref()?;
+        let message = self.message.as_ref().filter(|message| message.error.is_none())?;
         let calls = message.tool_calls.as_deref().unwrap_or_default();
         let is_good = |call: &Call<'_>| !call.id.is_empty() && call.function.arguments.get().starts_with('"');
         let is_twice = |at: usize| calls[..at].iter().any(|before| before.id == calls[at].id);
@@ -186,8 +208,13 @@ impl<'a> WholeChoice<'a> {
             calls.len() <= FEW_CALLS && calls.iter().all(is_good) && !(1..calls.len()).any(is_twice);
         let content = message.content?;
         let speaks = match content.get() {
-            "null" | "\"\"" => !calls.is_empty(),
-            content => content.starts_with('"'),
+            "null" => !calls.is_empty(),
+            // Without words, or with half of a character, it is looked at more closely.
+            content => {
+                let blanks = ['"', ' ', '\\', 'n', 'r', 't'];
+                let says = content.starts_with('"') && content.contains(|c| !blanks.contains(&c));
+                (says || !calls.is_empty()) && !tolerant::may_hold_half(content.as_bytes())
+            }
         };
         (speaks && calls_are_good).then_some(content)
     }
@@ -206,7 +233,7 @@ pub fn look(bytes: Bytes, mendings: &mut Mendings) -> Result<Delta, Fault> {
         }
         None => {
             mendings.note(Mending::PieceMended);
-            mended(text, mendings)
+            mended(text)
         }
     }
 }
@@ -228,17 +255,17 @@ fn good(text: &str) -> Option<Delta> {
     Some(Delta { other_tokens, ..Delta::costing(spent.flatten()) })
 }
 
-fn mended(bytes: &[u8], mendings: &mut Mendings) -> Result<Delta, Fault> {
+fn mended(bytes: &[u8]) -> Result<Delta, Fault> {
     let mut value = whole_value(bytes)?;
     let spent = value.get_mut("usage").and_then(|usage| mend_usage(usage).0);
     // One that says nothing beside a good answer would be read as a failure.
     value.as_object_mut().map(|fields| fields.shift_remove("error"));
     let (mut speaks, mut finish) = (false, None);
     for choice in value["choices"].as_array_mut().into_iter().flatten() {
-        speaks |= mend_choice(choice, mendings).map_err(|Unreadable| Fault::unreadable())?;
+        speaks |= mend_choice(choice).map_err(|Unreadable| Fault::unreadable())?;
         finish = finish.or_else(|| choice["finish_reason"].as_str().map(String::from));
     }
-    if !speaks && finish.as_deref() != Some("length") {
+    if !speaks && !finish.as_deref().is_some_and(is_bound) {
         return Err(silent(finish.as_deref(), false).into());
     }
     let other_tokens = estimate_tokens(&value["choices"].to_string());
@@ -246,13 +273,13 @@ fn mended(bytes: &[u8], mendings: &mut Mendings) -> Result<Delta, Fault> {
 }
 
 /// Mends one choice of a whole answer; says whether it says something.
-fn mend_choice(choice: &mut Value, mendings: &mut Mendings) -> Result<bool, Unreadable> {
+fn mend_choice(choice: &mut Value) -> Result<bool, Unreadable> {
     let choice = choice.as_object_mut().ok_or(Unreadable)?;
-    bring(choice, "message", false);
+    bring(choice, "message");
     let message = choice.get_mut("message").and_then(Value::as_object_mut).ok_or(Unreadable)?;
     mend_content(message)?;
     if let Some(calls) = message.get_mut("tool_calls").filter(|calls| !calls.is_null()) {
-        *calls = tool_calls::whole_calls(calls.take(), mendings)?;
+        *calls = tool_calls::whole_calls(calls.take())?;
     }
     if !["content", "refusal"].iter().any(|key| message.get(*key).is_some_and(says)) {
         let images = images(message);

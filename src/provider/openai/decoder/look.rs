@@ -10,7 +10,7 @@ use super::super::whole;
 use super::Completion;
 use crate::domain::answer::{Delta, Metadata};
 use crate::domain::chat::estimate_tokens;
-use crate::provider::reason::breaks_off;
+use crate::provider::reason::{breaks_off, finishes};
 use crate::provider::template::text;
 
 /// What matters in a chunk.
@@ -27,6 +27,14 @@ pub(super) struct Seen<'a> {
     usage: Option<&'a RawValue>,
     /// Any field in which failures are told; where there are several, nothing is read in this way.
     #[serde(alias = "errors", alias = "base_resp", alias = "success", alias = "code", alias = "error_code")]
+    #[serde(
+        alias = "error_type",
+        alias = "errorCode",
+        alias = "errcode",
+        alias = "header",
+        alias = "Response"
+    )]
+    #[serde(alias = "x_groq")]
     error: Option<IgnoredAny>,
 }
 
@@ -117,7 +125,8 @@ impl Completion {
             let ends_calls = choice.finish_reason.is_some()
                 && (self.tool_calls.holds(index) || !self.images.is_empty() && !self.spoke);
             let is_text = choice.finish_reason.is_none_or(|reason| {
-                reason.get().starts_with('"') && !breaks_off(reason.get().trim_matches('"'))
+                let reason = reason.get().strip_prefix('"').and_then(|reason| reason.strip_suffix('"'));
+                reason.is_some_and(|reason| reason.is_empty() || finishes(reason) && !breaks_off(reason))
             });
             let is_good = !begins_unnamed && !forgets_the_end && !ends_calls && choice.error.is_none();
             is_good && is_text && delta.is_plain()
@@ -136,15 +145,15 @@ impl Completion {
             self.note(index, finish.as_deref());
             let (content, reasoning) =
                 said.map_or((None, None), |said| (said.content, said.reasoning_content.or(said.reasoning)));
-            let says = |words: Option<&RawValue>| words.is_some_and(|words| words.get() != "\"\"");
-            self.spoke |= says(content);
-            self.acts |= says(reasoning);
+            let content = words(content);
+            self.acts |= reasoning.is_some_and(|words| words.get() != "\"\"");
+            self.hear(&content, self.first == Some(index));
             if self.first == Some(index) && !self.wire_only {
-                delta.text = words(content).into_owned();
+                delta.text = content.into_owned();
                 delta.reasoning = words(reasoning).into_owned();
                 metadata.finish = finish.map(Cow::into_owned);
             } else {
-                delta.other_tokens += estimate_tokens(&words(content));
+                delta.other_tokens += estimate_tokens(&content);
             }
         }
         delta.metadata = metadata.boxed();

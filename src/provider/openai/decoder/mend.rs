@@ -12,6 +12,7 @@ use crate::domain::chat::estimate_tokens;
 use crate::domain::error::{Error, Kind};
 use crate::provider::content::{Unreadable, speaks};
 use crate::provider::decoding::Fault;
+use crate::provider::reason::finishes;
 use crate::telemetry::mending::Mending;
 
 /// A chunk on its way to be mended.
@@ -41,7 +42,10 @@ impl Completion {
         let mut choices = match chunk.insert("choices".into(), Value::Null) {
             Some(Value::Array(choices)) => choices,
             Some(choice @ Value::Object(_)) => vec![choice],
-            None | Some(Value::Null) if !speaks(&chunk) => Vec::new(),
+            None | Some(Value::Null) if self.may_be_skipped(&chunk) => {
+                self.skipped += usize::from(spent.is_none());
+                Vec::new()
+            }
             _ => return Err(Fault::broken(Some(self.events))),
         };
         // Many a client reads one choice of a chunk alone.
@@ -88,31 +92,37 @@ impl Completion {
         Ok(())
     }
 
+    /// Whether an event without choices has no words of the answer: it has none at all, or it only shows that
+    /// the upstream is there, or the answer has ended.
+    fn may_be_skipped(&self, event: &Map<String, Value>) -> bool {
+        let kind = event.get("type").and_then(Value::as_str).unwrap_or_default();
+        !speaks(event) || self.all_have_ended() || ["ping", "heartbeat", "keepalive"].contains(&kind)
+    }
+
     /// Mends one choice of a chunk; false when nothing is left of it.
     fn mend_choice(&mut self, choice: &mut Value, mending: &mut Mend<'_>) -> Result<bool, Fault> {
         let event = self.events;
         let unreadable = || Fault::broken(Some(event));
         let Some(choice) = choice.as_object_mut() else { return Err(unreadable()) };
         let index = choice.get("index").and_then(Value::as_u64).unwrap_or_default();
-        let reason = choice.get("finish_reason").and_then(Value::as_str);
-        let reason = reason.filter(|reason| !reason.is_empty()).map(String::from);
         let begins = !self.seen.contains(&index);
-        self.note(index, reason.as_deref());
-        if let (None, Some(before)) = (&reason, self.finished.get(&index)) {
-            choice.insert("finish_reason".into(), before.clone().into());
-            mending.mended = true;
-        }
-        mending.mended |= whole::bring(choice, "delta", self.spoke || self.tool_calls.has(index));
+        let reason = self.mend_reason(index, choice, mending);
+        let brought = whole::bring(choice, "delta");
         let Some(said) = choice.get_mut("delta").and_then(Value::as_object_mut) else {
             return Err(unreadable());
         };
+        mending.mended |= brought.is_some();
         mending.mended |= whole::mend_content(said).map_err(|Unreadable| unreadable())?;
-        mending.mended |= self.show_images(said, reason.is_some());
+        let is_first = self.first == Some(index);
+        if brought == Some("message") && is_first {
+            self.leave_out_what_was_said(said);
+        }
+        mending.mended |= self.show_images(said, is_first, reason.is_some());
         if begins && !said.get("role").is_some_and(Value::is_string) {
             said.insert("role".into(), "assistant".into());
             mending.mended = true;
         }
-        if self.first == Some(index) {
+        if is_first {
             whole::take(said, &mut mending.delta);
             if reason.is_some() {
                 mending.delta.metadata.get_or_insert_default().finish = reason;
@@ -122,14 +132,46 @@ impl Completion {
             mending.delta.other_tokens += content.map_or(0, estimate_tokens);
         }
         let has_calls = self.pass_calls(index, said, mending).map_err(|Unreadable| unreadable())?;
-        let says_more = choice["delta"].as_object().is_some_and(|delta| delta.values().any(whole::says));
+        let says_more = choice["delta"].as_object().is_some_and(|delta| delta.values().any(whole::is_given));
         Ok(!has_calls || choice.get("finish_reason").is_some_and(Value::is_string) || says_more)
     }
 
+    /// Takes in why a choice ends, if it does, and says it again where it was said before.
+    fn mend_reason(
+        &mut self,
+        index: u64,
+        choice: &mut Map<String, Value>,
+        mending: &mut Mend<'_>,
+    ) -> Option<String> {
+        let told = choice.get("finish_reason").and_then(Value::as_str);
+        let reason = told.filter(|reason| finishes(reason)).map(String::from);
+        let was_none = reason.is_none() && told.is_some_and(|told| !told.is_empty());
+        self.note(index, reason.as_deref());
+        let before = self.finished.get(&index).filter(|_| reason.is_none());
+        if before.is_some() || was_none {
+            choice.insert("finish_reason".into(), before.cloned().into());
+            mending.mended = true;
+        }
+        reason
+    }
+
+    /// Leaves out of a whole message what pieces of it said before.
+    fn leave_out_what_was_said(&mut self, message: &mut Map<String, Value>) {
+        let content = message.get("content").and_then(Value::as_str);
+        if let Some(news) = content.and_then(|content| self.said.news(content)) {
+            let news = Value::from(news);
+            message.insert("content".into(), news);
+            // The thoughts come before the words.
+            message.shift_remove("reasoning_content");
+            message.shift_remove("reasoning");
+        }
+    }
+
     /// Notes what a choice says, and shows its images by their addresses where it ends without words.
-    fn show_images(&mut self, said: &mut Map<String, Value>, ends: bool) -> bool {
-        let is_said = |key: &&str| said.get(*key).is_some_and(whole::says);
-        self.spoke |= ["content", "refusal"].iter().any(is_said);
+    fn show_images(&mut self, said: &mut Map<String, Value>, is_first: bool, ends: bool) -> bool {
+        for words in ["content", "refusal"].iter().filter_map(|key| said.get(*key)?.as_str()) {
+            self.hear(words, is_first);
+        }
         self.acts |= said.iter().any(|(key, value)| key != "role" && whole::says(value));
         if !self.spoke {
             self.images.extend(whole::images(said));

@@ -160,6 +160,9 @@ fn what_is_said_again_is_said_once() {
             "{chunks:?}"
         );
     }
+    // An id of its own with each piece, of which the first alone is named.
+    let own = |id: &str, arguments: &str| json!([{ "index": 0, "id": id, "function": { "name": null, "arguments": arguments } }]);
+    assert_eq!(joined(&[json!([whole("a", "")]), own("b", "{\"x\":"), own("c", "[1]}")]), once);
     // What begins like all that came may be more of it.
     let nested = [whole("a", "{\"x\":"), piece(Some(0), None, "{\"x\":1}}")].map(|piece| json!([piece]));
     assert_eq!(joined(&nested)[0].2, "{\"x\":{\"x\":1}}");
@@ -193,15 +196,22 @@ fn calls_of_one_id_are_told_apart_and_other_forms_of_calls_are_read() {
             [("a".into(), "f".into(), "{}".into())],
             "{pieces}"
         );
-        let whole = whole_calls(pieces.clone(), &mut Mendings::default()).expect("calls");
+        let whole = whole_calls(pieces.clone()).expect("calls");
         let expected =
             json!([{ "id": "a", "type": "function", "function": { "name": "f", "arguments": "{}" } }]);
         assert_eq!(whole, expected);
     }
+    let roll = json!({ "index": 0, "function": { "name": "roll", "arguments": "{}" } });
+    let bare = json!({ "function": { "name": "roll" } });
+    for twice in [json!([roll, roll]), json!([bare, bare]), json!([call("{}"), call("{}")])] {
+        assert_eq!(joined(std::slice::from_ref(&twice)).len(), 2, "{twice}");
+        let whole = whole_calls(twice).expect("calls");
+        assert_ne!(whole[0]["id"], whole[1]["id"]);
+    }
     let custom = json!([{ "id": "a", "type": "custom", "custom": { "name": "f", "input": "x = {" } }]);
-    assert_eq!(whole_calls(custom.clone(), &mut Mendings::default()).ok(), Some(custom));
+    assert_eq!(whole_calls(custom.clone()).ok(), Some(custom));
     for pieces in [json!("f()"), json!(["f()"]), json!(7)] {
-        assert!(whole_calls(pieces.clone(), &mut Mendings::default()).is_err(), "{pieces}");
+        assert!(whole_calls(pieces.clone()).is_err(), "{pieces}");
     }
 }
 

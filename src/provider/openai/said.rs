@@ -1,0 +1,53 @@
+//! How the words so far are known again without being kept: some upstreams say all of them once more.
+
+/// The words so far, by their length and their FNV-1a digest
+/// (<https://datatracker.ietf.org/doc/html/draft-eastlake-fnv>), which no upstream gains anything by forging.
+pub struct Said {
+    length: usize,
+    digest: u64,
+}
+
+const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const PRIME: u64 = 0x0100_0000_01b3;
+
+impl Default for Said {
+    fn default() -> Self {
+        Said { length: 0, digest: OFFSET }
+    }
+}
+
+impl Said {
+    /// Takes more words in.
+    pub fn add(&mut self, words: &str) {
+        self.length += words.len();
+        self.digest = digest(self.digest, words);
+    }
+
+    /// What a text adds to the words so far, if it begins with them.
+    pub fn news<'a>(&self, text: &'a str) -> Option<&'a str> {
+        let (before, news) = text.split_at_checked(self.length)?;
+        (self.length > 0 && digest(OFFSET, before) == self.digest).then_some(news)
+    }
+}
+
+fn digest(begun: u64, words: &str) -> u64 {
+    words.bytes().fold(begun, |digest, byte| (digest ^ u64::from(byte)).wrapping_mul(PRIME))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_begins_with_the_words_so_far_adds_the_rest_alone() {
+        let mut said = Said::default();
+        assert_eq!(said.news("Hello"), None);
+        said.add("Hel");
+        said.add("lo 你");
+        assert_eq!(said.news("Hello 你好"), Some("好"));
+        assert_eq!(said.news("Hello 你"), Some(""));
+        for text in ["", "Hello", "Hello 世好", "Jello 你好"] {
+            assert_eq!(said.news(text), None, "{text}");
+        }
+    }
+}
