@@ -19,6 +19,8 @@ pub struct Intake {
     /// How many lines were none of an event stream, and how the first begins, once these have ended.
     skipped: usize,
     foreign: Vec<u8>,
+    /// Whether the answer has ended: what follows is none of it.
+    ended: bool,
     /// Whether a byte order mark stood before it.
     pub is_marked: bool,
 }
@@ -48,11 +50,12 @@ impl Intake {
         Intake { line_bytes, ..Intake::default() }
     }
 
-    /// Takes bytes in and hands the data of every event that they complete to `each`.
+    /// Takes bytes in and hands the data of every event that they complete to `each`, which says whether the
+    /// answer has ended with it.
     pub fn feed(
         &mut self,
         bytes: &[u8],
-        mut each: impl FnMut(Vec<u8>) -> Result<(), Fault>,
+        mut each: impl FnMut(Vec<u8>) -> Result<bool, Fault>,
     ) -> Result<(), Fault> {
         if matches!(self.form, Form::Unknown) {
             self.begun.extend_from_slice(bytes);
@@ -80,13 +83,20 @@ impl Intake {
                 Ok(())
             }
             Form::Page(begun) => Fault::page(begun, bytes),
-            Form::Events(lines, sse) => lines.feed(bytes, |line| {
-                let data = sse.line(line)?;
-                if sse.is_broken {
-                    return Err(Fault::broken(None));
-                }
-                data.map_or(Ok(()), |data| each(event(data, sse)))
-            }),
+            Form::Events(lines, sse) => {
+                let fed = lines.feed(bytes, |line| {
+                    if self.ended {
+                        return Ok(());
+                    }
+                    let data = sse.line(line)?;
+                    if sse.is_broken {
+                        return Err(Fault::broken(None));
+                    }
+                    self.ended = data.map_or(Ok(false), |data| each(event(data, sse)))?;
+                    Ok(())
+                });
+                if self.ended { Ok(()) } else { fed }
+            }
         }
     }
 

@@ -84,7 +84,7 @@ impl Decoder for Events {
     fn feed(&mut self, bytes: &[u8], deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
         // The closure cannot borrow the intake and the rest of the decoder at once.
         let mut intake = std::mem::take(&mut self.intake);
-        let result = intake.feed(bytes, |data| self.event(&data, false, deltas));
+        let result = intake.feed(bytes, |data| self.event(&data, false, deltas).map(|()| self.done));
         self.intake = intake;
         result
     }

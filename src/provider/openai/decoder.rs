@@ -107,7 +107,7 @@ impl Chunks {
 impl Decoder for Chunks {
     fn feed(&mut self, bytes: &[u8], deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
         let Chunks { intake, completion } = self;
-        intake.feed(bytes, |data| completion.event(data, false, deltas))
+        intake.feed(bytes, |data| completion.event(data, false, deltas).map(|()| completion.done))
     }
 
     fn progress(&self) -> Progress {
