@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from . import cells
 
 if TYPE_CHECKING:
-    from .report import Results
+    from .results import Results
 
 
 @dataclass
@@ -18,7 +18,6 @@ class Goal:
     limit: float
     unit: str = ""
     at_least: bool = False
-    note: str = ""
 
     @property
     def met(self) -> bool | None:
@@ -30,7 +29,7 @@ class Goal:
         sign = "at least" if self.at_least else "at most"
         verdict = {None: "not measured", True: "met", False: "**missed**"}[self.met]
         shown = "-" if self.value is None else f"{_number(self.value)}{self.unit}"
-        return [self.what, f"{sign} {_number(self.limit)}{self.unit}", shown + self.note, verdict]
+        return [self.what, f"{sign} {_number(self.limit)}{self.unit}", shown, verdict]
 
 
 def goals(results: Results) -> list[Goal]:

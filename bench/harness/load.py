@@ -18,26 +18,37 @@ PATHS = {
 }
 
 
-def call(target: Server, upstream: Server, kind: str, model: str, **options: object) -> dict:
-    """One run; options are those of the load generator, with `_` for `-`."""
-    words: dict[str, object] = {
+def begin(target: Server, upstream: Server, kind: str, model: str, **options: object) -> subprocess.Popen[str]:
+    """Begins a load; the options are those of the load generator."""
+    plan: dict[str, object] = {
         "target": target.address,
         "path": PATHS[kind],
         "kind": kind,
         "model": model,
         "key": KEY,
-        "pids": ",".join(map(str, target.pids())),
-        "own_pids": "" if target is upstream else ",".join(map(str, upstream.pids())),
-    } | options
-    if target.header:
-        words["header"] = target.header
-    command = [str(programs.RELEASE / "load")]
-    for name, value in words.items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    if done.returncode != 0:
-        raise SystemExit(f"the load generator failed: {done.stderr}\n{target.name} says:\n{target.output()}")
-    return json.loads(done.stdout)
+        "header": target.header,
+        "pids": target.pids(),
+        "own_pids": [] if target is upstream else upstream.pids(),
+    }
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([programs.RELEASE / "load"], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(plan | options))
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
+def end(process: subprocess.Popen[str], target: Server) -> dict:
+    """What came of it."""
+    out, error = process.communicate(timeout=300)
+    if process.returncode != 0:
+        raise SystemExit(f"the load generator failed: {error}\n{target.name} says:\n{target.output()}")
+    return json.loads(out)
+
+
+def call(target: Server, upstream: Server, kind: str, model: str, **options: object) -> dict:
+    return end(begin(target, upstream, kind, model, **options), target)
 
 
 def read_back(target: Server, path: str, times: int) -> float:
@@ -45,7 +56,7 @@ def read_back(target: Server, path: str, times: int) -> float:
     connection = http.client.HTTPConnection(target.address, timeout=30)
     begin = 0.0
     # The first one opens what the others find open.
-    for number in range(times + 1):
+    for _ in range(times + 1):
         connection.request("GET", path, headers={"Authorization": f"Bearer {KEY}"})
         answer = connection.getresponse()
         if not answer.read() or answer.status != 200:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from html import escape
 
-from .report import Results, us
+from .results import Results
+from .tables import us
 
 LABELS = {
     "nginx": "nginx",

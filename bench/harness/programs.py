@@ -1,7 +1,8 @@
-"""Builds and installs what the benchmark runs; nothing outside of target/ is written."""
+"""Builds and installs what is run; nothing outside of target/ is written."""
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import subprocess
@@ -10,8 +11,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BENCH = ROOT / "bench"
+SERVERS = BENCH / "servers"
 TARGET = ROOT / "target" / "bench"
 RELEASE = TARGET / "release"
+# Debian puts proxies where only root's PATH leads.
+SYSTEM = "/usr/sbin:/usr/local/sbin"
 
 
 def build_own() -> None:
@@ -20,48 +24,50 @@ def build_own() -> None:
     _run("cargo", "build", "--release", "--locked", "--manifest-path", manifest, "--target-dir", TARGET)
 
 
-def build_product() -> Path:
-    _run("cargo", "build", "--profile", "dist", "--locked")
-    return ROOT / "target" / "dist" / "mirrorgate"
+def build_product(profile: str = "dist") -> Path:
+    _run("cargo", "build", "--profile", profile, "--locked")
+    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / profile / "mirrorgate"
 
 
-def venv(requirements: str) -> Path:
-    """The folder of programs of a virtual environment that holds these packages."""
-    pins = BENCH / "servers" / requirements
-    folder = TARGET / pins.stem.replace("requirements", "venv")
+def _installed(folder: Path, pins: Path, install: list[list[object]]) -> Path:
+    """Installs into a folder what the pins say, if that is not there."""
     installed = folder / "installed.txt"
     if not installed.exists() or installed.read_bytes() != pins.read_bytes():
-        print(f"installing {requirements} into {folder.relative_to(ROOT)}", file=sys.stderr)
-        _run(sys.executable, "-m", "venv", "--clear", folder)
-        _run(folder / "bin" / "pip", "install", "--quiet", "--requirement", pins)
+        print(f"installing {pins.relative_to(BENCH)} into {folder.relative_to(ROOT)}", file=sys.stderr)
+        folder.mkdir(parents=True, exist_ok=True)
+        for command in install:
+            _run(*command)
         shutil.copy(pins, installed)
-    return folder / "bin"
+    return folder
+
+
+def venv(pins: Path, folder: Path) -> Path:
+    """The programs of a virtual environment that holds these packages."""
+    pip = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", pins]
+    return _installed(folder, pins, [[sys.executable, "-m", "venv", "--clear", folder], pip]) / "bin"
+
+
+def wrappers() -> Path:
+    return venv(SERVERS / "requirements.txt", TARGET / "venv")
+
+
+def litellm() -> Path:
+    return venv(SERVERS / "requirements-litellm.txt", TARGET / "venv-litellm")
 
 
 def portkey() -> Path:
-    """The script that starts Portkey's gateway, installed from its package."""
-    pins = BENCH / "servers" / "portkey"
-    folder = TARGET / "portkey"
-    installed, lock = folder / "installed.json", pins / "package-lock.json"
-    if not installed.exists() or installed.read_bytes() != lock.read_bytes():
-        print(f"installing Portkey's gateway into {folder.relative_to(ROOT)}", file=sys.stderr)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(pins / name, folder / name)
-        _run("npm", "ci", "--silent", "--ignore-scripts", "--prefix", folder)
-        shutil.copy(lock, installed)
-    return folder / "node_modules/@portkey-ai/gateway/build/start-server.js"
+    pins, folder = SERVERS / "portkey", TARGET / "portkey"
+    copies = [["cp", pins / name, folder] for name in ("package.json", "package-lock.json")]
+    install = ["npm", "ci", "--silent", "--ignore-scripts", "--prefix", folder]
+    return _installed(folder, pins / "package-lock.json", [*copies, install])
 
 
-def raise_limits() -> None:
+def raise_limits(need: int = 0) -> None:
     """As many open files as the system allows: 3,000 streams are 6,000 connections of a proxy."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def proxy(name: str) -> str | None:
-    # Debian puts it where only root's PATH leads.
-    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    if most < need:
+        raise SystemExit(f"{need} descriptors are needed, {most} are allowed: ulimit -n {need}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 1 << 16), most))
 
 
 def _run(*command: object) -> None:

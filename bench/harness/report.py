@@ -1,12 +1,13 @@
-"""Medians, ratios, goals, and the tables that show them."""
+"""The tables of bench/run: which figures stand in them, and in which words."""
 
 from __future__ import annotations
 
-import statistics
-from typing import Callable, Iterable
+from collections.abc import Callable
 
 from . import cells
 from .goals import goals
+from .results import Results
+from .tables import ms, percent, rounded, stretch, table, times, us, whole
 
 NAMES = {
     "direct": "direct, no proxy",
@@ -22,109 +23,82 @@ NAMES = {
     "disk": "the disk, fdatasync",
     "pgbench": "pgbench, one INSERT",
 }
+VERSIONS = ("rust", "nginx", "python", "fastapi", "uvicorn", "httpx", "requests", "haproxy", "portkey", "litellm")
 
-# A round in which others took more of the machine than this does not count, if enough others do.
-QUIET_SHARE = 0.10
-
-
-class Results:
-    """The rounds of every cell and target."""
-
-    def __init__(self) -> None:
-        self.rounds: dict[str, dict[str, list[dict]]] = {}
-        self.facts: dict[str, float] = {}
-
-    def add(self, cell: str, target: str, number: int, values: dict) -> None:
-        values = {name: value for name, value in values.items() if value is not None}
-        self.rounds.setdefault(cell, {}).setdefault(target, []).append({"round": number, **values})
-
-    def has(self, cell: str, target: str) -> bool:
-        return target in self.rounds.get(cell, {})
-
-    def counted(self, cell: str, target: str) -> list[dict]:
-        """The quiet rounds, where there are two at least; else all."""
-        rounds = self.rounds.get(cell, {}).get(target, [])
-        quiet = [values for values in rounds if values.get("foreign_share", 0) <= QUIET_SHARE]
-        return quiet if len(quiet) >= 2 else rounds
-
-    def median(self, cell: str, target: str, metric: str) -> float | None:
-        values = [values[metric] for values in self.counted(cell, target) if values.get(metric) is not None]
-        return statistics.median(values) if values else None
-
-    def compared(
-        self, cell: str, target: str, other: str, metric: str, how: Callable[[float, float], float], beside: str = ""
-    ) -> float | None:
-        """The median over rounds of a comparison within the round: what slows both leaves it alone. `beside` is
-        the other's cell where that is another one."""
-        others = {values["round"]: values for values in self.counted(beside or cell, other)}
-        pairs = [
-            (values[metric], others[values["round"]].get(metric))
-            for values in self.counted(cell, target)
-            if values["round"] in others and values.get(metric) is not None
-        ]
-        results = [how(mine, theirs) for mine, theirs in pairs if theirs]
-        if results:
-            return statistics.median(results)
-        mine, theirs = self.median(cell, target, metric), self.median(beside or cell, other, metric)
-        return how(mine, theirs) if mine is not None and theirs else None
-
-    def ratio(self, cell: str, target: str, other: str, metric: str, beside: str = "") -> float | None:
-        return self.compared(cell, target, other, metric, lambda mine, theirs: mine / theirs, beside)
-
-    def difference(self, cell: str, target: str, other: str, metric: str) -> float | None:
-        return self.compared(cell, target, other, metric, lambda mine, theirs: mine - theirs)
-
-    def errors(self, cell: str, target: str) -> int:
-        return sum(values.get("errors", 0) for values in self.rounds.get(cell, {}).get(target, []))
-
-    def spread(self, cell: str, target: str, metric: str) -> float | None:
-        values = [values[metric] for values in self.counted(cell, target) if values.get(metric)]
-        return (max(values) - min(values)) / statistics.median(values) if len(values) > 1 else None
-
-    def medians(self) -> dict:
-        table: dict = {}
-        for cell, targets in self.rounds.items():
-            for target, rounds in targets.items():
-                metrics = {name for values in rounds for name, value in values.items() if isinstance(value, int | float)}
-                table.setdefault(cell, {})[target] = {
-                    name: self.median(cell, target, name) for name in sorted(metrics - {"round"})
-                }
-        return table
-
-    def noise(self) -> str:
-        """What can be said of the quietness of the run."""
-        all_rounds = [v for targets in self.rounds.values() for rounds in targets.values() for v in rounds]
-        foreign = [v["foreign_share"] for v in all_rounds if "foreign_share" in v]
-        stolen = [v["stolen_share"] for v in all_rounds if "stolen_share" in v]
-        spreads = [
-            spread
-            for cell, targets in self.rounds.items()
-            for target in targets
-            for metric in ("cpu_us", "cpu_chunk_us")
-            if (spread := self.spread(cell, target, metric)) is not None
-        ]
-        if not foreign:
-            return "Nothing was measured that noise could disturb."
-        loud = sum(share > QUIET_SHARE for share in foreign)
-        text = (
-            f"Other processes took {statistics.median(foreign):.1%} of the processors in the median cell and "
-            f"{max(foreign):.0%} in the worst; the host took {statistics.median(stolen):.1%} and {max(stolen):.0%} away. "
-            f"{loud} of {len(foreign)} measurements were louder than {QUIET_SHARE:.0%}"
-        )
-        if spreads:
-            text += (
-                f". Between its rounds, the CPU time of a cell differed by {statistics.median(spreads):.0%} "
-                f"in the median and {max(spreads):.0%} at most, (largest - smallest) / median"
-            )
-        return text + "."
+# What stands in a column for a cell and a target.
+Figure = Callable[[Results, str, str], str]
+Column = tuple[str, Figure]
 
 
-def markdown(results: Results, about: dict[str, str], command: str, rounds: int) -> str:
-    lines = [
+def median(metric: str, form: Callable[[float | None], str], of: str = "") -> Figure:
+    return lambda results, cell, target: form(results.median(cell, of or target, metric))
+
+
+def ratio(metric: str, other: str) -> Figure:
+    """To another target; what a process of its own takes is nothing of the upstream's that is asked directly."""
+    blank = (other, "direct") if metric.startswith("cpu") else (other,)
+    return lambda results, cell, target: "" if target in blank else times(results.ratio(cell, target, other, metric))
+
+
+def less(metric: str, other: str) -> Figure:
+    return lambda results, cell, target: "" if target == other else ms(results.difference(cell, target, other, metric))
+
+
+def spread(metric: str) -> Figure:
+    return lambda results, cell, target: percent(results.spread(cell, target, metric))
+
+
+def of_a_proxy(figure: Figure, instead: str) -> Figure:
+    return lambda results, cell, target: instead if target == "direct" else figure(results, cell, target)
+
+
+def cpu_of(work: str, metric: str = "cpu_us") -> Column:
+    return f"CPU us/{work}", of_a_proxy(median(metric, us), "-")
+
+
+def to(other: str, metric: str = "cpu_us") -> Column:
+    return f"to {other}", ratio(metric, other)
+
+
+def rate_of(work: str) -> Column:
+    return f"{work}/s", median("requests_per_second", whole)
+
+
+P50: Column = ("p50 ms", median("p50_us", ms))
+P99: Column = ("p99 ms", median("p99_us", ms))
+CHUNK_P50: Column = ("a chunk's way p50 ms", median("chunk_p50_us", ms))
+CHUNK_P99: Column = ("p99 ms", median("chunk_p99_us", ms))
+SPREAD: Column = ("spread", spread("cpu_us"))
+RSS: Column = ("RSS MB", of_a_proxy(median("resident_mb", rounded), ""))
+ERRORS: Column = ("errors", lambda results, cell, target: str(results.errors(cell, target)))
+
+JSON = [cpu_of("request"), to("nginx"), rate_of("requests")]
+JSON += [to(other, "requests_per_second") for other in ("nginx", "direct")]
+JSON += [P50, ("less direct", less("p50_us", "direct")), P99, SPREAD]
+STREAMS = [cpu_of("chunk", "cpu_chunk_us"), to("nginx", "cpu_chunk_us"), ("first chunk p50 ms", median("first_p50_us", ms))]
+STREAMS += [("less nginx", less("first_p50_us", "nginx")), CHUNK_P50, CHUNK_P99, ("stretch", median("stretch", stretch))]
+STREAMS += [ERRORS, RSS, ("spread", spread("cpu_chunk_us"))]
+LINES = [cpu_of("call"), to("nginx"), to("minimal"), SPREAD]
+CHAT = [cpu_of("call"), rate_of("calls"), P50, P99, SPREAD]
+START = [("exec to a good `/health`, ms", median("start_ms", rounded)), ("idle RSS MB", median("resident_mb", rounded))]
+
+
+def kept(yardstick: str) -> list[Column]:
+    its_rate = ("its commits/s", median("requests_per_second", whole, of=yardstick))
+    its_p50 = ("its p50 ms", median("p50_us", ms, of=yardstick))
+    to_it = ("to it", ratio("requests_per_second", yardstick))
+    return [its_rate, rate_of("turns"), to_it, its_p50, P50, ("above it", less("p50_us", yardstick)), cpu_of("turn"), SPREAD]
+
+
+def lines(results: Results, about: dict[str, str], command: str, rounds: int) -> list[str]:
+    how_often = "1 round" if rounds == 1 else f"{rounds} rounds, interleaved; medians of the quiet ones"
+    versions = {name: about[name].removeprefix("rustc ").split(" ")[0] for name in VERSIONS if name in about}
+    written = [
         "# Results",
         "",
-        f"`{command}` on {about['date']}, commit {about['commit']}: {rounds} {'round' if rounds == 1 else 'rounds, interleaved; medians of the quiet ones'}.",
-        f"{about['processor']}, {about['cores']} cores, {about['system']}. Versions: {_versions(about)}.",
+        f"`{command}` on {about['date']}, commit {about['commit']}: {how_often}.",
+        f"{about['processor']}, {about['cores']} cores, {about['system']}. "
+        f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}.",
         "",
         "Load, upstream and the program under test share the cores, so requests/s compare programs and tell no",
         "program's capacity. CPU time is user and system time of the program's own processes. A ratio is the median of",
@@ -132,216 +106,81 @@ def markdown(results: Results, about: dict[str, str], command: str, rounds: int)
         "",
         f"Noise: {results.noise()}",
     ]
-    lines += ["", "## Goals", ""]
-    lines += table(["goal", "limit", "measured", ""], [goal.row() for goal in goals(results)])
-    lines += ["", "What those that are missed are spent on: [PROFILE.md](PROFILE.md)."]
-    lines += _json_section(results)
-    lines += _stream_section(results)
-    lines += _kept_section(results)
-    lines += _chat_section(results)
-    lines += _rest_section(results)
+    written += ["", "## Goals", ""]
+    written += table(["goal", "limit", "measured", ""], [goal.row() for goal in goals(results)])
+    written += ["", "What those that are missed are spent on: [PROFILE.md](PROFILE.md)."]
+    written += _completions(results) + _kept(results) + _chat(results)
+    written += section(results, "Cold start and idle memory", "start", START)
     failed = [
         f"- {cell}, {target}: {kind} ({count})"
-        for cell, targets in results.rounds.items()
-        for target, all_rounds in targets.items()
-        for kind, count in _kinds(all_rounds).items()
+        for cell, target, _ in results.each()
+        for kind, count in results.error_kinds(cell, target).items()
     ]
     if failed:
-        lines += ["", "## Errors", "", *failed]
-    return "\n".join(lines) + "\n"
+        written += ["", "## Errors", "", *failed]
+    return written
 
 
-def _kinds(rounds: list[dict]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for values in rounds:
-        for kind, count in values.get("error_kinds", {}).items():
-            total[kind] = total.get(kind, 0) + count
-    return total
+def row(results: Results, words: list[str], columns: list[Column], cell: str, target: str) -> list[str]:
+    return [*words, *(figure(results, cell, target) for _, figure in columns)]
 
 
-def _versions(about: dict[str, str]) -> str:
-    names = ("rust", "nginx", "python", "fastapi", "uvicorn", "httpx", "requests", "haproxy", "portkey", "litellm")
-    return ", ".join(f"{name} {about[name].removeprefix('rustc ').split(' ')[0]}" for name in names if name in about)
+def titled(title: str, note: str, header: list[str], rows: list[list[str]]) -> list[str]:
+    noted = [note, ""] if note else []
+    return ["", f"## {title}", "", *noted, *table(header, rows)] if rows else []
 
 
-def _json_section(results: Results) -> list[str]:
+def section(results: Results, title: str, cell: str, columns: list[Column], note: str = "") -> list[str]:
+    """One cell with a row for each target."""
+    targets = [target for target in NAMES if results.has(cell, target)]
+    rows = [row(results, [NAMES[target]], columns, cell, target) for target in targets]
+    return titled(title, note, ["", *(head for head, _ in columns)], rows)
+
+
+def _completions(results: Results) -> list[str]:
     lines: list[str] = []
-    for connections in cells.CONNECTIONS:
-        cell = f"v1-json-{connections}"
-        if cell not in results.rounds:
-            continue
-        word = "connection" if connections == 1 else "connections"
-        lines += ["", f"## `/v1/chat/completions`, JSON of 1 KB, {connections} {word}", ""]
-        lines += _closed_table(results, cell)
-    return lines
-
-
-def _closed_table(results: Results, cell: str) -> list[str]:
-    rows = []
-    for target in _targets(results, cell):
-        own = "-" if target == "direct" else us(results.median(cell, target, "cpu_us"))
-        rows.append([
-            NAMES[target],
-            own,
-            times(results.ratio(cell, target, "nginx", "cpu_us")) if target not in ("direct", "nginx") else "",
-            count(results.median(cell, target, "requests_per_second")),
-            times(results.ratio(cell, target, "nginx", "requests_per_second")) if target != "nginx" else "",
-            times(results.ratio(cell, target, "direct", "requests_per_second")) if target != "direct" else "",
-            ms(results.median(cell, target, "p50_us")),
-            ms(results.difference(cell, target, "direct", "p50_us")) if target != "direct" else "",
-            ms(results.median(cell, target, "p99_us")),
-            percent(results.spread(cell, target, "cpu_us")),
-        ])
-    header = ["", "CPU us/request", "to nginx", "requests/s", "to nginx", "to direct", "p50 ms", "less direct", "p99 ms", "spread"]
-    return table(header, rows)
-
-
-def _stream_section(results: Results) -> list[str]:
-    lines: list[str] = []
-    titles = {
+    for count in cells.CONNECTIONS:
+        title = f"`/v1/chat/completions`, JSON of 1 KB, {cells.connections(count)}"
+        lines += section(results, title, f"v1-json-{count}", JSON)
+    streams = {
         "v1-stream-50": "50 streams, a chunk every 5 ms",
         "v1-streams-1000": "1,000 streams at 20 tokens/s",
         "v1-streams-3000": "3,000 streams at 20 tokens/s",
     }
-    for cell, title in titles.items():
-        if cell not in results.rounds:
-            continue
-        rows = []
-        for target in _targets(results, cell):
-            own = "-" if target == "direct" else us(results.median(cell, target, "cpu_chunk_us"))
-            rows.append([
-                NAMES[target],
-                own,
-                times(results.ratio(cell, target, "nginx", "cpu_chunk_us")) if target not in ("direct", "nginx") else "",
-                ms(results.median(cell, target, "first_p50_us")),
-                ms(results.difference(cell, target, "nginx", "first_p50_us")) if target != "nginx" else "",
-                ms(results.median(cell, target, "chunk_p50_us")),
-                ms(results.median(cell, target, "chunk_p99_us")),
-                _fixed(results.median(cell, target, "stretch"), 3),
-                str(results.errors(cell, target)),
-                "" if target == "direct" else megabytes(results.median(cell, target, "resident_mb")),
-                percent(results.spread(cell, target, "cpu_chunk_us")),
-            ])
-        header = ["", "CPU us/chunk", "to nginx", "first chunk p50 ms", "less nginx", "a chunk's way p50 ms", "p99 ms", "stretch", "errors", "RSS MB", "spread"]
-        lines += ["", f"## `/v1/chat/completions`, SSE: {title}", "", *table(header, rows)]
+    for cell, title in streams.items():
+        lines += section(results, f"`/v1/chat/completions`, SSE: {title}", cell, STREAMS)
     return lines
 
 
-def _chat_section(results: Results) -> list[str]:
-    lines: list[str] = []
-    if "chat-lines" in results.rounds:
-        lines += ["", "## `/api/chat` over a web chat's NDJSON: 100 lines, 2 ms apart, 16 connections", ""]
-        lines += ["nginx and the direct call pass the raw lines; the others read and join them.", ""]
-        rows = []
-        for target in _targets(results, "chat-lines"):
-            cell = "chat-lines"
-            rows.append([
-                NAMES[target],
-                "-" if target == "direct" else us(results.median(cell, target, "cpu_us")),
-                times(results.ratio(cell, target, "nginx", "cpu_us")) if target not in ("direct", "nginx") else "",
-                times(results.ratio(cell, target, "minimal", "cpu_us")) if target not in ("direct", "minimal") else "",
-                percent(results.spread(cell, target, "cpu_us")),
-            ])
-        lines += table(["", "CPU us/call", "to nginx", "to minimal", "spread"], rows)
-    for protocol, name in cells.PROTOCOLS.items():
-        rows = []
-        for state, title in cells.STATES.items():
-            for connections in cells.CONNECTIONS:
-                cell = f"chat-{protocol}-{state}-{connections}"
-                for target in _targets(results, cell):
-                    kept = title if target == "mirrorgate" else "raw bytes" if target == "nginx" else "lines joined"
-                    rows.append([
-                        NAMES[target],
-                        kept,
-                        str(connections),
-                        us(results.median(cell, target, "cpu_us")),
-                        count(results.median(cell, target, "requests_per_second")),
-                        ms(results.median(cell, target, "p50_us")),
-                        ms(results.median(cell, target, "p99_us")),
-                        percent(results.spread(cell, target, "cpu_us")),
-                    ])
-        if rows:
-            lines += ["", f"## `/api/chat` over {name}: 100 tokens at once", ""]
-            header = ["", "conversation", "connections", "CPU us/call", "calls/s", "p50 ms", "p99 ms", "spread"]
-            lines += table(header, rows)
-    return lines
-
-
-def _kept_section(results: Results) -> list[str]:
+def _kept(results: Results) -> list[str]:
     rows = []
     for store, yardstick in cells.YARDSTICKS.items():
-        for state in ("new", "next"):
-            for connections in (1, 64):
-                cell, mg = f"kept-{store}-{state}-{connections}", "mirrorgate"
-                if not results.has(cell, mg):
-                    continue
-                rows.append([
-                    NAMES[yardstick],
-                    "new" if state == "new" else "goes on",
-                    str(connections),
-                    count(results.median(cell, yardstick, "requests_per_second")),
-                    count(results.median(cell, mg, "requests_per_second")),
-                    times(results.ratio(cell, mg, yardstick, "requests_per_second")),
-                    ms(results.median(cell, yardstick, "p50_us")),
-                    ms(results.median(cell, mg, "p50_us")),
-                    ms(results.difference(cell, mg, yardstick, "p50_us")),
-                    us(results.median(cell, mg, "cpu_us")),
-                    percent(results.spread(cell, mg, "cpu_us")),
-                ])
-    if not rows:
-        return []
-    header = ["beside", "conversation", "connections", "its commits/s", "turns/s", "to it", "its p50 ms", "p50 ms", "above it", "CPU us/turn", "spread"]
-    note = "`/api/chat` over OpenAI, SSE of 20 tokens at once. The disk writes 8 KiB and waits, one after the other; pgbench inserts a row of a turn's size over as many connections as there are callers, and mirrorgate has `DATABASE_POOL_SIZE` of them, 5."
-    return ["", "## Turns that are kept, beside the disk and the database alone", "", note, "", *table(header, rows)]
+        for state, word in {"new": "new", "next": "goes on"}.items():
+            for count in (1, 64):
+                cell, words = f"kept-{store}-{state}-{count}", [NAMES[yardstick], word, str(count)]
+                if results.has(cell, "mirrorgate"):
+                    rows.append(row(results, words, kept(yardstick), cell, "mirrorgate"))
+    title = "Turns that are kept, beside the disk and the database alone"
+    note = (
+        "`/api/chat` over OpenAI, SSE of 20 tokens at once. The disk writes 8 KiB and waits, one after the other; "
+        "pgbench inserts a row of a turn's size over as many connections as there are callers, and mirrorgate has "
+        "`DATABASE_POOL_SIZE` of them, 5."
+    )
+    return titled(title, note, ["beside", "conversation", "connections", *(head for head, _ in kept(""))], rows)
 
 
-def _rest_section(results: Results) -> list[str]:
-    lines: list[str] = []
-    if "start" in results.rounds:
+def _chat(results: Results) -> list[str]:
+    title = "`/api/chat` over a web chat's NDJSON: 100 lines, 2 ms apart, 16 connections"
+    note = "nginx and the direct call pass the raw lines; the others read and join them."
+    lines = section(results, title, "chat-lines", LINES, note)
+    for protocol, name in cells.PROTOCOLS.items():
         rows = [
-            [NAMES[target], ms_of(results.median("start", target, "start_ms")), megabytes(results.median("start", target, "resident_mb"))]
-            for target in _targets(results, "start")
+            row(results, [NAMES[target], what, str(count)], CHAT, cell, target)
+            for state, title in cells.STATES.items()
+            for count in cells.CONNECTIONS
+            for target, what in {"nginx": "raw bytes", "minimal": "lines joined", "mirrorgate": title}.items()
+            if results.has(cell := f"chat-{protocol}-{state}-{count}", target)
         ]
-        lines += ["", "## Cold start and idle memory", "", *table(["", "exec to a good `/health`, ms", "idle RSS MB"], rows)]
+        header = ["", "conversation", "connections", *(head for head, _ in CHAT)]
+        lines += titled(f"`/api/chat` over {name}: 100 tokens at once", "", header, rows)
     return lines
-
-
-def _targets(results: Results, cell: str) -> Iterable[str]:
-    return [target for target in NAMES if results.has(cell, target)]
-
-
-def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    return ["| " + " | ".join(cells_) + " |" for cells_ in [header, rule, *rows]]
-
-
-def _fixed(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:,.{digits}f}"
-
-
-def us(value: float | None) -> str:
-    return _fixed(value, 1 if value is not None and value < 1000 else 0)
-
-
-def ms(value: float | None) -> str:
-    return "" if value is None else _fixed(value / 1e3, 2 if abs(value) < 10_000 else 1)
-
-
-def ms_of(value: float | None) -> str:
-    return _fixed(value, 1 if value is not None and value < 100 else 0)
-
-
-def count(value: float | None) -> str:
-    return _fixed(value, 0)
-
-
-def megabytes(value: float | None) -> str:
-    return _fixed(value, 1 if value is not None and value < 100 else 0)
-
-
-def times(value: float | None) -> str:
-    return "" if value is None else f"{_fixed(value, 2 if value < 10 else 0)}x"
-
-
-def percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.0%}"

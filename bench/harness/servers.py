@@ -1,9 +1,8 @@
-"""The servers that are compared: each is started in a folder of its own and stopped again."""
+"""The programs that are started: each in a folder of its own, which goes when it is stopped."""
 
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import secrets
 import shutil
@@ -12,70 +11,63 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterator
+from string import Template
 
 from . import programs
+from .programs import RELEASE, SERVERS, TARGET
 
+HOST = "127.0.0.1"
 # The product refuses keys that look easily guessed.
 KEY = secrets.token_urlsafe(32)
 START_TIMEOUT = 90.0
 
 
-@dataclass
 class Server:
     """A process under test, or one of the benchmark's own."""
 
-    name: str
-    command: list[str]
-    environment: dict[str, str] = field(default_factory=dict)
-    ready_path: str | None = "/health"
-    port: int = 0
-    # One more line in the head of each call.
-    header: str | None = None
-    log: str | None = None
-    process: subprocess.Popen | None = None
-    folder: Path | None = None
-    started_in: float = 0.0
+    def __init__(self, name: str, command: list[str], environment: dict[str, str], port: int, ready: str = "/health"):
+        self.name, self.command, self.port, self.ready = name, command, port, ready
+        self.folder = Path(tempfile.mkdtemp(prefix=f"mirrorgate-bench-{name}-"))
+        # nginx's workers are not root and must get in.
+        self.folder.chmod(0o755)
+        self.environment = {"PATH": f"{os.environ['PATH']}:{programs.SYSTEM}", "HOME": str(self.folder), **environment}
+        # One more line in the head of each call.
+        self.header = ""
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started_in = 0.0
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{HOST}:{self.port}"
 
-    def start(self) -> Server:
-        assert self.folder is not None
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.environment}
-        output = (self.folder / "log").open("ab")
+    def start(self) -> float:
+        """Starts it; how long it took until it answered."""
         begin = time.perf_counter()
-        self.process = subprocess.Popen(
-            self.command,
-            cwd=self.folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-        output.close()
-        while not self._ready():
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        while not self._is_ready():
             if self.process.poll() is not None or time.perf_counter() - begin > START_TIMEOUT:
-                raise SystemExit(f"{self.name} does not start:\n{self.output()}")
+                raise RuntimeError(f"{self.name} does not start:\n{self.output()}")
             time.sleep(0.0005 if time.perf_counter() - begin < 1 else 0.05)
         self.started_in = time.perf_counter() - begin
-        return self
+        return self.started_in
 
-    def _ready(self) -> bool:
-        if self.ready_path is None:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=2).close()
-                return True
-            except OSError:
-                return False
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+    def _is_ready(self) -> bool:
+        connection = http.client.HTTPConnection(self.address, timeout=2)
         try:
-            connection.request("GET", self.ready_path)
+            connection.request("GET", self.ready)
             return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False
@@ -83,70 +75,64 @@ class Server:
             connection.close()
 
     def output(self) -> str:
-        assert self.folder is not None
         return (self.folder / "log").read_text(errors="replace")[-4000:]
 
     def pids(self) -> list[int]:
         """The process and all that come from it."""
         assert self.process is not None
-        found, todo = [], [self.process.pid]
-        while todo:
-            pid = todo.pop()
-            found.append(pid)
-            for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                try:
-                    todo += [int(child) for child in children.read_text().split()]
-                except OSError:
-                    pass
-        return found
+        return family(self.process.pid)
 
-    def resident_bytes(self) -> int:
-        total = 0
-        for pid in self.pids():
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-                if line.startswith("VmRSS:"):
-                    total += int(line.split()[1]) * 1024
-        return total
+    def memory(self, line: str = "VmRSS") -> int:
+        """A line of what the system says of the memory of its processes, in bytes."""
+        status = (text for pid in self.pids() for text in Path(f"/proc/{pid}/status").read_text().splitlines())
+        return sum(int(text.split()[1]) << 10 for text in status if text.startswith(line + ":"))
 
     def cpu_us(self) -> float:
         """User and system time so far, in microseconds."""
         threads = (path for pid in self.pids() for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
         return sum(int(path.read_text().split()[0]) for path in threads) / 1e3
 
-    def stop(self) -> None:
-        if self.process is None:
-            return
-        # Its session is its own, so the group is the process and its workers, nobody else's.
-        # The minimal proxy has nothing to finish, and takes a second for it.
-        first = [] if self.name == "minimal" else [(signal.SIGTERM, 5)]
-        for number, patience in [*first, (signal.SIGKILL, 5)]:
-            if self.process.poll() is None:
-                os.killpg(self.process.pid, number)
+    def stop(self, patience: float = 5.0) -> None:
+        """Asks it to end, and kills it with its workers if it does not."""
+        if self.process is not None and self.process.poll() is None:
+            # Its session is its own, so the group is the process and its workers, nobody else's.
+            os.killpg(self.process.pid, signal.SIGTERM)
             try:
                 self.process.wait(patience)
-                break
             except subprocess.TimeoutExpired:
-                continue
-        self.process = None
+                self.kill()
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that come from it."""
+    found, todo = [], [pid]
+    while todo:
+        found.append(todo.pop())
+        for children in Path(f"/proc/{found[-1]}/task").glob("*/children"):
+            try:
+                todo += [int(child) for child in children.read_text().split()]
+            except OSError:
+                pass
+    return found
 
 
 @contextmanager
 def running(server: Server) -> Iterator[Server]:
-    server.folder = Path(tempfile.mkdtemp(prefix=f"mirrorgate-bench-{server.name}-"))
-    # nginx's workers are not root and must get in.
-    server.folder.chmod(0o755)
     try:
-        prepare = server.environment.pop("_CONFIG", None)
-        if prepare is not None:
-            (server.folder / "config").write_text(prepare.replace("$FOLDER", str(server.folder)))
-        server.environment = {
-            name: value.replace("$FOLDER", str(server.folder)) for name, value in server.environment.items()
-        }
-        server.command = [word.replace("$FOLDER", str(server.folder)) for word in server.command]
-        yield server.start()
+        server.start()
+        yield server
     finally:
-        server.stop()
+        # The minimal proxy has nothing to finish, and takes a second for it.
+        server.stop(0 if server.name == "minimal" else 5)
         shutil.rmtree(server.folder, ignore_errors=True)
+
+
+_given: set[int] = set()
 
 
 def free_port() -> int:
@@ -154,7 +140,7 @@ def free_port() -> int:
     for port in range(18_000 + os.getpid() % 4000, 32_000):
         with socket.socket() as probe:
             try:
-                probe.bind(("127.0.0.1", port))
+                probe.bind((HOST, port))
                 if port not in _given:
                     _given.add(port)
                     return port
@@ -163,166 +149,101 @@ def free_port() -> int:
     raise SystemExit("no free port")
 
 
-_given: set[int] = set()
+# --- what is compared ---
 
 
-def upstream(idle_close_ms: int = 0) -> Server:
-    port = free_port()
-    command = [str(programs.RELEASE / "upstream"), "--port", str(port)]
-    if idle_close_ms:
-        command += ["--idle-close-ms", str(idle_close_ms)]
-    return Server("upstream", command, port=port, ready_path=None)
+@dataclass(frozen=True)
+class Program:
+    """How one is started: `$PORT`, `$FOLDER`, `$KEY`, `$UPSTREAM` and the words stand for what is known only then."""
+
+    command: str
+    environment: dict[str, str] = field(default_factory=dict)
+    # A file of bench/servers that is written into the folder, with the same replaced in it.
+    config: str = ""
+    words: dict[str, str] = field(default_factory=dict)
+    ready: str = "/health"
+    header: str = ""
 
 
-def minimal(up: Server) -> Server:
-    port = free_port()
-    command = [str(programs.RELEASE / "minimal"), "--port", str(port), "--upstream", f"http://{up.address}"]
-    return Server("minimal", command, port=port)
-
-
-NGINX = """
-daemon off;
-worker_processes 2;
-worker_rlimit_nofile 65536;
-pid $FOLDER/pid;
-error_log stderr warn;
-events { worker_connections 16384; }
-http {
-    @LOG@
-    client_body_temp_path $FOLDER/body;
-    proxy_temp_path $FOLDER/proxy;
-    fastcgi_temp_path $FOLDER/fastcgi;
-    uwsgi_temp_path $FOLDER/uwsgi;
-    scgi_temp_path $FOLDER/scgi;
-    client_body_buffer_size 2m;
-    client_max_body_size 2m;
-    keepalive_requests 100000000;
-    upstream mirror {
-@SERVERS@
-        keepalive 4096;
-        keepalive_requests 100000000;
-    }
-    server {
-        listen 127.0.0.1:@PORT@ backlog=4096;
-        location = /health { return 200; }
-        location / {
-            proxy_pass http://mirror;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_buffering off;
-            proxy_read_timeout 300s;
-        }
-    }
+UVICORN = f"{TARGET}/venv/bin/uvicorn --app-dir {SERVERS} --port $PORT --no-access-log --log-level warning"
+NGINX = "nginx -p $FOLDER -c $FOLDER/nginx.conf -e stderr"
+PROGRAMS = {
+    "upstream": Program(f"{RELEASE}/upstream $PORT $IDLE", words={"IDLE": "0"}, ready="/v1/models"),
+    "minimal": Program(f"{RELEASE}/minimal $PORT http://$UPSTREAM"),
+    "nginx": Program(NGINX, config="nginx.conf", words={"LOG": "off"}),
+    "nginx-log": Program(NGINX, config="nginx.conf", words={"LOG": "access.log line"}),
+    "haproxy": Program("haproxy -db -f $FOLDER/haproxy.cfg", config="haproxy.cfg"),
+    "pooled": Program(f"{UVICORN} --workers 2 pooled:app", {"BENCH_UPSTREAM": "http://$UPSTREAM"}),
+    "tutorial": Program(f"{UVICORN} tutorial:app", {"BENCH_UPSTREAM": "http://$UPSTREAM"}),
+    "portkey": Program(
+        f"node {TARGET}/portkey/node_modules/@portkey-ai/gateway/build/start-server.js --headless --port=$PORT",
+        {"NODE_ENV": "production"},
+        ready="/",
+        header='x-portkey-config: {"provider": "openai", "api_key": "$KEY", "custom_host": "http://$UPSTREAM/v1"}',
+    ),
+    "litellm": Program(
+        f"{TARGET}/venv-litellm/bin/litellm --config $FOLDER/litellm.yaml --host 127.0.0.1 --port $PORT",
+        {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"},
+        config="litellm.yaml",
+        ready="/health/liveliness",
+    ),
+    # As a user runs it: keys, log of every request, a store on disk.
+    "mirrorgate": Program(
+        "$BINARY",
+        {
+            "HOST": HOST,
+            "PORT": "$PORT",
+            "DATA_DIR": "$FOLDER/data",
+            "GATEWAY_API_KEYS": "bench:$KEY",
+            "UPSTREAM_URL": "http://$UPSTREAM",
+            "UPSTREAM_API_KEY": "$KEY",
+            "DEFAULT_MODEL": "json",
+            "LOG_FORMAT": "json",
+        },
+    ),
 }
-"""
+# How each is installed that is not there already.
+INSTALLED = {
+    "pooled": programs.wrappers,
+    "tutorial": programs.wrappers,
+    "litellm": programs.litellm,
+    "portkey": programs.portkey,
+}
 
 
-NGINX_LOG = """log_format line escape=json '{"time":"$time_iso8601","request":"$request","status":$status,'
-        '"bytes":$body_bytes_sent,"seconds":$request_time,"upstream":$upstream_response_time,"id":"$request_id"}';
-    access_log $FOLDER/access.log line;"""
+def server(name: str, *behind: Server, settings: dict[str, str] | None = None, **words: str) -> Server:
+    """A program before one upstream or several; `settings` are more of its environment."""
+    program, port = PROGRAMS[name], free_port()
+    made = Server(name, [], {}, port, program.ready)
+    known = {"PORT": str(port), "FOLDER": str(made.folder), "KEY": KEY, **program.words, **words}
+    known["UPSTREAM"] = behind[0].address if behind else ""
+    known["SERVERS"] = " ".join(f"server {each.address} max_fails=0;" for each in behind)
+
+    def replaced(text: str) -> str:
+        # nginx has names of its own that look the same.
+        return Template(text).safe_substitute(known)
+
+    made.command = replaced(program.command).split()
+    made.header = replaced(program.header)
+    environment = program.environment | (settings or {})
+    made.environment |= {variable: replaced(value) for variable, value in environment.items()}
+    if program.config:
+        (made.folder / program.config).write_text(replaced((SERVERS / program.config).read_text()))
+    if shutil.which(made.command[0], path=made.environment["PATH"]) is None:
+        raise SystemExit(f"{made.command[0]} is not installed: apt-get install {name}")
+    return made
 
 
-def nginx(*behind: Server, log: bool = False) -> Server:
-    port = free_port()
-    lines = "\n".join(f"        server {server.address} max_fails=0;" for server in behind)
-    config = NGINX.replace("@SERVERS@", lines).replace("@PORT@", str(port))
-    config = config.replace("@LOG@", NGINX_LOG if log else "access_log off;")
-    command = [_installed("nginx"), "-p", "$FOLDER", "-c", "$FOLDER/config", "-e", "stderr"]
-    return Server("nginx", command, {"_CONFIG": config}, port=port)
-
-
-HAPROXY = """
-global
-    nbthread 2
-    maxconn 4096
-defaults
-    mode http
-    option http-keep-alive
-    http-reuse always
-    # Else it waits up to 40 ms for more of a stream.
-    option http-no-delay
-    timeout connect 5s
-    timeout client 300s
-    timeout server 300s
-frontend gateway
-    bind 127.0.0.1:@PORT@
-    http-request return status 200 if { path /health }
-    default_backend mirror
-backend mirror
-    server mirror @UPSTREAM@ pool-max-conn -1
-"""
-
-
-def haproxy(up: Server) -> Server:
-    port = free_port()
-    config = HAPROXY.replace("@PORT@", str(port)).replace("@UPSTREAM@", up.address)
-    return Server("haproxy", [_installed("haproxy"), "-db", "-f", "$FOLDER/config"], {"_CONFIG": config}, port=port)
-
-
-def portkey(up: Server) -> Server:
-    port = free_port()
-    command = ["node", str(programs.portkey()), "--headless", f"--port={port}"]
-    config = {"provider": "openai", "api_key": KEY, "custom_host": f"http://{up.address}/v1"}
-    header = f"x-portkey-config: {json.dumps(config)}"
-    return Server("portkey", command, {"NODE_ENV": "production"}, port=port, ready_path="/", header=header)
-
-
-def _installed(program: str) -> str:
-    found = programs.proxy(program)
-    if found is None:
-        raise SystemExit(f"{program} is not installed: apt-get install {program}")
-    return found
-
-
-def python_wrapper(module: str, workers: int, up: Server) -> Server:
-    port = free_port()
-    command = [str(programs.venv("requirements.txt") / "uvicorn"), f"{module}:app", "--app-dir"]
-    command += [str(programs.BENCH / "servers"), "--port", str(port), "--no-access-log", "--log-level", "warning"]
-    if workers > 1:
-        command += ["--workers", str(workers)]
-    return Server(module, command, {"BENCH_UPSTREAM": f"http://{up.address}"}, port=port)
-
-
-LITELLM = """
-model_list:
-  - model_name: "*"
-    litellm_params:
-      model: "openai/*"
-      api_base: http://@UPSTREAM@/v1
-      api_key: sk-bench
-general_settings:
-  master_key: @KEY@
-"""
-
-
-def litellm(up: Server) -> Server:
-    port = free_port()
-    folder = programs.venv("requirements-litellm.txt")
-    config = LITELLM.replace("@UPSTREAM@", up.address).replace("@KEY@", KEY)
-    command = [str(folder / "litellm"), "--config", "$FOLDER/config.yaml", "--host", "127.0.0.1"]
-    command = ["sh", "-c", f"cp $FOLDER/config $FOLDER/config.yaml && exec {' '.join(command)} --port {port}"]
-    environment = {"_CONFIG": config, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
-    return Server("litellm", command, environment, port=port, ready_path="/health/liveliness")
+WEB_CHAT = {"UPSTREAM_PROTOCOL": "web-chat", "UPSTREAM_COOKIE": "session=$KEY", "UPSTREAM_API_KEY": ""}
 
 
 def mirrorgate(
     binary: Path, up: Server, protocol: str = "openai", settings: dict[str, str] | None = None
 ) -> Server:
-    """The product as a user runs it: keys, log of every request, a store on disk."""
-    port = free_port()
-    environment = {
-        "HOST": "127.0.0.1",
-        "PORT": str(port),
-        "DATA_DIR": "$FOLDER/data",
-        "GATEWAY_API_KEYS": f"bench:{KEY}",
-        "UPSTREAM_URL": f"http://{up.address}",
-        "UPSTREAM_PROTOCOL": protocol,
-        "DEFAULT_MODEL": "json",
-        "LOG_FORMAT": "json",
-    }
-    if protocol == "web-chat":
-        environment["UPSTREAM_COOKIE"] = f"session={KEY}"
-    else:
-        environment["UPSTREAM_API_KEY"] = KEY
-    environment |= settings or {}
-    return Server("mirrorgate", [str(binary)], environment, port=port)
+    chosen = WEB_CHAT if protocol == "web-chat" else {}
+    return server("mirrorgate", up, settings=chosen | (settings or {}), BINARY=str(binary))
+
+
+def alone(binary: Path, settings: dict[str, str] | None = None) -> Server:
+    """With its demo upstream."""
+    return server("mirrorgate", settings={"UPSTREAM_URL": "", "UPSTREAM_API_KEY": ""} | (settings or {}), BINARY=str(binary))

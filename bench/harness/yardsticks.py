@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .stores import Postgres
+from .stores import postgres
 
 # As much as a small turn adds to SQLite's log, which is then used from its beginning again.
 WRITTEN = 8192
@@ -40,9 +40,9 @@ def disk(measure_ms: int) -> dict:
     return _figures(times, len(times) / (measure_ms / 1e3))
 
 
-def pgbench(database: Postgres, connections: int, measure_ms: int) -> dict:
+def pgbench(cluster: postgres.Cluster, connections: int, measure_ms: int) -> dict:
     """One INSERT a transaction, in as many connections as there are callers."""
-    cluster, url = database.cluster, database.cluster.new_database()
+    url = cluster.new_database()
     name = url.rpartition("/")[2]
     cluster.sql(TABLE, name)
     with tempfile.TemporaryDirectory(prefix="mirrorgate-bench-pgbench-") as folder:

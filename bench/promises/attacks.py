@@ -9,12 +9,15 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
-from . import plans, wire
-from .gateway import Gateway
+from . import faces, plans, wire
+from .faces import CHAT, V1
+from .gateway import Gateway, serving
+from .hostile import filled
 from .planned import Upstream
 from .plans import OPENAI, WEB_CHAT
-from .table import MIB, Row, Run, fail, mib, percentile, say
+from .table import MIB, Row, Run, mib, percentile, say
 
 CONNECTIONS = 1000
 HEALTH_WITHIN = 1.0
@@ -58,7 +61,7 @@ class Watch:
 
     def count(self) -> int:
         now = time.monotonic()
-        callers = [inode for inode, ports in self.gateway.connections().items() if ports[0] == self.gateway.port]
+        callers = [inode for inode, port in self.gateway.connections().items() if port == self.gateway.port]
         for inode in callers:
             self.held[inode] = now - self.first_seen.setdefault(inode, now)
         self.most = max(self.most, len(callers))
@@ -75,7 +78,7 @@ class Watch:
 
 
 def slowhttptest(gateway: Gateway, mode: str, seconds: int) -> list[str]:
-    url = f"http://{wire.HOST}:{gateway.port}"
+    url = f"http://{gateway.address}"
     modes = {
         "slow headers": ["-H", "-i", "3", "-u", f"{url}/api/chat", "-t", "POST"],
         "slow body": ["-B", "-i", "3", "-s", "8192", "-f", "application/json", "-u", f"{url}/api/chat?key={gateway.key}"],
@@ -86,25 +89,15 @@ def slowhttptest(gateway: Gateway, mode: str, seconds: int) -> list[str]:
 
 
 async def attack(run: Run, mode: str, seconds: int) -> None:
-    upstream = Upstream()
-    gateway = Gateway(run.binary, **upstream.settings(OPENAI))
-    try:
-        await gateway.start()
+    async with serving(run) as (gateway, _):
         watch = Watch(gateway)
         watching = [asyncio.create_task(watch.probe()), asyncio.create_task(watch.look())]
-        process = await asyncio.create_subprocess_exec(
-            *slowhttptest(gateway, mode, seconds),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            cwd=gateway.folder,
-        )
+        none = asyncio.subprocess.DEVNULL
+        command = slowhttptest(gateway, mode, seconds)
+        process = await asyncio.create_subprocess_exec(*command, stdin=none, stdout=none, stderr=none, cwd=gateway.folder)
         await process.wait()
         gone = await watch.freed(FREED_WITHIN)
         await finish(run, watch, watching, f"slow attack, {mode}, {CONNECTIONS:,} connections", gone, whole=seconds >= 40)
-    finally:
-        await gateway.remove()
-        upstream.close()
 
 
 async def finish(run: Run, watch: Watch, watching: list[asyncio.Task], name: str, gone: float | None, whole: bool) -> None:
@@ -132,47 +125,31 @@ async def finish(run: Run, watch: Watch, watching: list[asyncio.Task], name: str
 
 async def slow_streams(run: Run, count: int, seconds: float) -> None:
     """Callers with a key that ask for long streams and read nothing of them."""
-    upstream = Upstream()
-    gateway = Gateway(run.binary, **upstream.settings(OPENAI))
     sockets: list[socket.socket] = []
-    try:
-        await gateway.start()
+    async with serving(run) as (gateway, _):
         idle = gateway.rss
         gateway.forget_peak()
         watch = Watch(gateway)
         watching = [asyncio.create_task(watch.probe()), asyncio.create_task(watch.look())]
         for number in range(count):
-            spec = {"id": f"slow-{number}", "words": 2000, "pace": 0}
-            asked = {"model": plans.MODEL, "stream": True, "messages": [{"role": "user", "content": json.dumps(spec)}]}
-            body = json.dumps(asked).encode()
-            key = gateway.keys[number % len(gateway.keys)]
-            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-            caller = socket.socket()
-            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            caller.setblocking(False)
-            loop = asyncio.get_running_loop()
-            await loop.sock_connect(caller, (wire.HOST, gateway.port))
-            await loop.sock_sendall(caller, head.encode() + body)
-            sockets.append(caller)
+            path, body = faces.request_of(faces.SSE, json.dumps({"id": f"slow-{number}", "words": 2000, "pace": 0}))
+            asked = wire.request("POST", path, json.dumps(body).encode(), gateway.keys[number % len(gateway.keys)])
+            sockets.append(await wire.mute(gateway.port, asked))
         begin = time.monotonic()
         gone = None
-        while time.monotonic() - begin < seconds:
+        while gone is None and time.monotonic() - begin < seconds:
+            await asyncio.sleep(0.5)
             if watch.count() <= 2 and gateway.sockets()["upstream"] <= count:
                 gone = time.monotonic() - begin
-                break
-            await asyncio.sleep(0.5)
         say(f"RSS {mib(gateway.peak)}, {mib(idle)} when idle")
         await finish(run, watch, watching, f"slow readers of {count} streams, which read nothing", gone, whole=True)
-    finally:
-        for caller in sockets:
-            caller.close()
-        await gateway.remove()
-        upstream.close()
+    for caller in sockets:
+        caller.close()
 
 
 async def check_slow(run: Run) -> None:
     if shutil.which("slowhttptest") is None:
-        fail("slowhttptest is missing: apt-get install slowhttptest")
+        raise RuntimeError("slowhttptest is missing: apt-get install slowhttptest")
     seconds = run.size(50, 15)
     modes = ["slow headers", "slow body", "slow body without a key", "slow read"]
     for mode in modes if not run.short else modes[:2]:
@@ -190,13 +167,12 @@ class Shape:
 
     name: str
     make: Callable[[int], bytes]
-    path: str = "/api/chat"
+    path: str = CHAT
     protocol: str = OPENAI
 
 
-def filled(begin: str, piece: str, end: str) -> Callable[[int], bytes]:
-    """A maker of bodies: a piece again and again, up to a size."""
-    return lambda size: (begin + (piece * ((size - len(begin) - len(end)) // len(piece))).rstrip(",") + end).encode()
+def repeated(begin: str, piece: str, end: str) -> Callable[[int], bytes]:
+    return partial(filled, begin, piece, end)
 
 
 def many_keys(begin: str) -> Callable[[int], bytes]:
@@ -216,35 +192,30 @@ def deep(begin: str) -> Callable[[int], bytes]:
 
 
 PLAN = json.dumps({"id": "amplified", "words": 4})
-ASKED = f'"model":"{plans.MODEL}","messages":[{{"role":"user","content":{json.dumps(PLAN)}}}]'
-V1 = "/v1/chat/completions"
+ASKED = f'{{"model":"{plans.MODEL}","messages":[{{"role":"user","content":{json.dumps(PLAN)}}}]'
 SHAPES = [
-    Shape("zeros beside", filled('{"message":"x","a":[', "0,", "]}")),
-    Shape("zeros as message", filled('{"message":[', "0,", "]}")),
-    Shape("empty objects beside", filled('{"message":"x","a":[', "{},", "]}")),
+    Shape("zeros beside", repeated('{"message":"x","a":[', "0,", "]}")),
+    Shape("zeros as message", repeated('{"message":[', "0,", "]}")),
+    Shape("empty objects beside", repeated('{"message":"x","a":[', "{},", "]}")),
     Shape("many keys", many_keys('{"message":"x"')),
     Shape("deep", deep('{"message":"x","a":')),
-    Shape("escapes", filled('{"message":"', "\\u0001", '"}')),
-    Shape("web chat, escapes", filled('{"message":"', "\\u0001", '"}'), protocol=WEB_CHAT),
+    Shape("escapes", repeated('{"message":"', "\\u0001", '"}')),
+    Shape("web chat, escapes", repeated('{"message":"', "\\u0001", '"}'), protocol=WEB_CHAT),
 ]
+ON_V1 = {
+    "zeros as tools": repeated(ASKED + ',"tools":[', "0,", "]}"),
+    "zeros as tool_choice": repeated(ASKED + ',"tool_choice":[', "0,", "]}"),
+    "many messages": repeated('{"messages":[', '{"role":"user","content":""},', "]}"),
+    "many good messages": repeated('{"messages":[', '{"role":"user","content":"x"},', "]}"),
+    "one long message": repeated('{"messages":[{"role":"user","content":"', "x", '"}]}'),
+    "bare messages": repeated('{"messages":[', '{"role":""},', "]}"),
+    "many parts": repeated('{"messages":[{"role":"user","content":[', '{"type":"text"},', "]}]}"),
+    "many keys": many_keys(ASKED),
+    "deep": deep(ASKED + ',"tools":'),
+    "stop words": repeated(ASKED + ',"stop":[', '"",', "]}"),
+}
 for protocol, prefix in ((OPENAI, "v1"), (WEB_CHAT, "v1 of a web chat")):
-    SHAPES += [
-        Shape(f"{prefix}, zeros as tools", filled("{" + ASKED + ',"tools":[', "0,", "]}"), V1, protocol),
-        Shape(f"{prefix}, zeros as tool_choice", filled("{" + ASKED + ',"tool_choice":[', "0,", "]}"), V1, protocol),
-        Shape(f"{prefix}, many messages", filled('{"messages":[', '{"role":"user","content":""},', "]}"), V1, protocol),
-        Shape(f"{prefix}, many good messages", filled('{"messages":[', '{"role":"user","content":"x"},', "]}"), V1, protocol),
-        Shape(f"{prefix}, one long message", filled('{"messages":[{"role":"user","content":"', "x", '"}]}'), V1, protocol),
-        Shape(f"{prefix}, bare messages", filled('{"messages":[', '{"role":""},', "]}"), V1, protocol),
-        Shape(
-            f"{prefix}, many parts",
-            filled('{"messages":[{"role":"user","content":[', '{"type":"text"},', "]}]}"),
-            V1,
-            protocol,
-        ),
-        Shape(f"{prefix}, many keys", many_keys("{" + ASKED), V1, protocol),
-        Shape(f"{prefix}, deep", deep("{" + ASKED + ',"tools":'), V1, protocol),
-        Shape(f"{prefix}, stop words", filled("{" + ASKED + ',"stop":[', '"",', "]}"), V1, protocol),
-    ]
+    SHAPES += [Shape(f"{prefix}, {what}", make, V1, protocol) for what, make in ON_V1.items()]
 
 
 @dataclass
@@ -260,11 +231,10 @@ async def cost(run: Run, upstream: Upstream, shape: Shape, size: int, count: int
     """Sends a body some times at once to a new service."""
     gateway = Gateway(run.binary, **upstream.settings(shape.protocol), DATABASE_URL="memory:")
     try:
-        await gateway.start()
+        await gateway.started()
         body = shape.make(size)
         # The pool, the parser and the like are there afterwards.
-        warm = {"message": PLAN} if shape.path == "/api/chat" else {"messages": [{"role": "user", "content": PLAN}]}
-        await gateway.call("POST", shape.path, warm, key=gateway.key)
+        await gateway.call("POST", *faces.request_of(faces.TOOL if shape.path == CHAT else faces.JSON, PLAN), key=gateway.key)
         idle = gateway.rss
         gateway.forget_peak()
 
@@ -283,7 +253,7 @@ async def cost(run: Run, upstream: Upstream, shape: Shape, size: int, count: int
             statuses.append("/health fails")
         return Cost((peak - idle) / (len(body) * count), peak, sorted(set(statuses)))
     finally:
-        await gateway.remove()
+        await gateway.removed()
 
 
 async def check_amplification(run: Run) -> None:
@@ -296,7 +266,7 @@ async def check_amplification(run: Run) -> None:
     try:
         for shape in shapes:
             # As much as fits into what may be in flight.
-            size, count = ((2 * MIB) - 1024, 16) if shape.path == "/api/chat" else ((20 * MIB) - 1024, 3)
+            size, count = ((2 * MIB) - 1024, 16) if shape.path == CHAT else ((20 * MIB) - 1024, 3)
             result = await cost(run, upstream, shape, size, count)
             worst, largest = max(worst, result.factor), max(largest, result.peak)
             line = f"{shape.name}: {count} x {mib(size)}, {result.factor:.1f} times, RSS {mib(result.peak)}, {', '.join(result.statuses)}"
@@ -321,7 +291,7 @@ async def more_than_fits(run: Run, upstream: Upstream) -> None:
     wrong = []
     lines = []
     largest = 0
-    for shape in [Shape("text", filled("{" + ASKED + ',"user":"', "x", '"}'), V1), SHAPES[0]]:
+    for shape in [Shape("text", repeated(ASKED + ',"user":"', "x", '"}'), V1), SHAPES[0]]:
         size, count = ((20 * MIB) - 1024, 12) if shape.path == V1 else ((2 * MIB) - 1024, 120)
         result = await cost(run, upstream, shape, size, count)
         largest = max(largest, result.peak)

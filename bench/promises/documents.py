@@ -9,8 +9,10 @@ import secrets
 import sys
 from pathlib import Path
 
+from harness.programs import ROOT
+
 from .gateway import Gateway
-from .table import ROOT, Row, Run
+from .table import Row, Run
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 # The hooks of the client tests hold the contract's own statuses.
@@ -23,11 +25,11 @@ async def check(run: Run) -> None:
     owner = secrets.token_hex(16)
     gateway = Gateway(run.binary, DATABASE_URL="memory:", ADMIN_KEY=owner)
     try:
-        await gateway.start()
+        await gateway.started()
         command = [
             str(Path(sys.executable).with_name("schemathesis")),
             "run",
-            f"http://127.0.0.1:{gateway.port}/openapi/full.json",
+            f"http://{gateway.address}/openapi/full.json",
             f"--header=Authorization: Bearer {owner}",
             f"--checks={CHECKS},contract",
             f"--max-examples={run.size(120, 25)}",
@@ -64,4 +66,4 @@ async def check(run: Run) -> None:
         figure = f"{cases:,} cases, {found} unexpected"
         run.add(Row("documents, schemathesis", f">= {wanted:,} cases, 0 unexpected", figure, held, faults))
     finally:
-        await gateway.remove()
+        await gateway.removed()

@@ -13,35 +13,28 @@ import asyncio
 import json
 import random
 import re
-import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import plans, wire
-from .gateway import Gateway, free_port
+from harness.servers import HOST, Server, free_port, running
+
+from . import faces, plans, wire
+from .faces import JSON, SSE, TOOL, Heard, differ
+from .gateway import Gateway
 from .planned import Upstream
 from .plans import OPENAI, WEB_CHAT
-from .table import Row, Run, percentile, say
+from .table import Row, Run, percentile
 
-FACES = ["tool", "json", "sse"]
+FACES = [TOOL, JSON, SSE]
 AT_ONCE = 48
 # The machine is busy with the upstream and the callers too.
 SLACK = 1.5
 # How the log tells of one.
 PANIC = ["panicked at", "a defect of its own"]
 VERDICTS = ["lost", "duplicated", "corrupted", "unreported", "late"]
-
-
-@dataclass
-class Heard:
-    """What a caller understood."""
-
-    success: bool
-    text: str
-    code: str = ""
 
 
 @dataclass
@@ -57,6 +50,10 @@ class Tally:
     def wrong(self, verdict: str, line: str) -> None:
         self.counts[verdict] += 1
         self.lines.append(f"{verdict}: {line}")
+
+    def look_for_panics(self, gateway: Gateway) -> None:
+        if panics := sum(gateway.logged(words) for words in PANIC):
+            self.wrong("lost", f"{panics} panics in the log of {gateway.environment.get('UPSTREAM_PROTOCOL', 'llmock')}")
 
     def explain(self, ledger: dict[str, list[str | None]], cases: list[tuple[str, str, str]]) -> None:
         """Adds to each line which question came before on the same connection to the upstream."""
@@ -79,95 +76,46 @@ class Tally:
         return Row(promise, limit, figure, held, sorted(self.lines), details)
 
 
-def request_of(face: str, message: str) -> tuple[str, dict]:
-    if face == "tool":
-        return "/api/chat", {"message": message}
-    body = {"model": plans.MODEL, "messages": [{"role": "user", "content": message}], "stream": face == "sse"}
-    if face == "sse":
-        body["stream_options"] = {"include_usage": True}
-    return "/v1/chat/completions", body
-
-
-def heard(face: str, answer: wire.Answer) -> Heard:
-    """What an answer says. A failure must be told as such, with what to do."""
-    if face == "sse" and answer.status == 200:
-        return heard_stream(answer)
-    body = answer.json()
-    if not isinstance(body, dict):
-        raise wire.Broken("no object")
-    if face == "tool":
-        success, text = body["success"], body["answer"]
-        if success is not (answer.status == 200):
-            raise wire.Broken(f"success is {success} with status {answer.status}: {body['error']}")
-    else:
-        success = answer.status == 200 and "error" not in body
-        text = body["choices"][0]["message"]["content"] if success else ""
-    return Heard(True, text) if success else Heard(False, text or "", told(body["error"]))
-
-
-def told(error: dict) -> str:
-    if not all(error.get(name) for name in ("code", "message", "hint", "request_id")):
-        raise wire.Broken(f"a failure without words: {error}")
-    return error["code"]
-
-
-def heard_stream(answer: wire.Answer) -> Heard:
-    events = wire.events(answer.body)
-    last = events[-1] if events else b""
-    values = [json.loads(event) for event in events if event != b"[DONE]"]
-    failures = [value["error"] for value in values if value.get("error")]
-    choices = [choice for value in values for choice in value.get("choices") or []]
-    text = "".join(choice["delta"].get("content") or "" for choice in choices)
-    if failures:
-        if last == b"[DONE]":
-            raise wire.Broken("[DONE] after a failure")
-        return Heard(False, text, told(failures[-1]))
-    if last != b"[DONE]":
-        raise wire.Broken("neither a failure nor [DONE] ends the stream")
-    if not any(choice.get("finish_reason") for choice in choices):
-        raise wire.Broken("no finish_reason")
-    return Heard(True, text)
+async def ask(gateway: Gateway, face: str, message: str, name: str, tally: Tally, model: str = plans.MODEL) -> Heard | None:
+    """What a caller understood of an answer, unless that is wrong by itself."""
+    path, body = faces.request_of(face, message, model)
+    key = random.Random(message).choice(gateway.keys)
+    allowed = plans.TIMEOUTS["REQUEST"] + SLACK
+    begin = time.monotonic()
+    tally.counts["asked"] += 1
+    try:
+        answer = await gateway.call("POST", path, body, key=key, timeout=allowed + 10)
+        result = faces.heard(face, answer)
+    except TimeoutError:
+        tally.wrong("late", f"{name}: no answer after {time.monotonic() - begin:.1f} s")
+        return None
+    except faces.UNREADABLE as error:
+        tally.wrong("lost", f"{name}: {error!r}")
+        return None
+    tally.seconds.append(answer.seconds)
+    if answer.seconds > allowed:
+        tally.wrong("late", f"{name}: {result.code or 'success'} after {answer.seconds:.1f} s")
+    return result
 
 
 async def inject(gateway: Gateway, protocol: str, face: str, spec: dict, tally: Tally) -> None:
     """One question with its fault, judged."""
-    message = json.dumps(spec)
-    path, body = request_of(face, message)
-    stream = protocol == WEB_CHAT or face != "json"
-    script = plans.script(spec, protocol, stream)
+    script = plans.script(spec, protocol, stream=protocol == WEB_CHAT or face != JSON)
     name = f"{spec['fault']} ({protocol}, {face}, id {spec['id']})"
-    key = random.Random(spec["id"]).choice(gateway.keys)
-    begin = time.monotonic()
-    tally.counts["asked"] += 1
-    allowed = plans.TIMEOUTS["REQUEST"] + SLACK
-    try:
-        answer = await gateway.call("POST", path, body, key=key, timeout=allowed + 10)
-        result = heard(face, answer)
-    except TimeoutError:
-        tally.wrong("late", f"{name}: no answer after {time.monotonic() - begin:.1f} s")
+    result = await ask(gateway, face, json.dumps(spec), name, tally)
+    if result is None:
         return
-    except (wire.Broken, OSError, LookupError, TypeError, ValueError) as error:
-        tally.wrong("lost", f"{name}: {error!r}")
-        return
-    tally.seconds.append(answer.seconds)
     tally.codes[spec["fault"]][result.code or "success"] += 1
-    if answer.seconds > allowed:
-        tally.wrong("late", f"{name}: {result.code or 'success'} after {answer.seconds:.1f} s")
     if result.code == "internal_error":
         tally.wrong("lost", f"{name}: internal_error")
     if result.success and script.verdict == "never":
         tally.wrong("unreported", f"{name}: {result.text[:60]!r}")
-    elif result.success and result.text != script.text and not (face == "tool" and result.text == script.rest):
+    elif result.success and result.text != script.text and not (face == TOOL and result.text == script.rest):
         tally.wrong("corrupted", f"{name}: {differ(result.text, script.text)}")
     elif not result.success and script.verdict == "must":
         tally.wrong("corrupted", f"{name}: a good answer became {result.code}")
     elif not result.success and spec["fault"] in ("cut", "hang") and not script.text.startswith(result.text):
         tally.wrong("corrupted", f"{name}: the part {differ(result.text, script.text)}")
-
-
-def differ(got: str, wanted: str) -> str:
-    at = next((at for at, pair in enumerate(zip(got, wanted)) if pair[0] != pair[1]), min(len(got), len(wanted)))
-    return f"differs at {at} of {len(wanted)} characters: {got[at : at + 30]!r} for {wanted[at : at + 30]!r}"
 
 
 def settings() -> dict[str, object]:
@@ -179,38 +127,26 @@ def settings() -> dict[str, object]:
 
 async def raw_faults(run: Run, count: int) -> None:
     upstream = Upstream()
+    tally = Tally()
     gateways = {
         protocol: Gateway(run.binary, **upstream.settings(protocol), **settings()) for protocol in (OPENAI, WEB_CHAT)
     }
-    tally = Tally()
     try:
         for gateway in gateways.values():
-            await gateway.start()
-        rng = random.Random(20260601)
-        names = rng.choices(list(plans.WEIGHTS), list(plans.WEIGHTS.values()), k=count)
-        # Each at least once on each face of each protocol, as far as the count goes.
-        every = [(name, protocol, face) for name in plans.FAULTS for protocol in gateways for face in FACES]
-        cases = [(name, rng.choice([OPENAI, WEB_CHAT]), rng.choice(FACES)) for name in names]
-        cases[: min(len(every), count)] = every[:count]
-        rng.shuffle(cases)
+            await gateway.started()
+        cases = drawn(count)
         room = asyncio.Semaphore(AT_ONCE)
-        done = 0
 
         async def one(number: int, name: str, protocol: str, face: str) -> None:
-            nonlocal done
             async with room:
-                spec = {"id": f"f{number}", "fault": name}
-                await inject(gateways[protocol], protocol, face, spec, tally)
-                done += 1
-                if done % 500 == 0:
-                    say(f"{done:,} faults")
+                await inject(gateways[protocol], protocol, face, {"id": f"f{number}", "fault": name}, tally)
 
         await asyncio.gather(*(one(number, *case) for number, case in enumerate(cases)))
         told = await upstream.ledger()
         for ident, before in told["ledger"].items():
-            name = f"{cases[int(ident[1:])]}, id {ident}"
             tally.retried += len(before) > 1
             if len(before) > 2 or (len(before) == 2 and before[0] is None):
+                name = f"{cases[int(ident[1:])]}, id {ident}"
                 tally.wrong("duplicated", f"{name}: asked {len(before)} times, after {before}")
         tally.explain(told["ledger"], cases)
         if told["trapped"]:
@@ -219,89 +155,64 @@ async def raw_faults(run: Run, count: int) -> None:
         for protocol, gateway in gateways.items():
             for face in FACES:
                 await inject(gateway, protocol, face, {"id": f"after-{protocol}-{face}", "fault": "none"}, tally)
-            if panics := sum(gateway.logged(words) for words in PANIC):
-                tally.wrong("lost", f"{panics} panics in the log of the gateway with {protocol}")
+            tally.look_for_panics(gateway)
         run.add(tally.row("injected faults, own upstream"))
     finally:
         for gateway in gateways.values():
-            await gateway.remove()
+            await gateway.removed()
         upstream.close()
+
+
+def drawn(count: int) -> list[tuple[str, str, str]]:
+    """Faults by their weights, on any face; but each at least once on each face of each protocol, as far as that goes."""
+    rng = random.Random(20260601)
+    protocols = [OPENAI, WEB_CHAT]
+    names = rng.choices(list(plans.WEIGHTS), list(plans.WEIGHTS.values()), k=count)
+    every = [(name, protocol, face) for name in plans.FAULTS for protocol in protocols for face in FACES]
+    cases = [(name, rng.choice(protocols), rng.choice(FACES)) for name in names]
+    cases[: min(len(every), count)] = every[:count]
+    rng.shuffle(cases)
+    return cases
 
 
 # --- llmock ---
 
-RATES = [
-    "--error-rate=400=0.03 --error-rate=401=0.02 --error-rate=404=0.02 --error-rate=429=0.08".split(),
-    "--error-rate=500=0.06 --error-rate=502=0.03 --error-rate=503=0.06 --error-rate=529=0.02".split(),
-    "--stream-fault=disconnect=0.15 --stream-fault=truncate=0.15 --stream-fault=stall=0.05".split(),
-    "--stream-fault=malformed=0.15 --stream-stall-seconds=20".split(),
-]
+MOCKED = "gpt-4o"
+RATES = """
+    --error-rate=400=0.03 --error-rate=401=0.02 --error-rate=404=0.02 --error-rate=429=0.08
+    --error-rate=500=0.06 --error-rate=502=0.03 --error-rate=503=0.06 --error-rate=529=0.02
+    --stream-fault=disconnect=0.15 --stream-fault=truncate=0.15 --stream-fault=stall=0.05
+    --stream-fault=malformed=0.15 --stream-stall-seconds=20
+""".split()
 
 
 async def llmock_faults(run: Run, count: int) -> None:
     """The same with a program that others wrote, for whose faults its own journal stands."""
-    port = free_port()
-    program = Path(sys.executable).with_name("llmock")
-    command = [program, "serve", "--host", wire.HOST, "--port", str(port), "--response-style", "echo"]
-    command += ["--log-level", "critical", "--tool-mode", "off", *(option for rates in RATES for option in rates)]
-    mock = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    named = {"UPSTREAM_URL": f"http://{wire.HOST}:{port}", "UPSTREAM_API_KEY": "sk-llmock-0123456789"}
-    gateway = Gateway(run.binary, **named, **settings(), DEFAULT_MODEL="gpt-4o")
+    program, port = Path(sys.executable).with_name("llmock"), free_port()
+    command = [program, "serve", "--host", HOST, "--port", port, "--response-style", "echo", "--log-level", "critical"]
+    mock = Server("llmock", [*map(str, command), "--tool-mode", "off", *RATES], {}, port)
+    named = {"UPSTREAM_URL": f"http://{mock.address}", "UPSTREAM_API_KEY": "sk-llmock-0123456789"}
+    gateway = Gateway(run.binary, **named, **settings(), DEFAULT_MODEL=MOCKED)
     tally = Tally()
-    try:
-        await until_it_listens(port)
-        await gateway.start()
-        rng = random.Random(20260602)
-        faces = {f"mock-{number:05}": rng.choice(FACES) for number in range(count)}
-        results: dict[str, Heard | None] = {}
-        room = asyncio.Semaphore(AT_ONCE)
+    rng = random.Random(20260602)
+    asked = {f"mock-{number:05}": rng.choice(FACES) for number in range(count)}
+    results: dict[str, Heard | None] = {}
+    room = asyncio.Semaphore(AT_ONCE)
 
-        async def one(ident: str, face: str) -> None:
-            async with room:
-                results[ident] = await ask_mock(gateway, ident, face, tally)
+    async def one(ident: str, face: str) -> None:
+        async with room:
+            results[ident] = await ask(gateway, face, f"{ident} 你好", f"{ident} ({face})", tally, MOCKED)
 
-        await asyncio.gather(*(one(*case) for case in faces.items()))
-        journal = (await wire.call(port, "GET", "/_llmock/requests")).json()
-        judge_by_journal(journal, results, faces, tally)
-        if any(gateway.logged(words) for words in PANIC):
-            tally.wrong("lost", "a panic in the log")
-        run.add(tally.row("injected faults, llmock"))
-    finally:
-        await gateway.remove()
-        mock.kill()
-        mock.wait()
-
-
-async def until_it_listens(port: int) -> None:
-    deadline = time.monotonic() + 30
-    while True:
+    with running(mock):
         try:
-            await wire.call(port, "GET", "/health", timeout=2)
-            return
-        except (OSError, TimeoutError, wire.Broken):
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(0.1)
-
-
-async def ask_mock(gateway: Gateway, ident: str, face: str, tally: Tally) -> Heard | None:
-    path, body = request_of(face, f"{ident} 你好")
-    body["model"] = "gpt-4o"
-    allowed = plans.TIMEOUTS["REQUEST"] + SLACK
-    tally.counts["asked"] += 1
-    try:
-        answer = await gateway.call("POST", path, body, key=gateway.key, timeout=allowed + 10)
-        result = heard(face, answer)
-    except TimeoutError:
-        tally.wrong("late", f"{ident} ({face}): no answer")
-        return None
-    except (wire.Broken, OSError, LookupError, TypeError, ValueError) as error:
-        tally.wrong("lost", f"{ident} ({face}): {error!r}")
-        return None
-    tally.seconds.append(answer.seconds)
-    if answer.seconds > allowed:
-        tally.wrong("late", f"{ident} ({face}): after {answer.seconds:.1f} s")
-    return result
+            await gateway.started()
+            await asyncio.gather(*(one(*case) for case in asked.items()))
+            journal = (await wire.call(port, "GET", "/_llmock/requests")).json()
+            judge_by_journal(journal, results, asked, tally)
+            tally.look_for_panics(gateway)
+            run.add(tally.row("injected faults, llmock"))
+        finally:
+            await gateway.removed()
 
 
 def lacks_one_piece(text: str, whole: str) -> bool:
@@ -309,7 +220,7 @@ def lacks_one_piece(text: str, whole: str) -> bool:
     return any(whole.startswith(text[:at]) and whole.endswith(text[at:]) for at in range(len(text) + 1))
 
 
-def judge_by_journal(journal: object, results: dict, faces: dict[str, str], tally: Tally) -> None:
+def judge_by_journal(journal: object, results: dict, asked_on: dict[str, str], tally: Tally) -> None:
     records = journal["requests"] if isinstance(journal, dict) else journal
     by_question: defaultdict[str, list[dict]] = defaultdict(list)
     for record in records:
@@ -317,7 +228,7 @@ def judge_by_journal(journal: object, results: dict, faces: dict[str, str], tall
             by_question[record["body"]["messages"][-1]["content"].split()[0]].append(record)
     for ident, result in results.items():
         asked = by_question[ident]
-        name = f"{ident} ({faces[ident]})"
+        name = f"{ident} ({asked_on[ident]})"
         if len(asked) > 1:
             tally.wrong("duplicated", f"{name}: asked {len(asked)} times")
         if result is None or not asked:
@@ -328,7 +239,7 @@ def judge_by_journal(journal: object, results: dict, faces: dict[str, str], tall
         expected = f"Hello! You said: {ident} 你好"
         if result.success and record["status"] != 200:
             tally.wrong("unreported", f"{name}: {kind} as a success")
-        elif faces[ident] == "tool" and kind.startswith("stream:malformed") and lacks_one_piece(result.text, expected):
+        elif asked_on[ident] == TOOL and kind.startswith("stream:malformed") and lacks_one_piece(result.text, expected):
             continue
         elif result.success and result.text.strip() != expected:
             tally.wrong("corrupted", f"{name}: {kind}, {differ(result.text, expected)}")

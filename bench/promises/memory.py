@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from . import wire
+from .faces import CHAT, V1
 from .gateway import Gateway
-from .hostile import BODY, MEDIUM, SMALL, V1, Hostile, asked, chat
-from .plans import OPENAI
+from .hostile import BODY, MEDIUM, SMALL, Hostile, asked, chat
 from .table import MIB, Row, Run, mib, say
 
 SHARE = 0.10
@@ -46,17 +46,13 @@ async def held_answers(gateway: Gateway, count: int, got: Counter[str]) -> None:
     """One caller asks for answers of 1 MiB, and reads no more of each than its status while it asks for the others."""
     loop = asyncio.get_running_loop()
     free = asyncio.Semaphore(AT_ONCE)
-    body = asked(MEDIUM)
+    question = wire.request("POST", V1, asked(MEDIUM), gateway.key)
     held: list[socket.socket] = []
 
     async def ask() -> None:
         async with free:
-            caller = socket.socket()
+            caller = await wire.mute(gateway.port, question)
             held.append(caller)
-            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            caller.setblocking(False)
-            await loop.sock_connect(caller, (wire.HOST, gateway.port))
-            await loop.sock_sendall(caller, post(gateway, V1, body))
             first = await asyncio.wait_for(loop.sock_recv(caller, 12), 60)
             got[f"answer: {first[9:12].decode()}"] += 1
 
@@ -67,16 +63,10 @@ async def held_answers(gateway: Gateway, count: int, got: Counter[str]) -> None:
             caller.close()
 
 
-def post(gateway: Gateway, path: str, body: bytes) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", f"Host: {wire.HOST}", f"Authorization: Bearer {gateway.key}"]
-    lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
-    return "\r\n".join([*lines, "", ""]).encode() + body
-
-
 async def transcripts(gateway: Gateway, turns: int, got: Counter[str]) -> None:
     """A conversation with questions of 2 MiB, read to its begin by ten at once."""
     for _ in range(turns):
-        answer = await gateway.call("POST", "/api/chat", chat(SMALL, "x" * (BODY - 1024), "long"), key=gateway.key)
+        answer = await gateway.call("POST", CHAT, chat(SMALL, "x" * (BODY - 1024), "long"), key=gateway.key)
         got[f"turn: {answer.status}"] += 1
 
     async def read() -> None:
@@ -92,16 +82,15 @@ async def transcripts(gateway: Gateway, turns: int, got: Counter[str]) -> None:
     await asyncio.gather(*(read() for _ in range(READERS)))
 
 
-async def peak(run: Run, make: Callable[[Gateway, int, Counter[str]], Awaitable[None]], count: int, **settings: str) -> Peak:
+async def peak(run: Run, make: Callable[[Gateway, int, Counter[str]], Awaitable[None]], count: int) -> Peak:
     hostile = Hostile()
-    upstream = {"UPSTREAM_URL": f"http://{wire.HOST}:{hostile.port}", "UPSTREAM_API_KEY": "up-battery-0123456789"}
-    gateway = Gateway(run.binary, UPSTREAM_PROTOCOL=OPENAI, **upstream, **settings)
+    gateway = Gateway(run.binary, UPSTREAM_URL=hostile.url, UPSTREAM_API_KEY="up-battery-0123456789")
     got: Counter[str] = Counter()
     try:
-        await gateway.start()
+        await gateway.started()
         # What stays anyway is there afterwards: the pool, the store's threads and their caches.
         for _ in range(AT_ONCE):
-            await gateway.call("POST", "/api/chat", chat(SMALL, conversation="warm"), key=gateway.key)
+            await gateway.call("POST", CHAT, chat(SMALL, conversation="warm"), key=gateway.key)
             await gateway.call("POST", V1, asked(SMALL), key=gateway.key)
         idle = gateway.rss
         gateway.forget_peak()
@@ -112,7 +101,7 @@ async def peak(run: Run, make: Callable[[Gateway, int, Counter[str]], Awaitable[
         return Peak(idle, most, gateway.rss, time.monotonic() - begin, got)
     finally:
         hostile.close()
-        await gateway.remove()
+        await gateway.removed()
 
 
 async def check(run: Run) -> None:

@@ -8,9 +8,10 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from . import plans, wire
+from . import faces, plans
+from .faces import CHAT
 from .gateway import Gateway
-from .hostile import ATTACKS, LARGE, SMALL, TURNS, Hostile
+from .hostile import ATTACKS, BODY, HISTORY, LARGE, SMALL, Hostile, chat
 from .planned import Upstream
 from .table import Row, Run, mib, percentile, say
 
@@ -19,6 +20,8 @@ P95_WITHIN = 0.4
 CALLERS = 4
 # Turns of a conversation before the next one begins.
 GOES_ON = 6
+# What a history holds: under `KEY_STORAGE_BYTES`, beside one largest answer.
+TURNS = 60
 UPSTREAMS = """
 [[upstream]]
 name = "quiet"
@@ -74,41 +77,28 @@ class Quiet:
     async def ask(self, felt: Felt) -> None:
         self.number += 1
         spec = {"id": f"{self.name}-{self.number}", "words": 20, "silence": SILENCE}
+        face = faces.TOOL if self.number % 2 else faces.SSE if self.number % 4 == 0 else faces.JSON
+        # Without a model's name the hostile upstream might be asked.
+        path, body = faces.request_of(face, json.dumps(spec), plans.MODEL)
+        turn = 1
+        if face == faces.TOOL:
+            turn = self.turn = self.turn % GOES_ON + 1 if self.conversation else 1
+            body["conversation_id"] = self.conversation if turn > 1 else ""
         begin = time.monotonic()
         try:
-            heard, expected = await (self.turn_of if self.number % 2 else self.completion)(spec)
-            fault = "" if heard == expected else f"answered {heard[:200]!r}"
-        except (OSError, TimeoutError, wire.Broken, LookupError, ValueError) as error:
+            answer = await self.gateway.call("POST", path, body, key=self.key)
+            heard = faces.heard(face, answer)
+            is_right = heard.success and heard.text == "".join(plans.words(spec["id"], spec["words"], turn))
+            fault = "" if is_right else f"answered {heard}"
+            if face == faces.TOOL and is_right:
+                self.conversation = answer.json()["conversation_id"]
+        except (TimeoutError, *faces.UNREADABLE) as error:
             fault = repr(error)
         felt.seconds.append(time.monotonic() - begin)
         if fault:
             felt.wrong.append(f"{spec['id']} after {felt.seconds[-1]:.2f} s: {fault}")
             self.conversation = ""
             await asyncio.sleep(0.1)
-
-    async def turn_of(self, spec: dict) -> tuple[str, str]:
-        self.turn = self.turn % GOES_ON + 1 if self.conversation else 1
-        asked = {"model": plans.MODEL, "message": json.dumps(spec), "conversation_id": self.conversation if self.turn > 1 else ""}
-        answer = await self.gateway.call("POST", "/api/chat", asked, key=self.key)
-        expected = "".join(plans.words(spec["id"], spec["words"], self.turn))
-        if answer.status != 200:
-            return f"{answer.status} {answer.body.decode()}", expected
-        said = answer.json()
-        self.conversation = said["conversation_id"]
-        return said["answer"], expected
-
-    async def completion(self, spec: dict) -> tuple[str, str]:
-        stream = self.number % 4 == 0
-        asked = {"model": plans.MODEL, "stream": stream, "messages": [{"role": "user", "content": json.dumps(spec)}]}
-        answer = await self.gateway.call("POST", "/v1/chat/completions", asked, key=self.key)
-        expected = "".join(plans.words(spec["id"], spec["words"]))
-        if answer.status != 200:
-            return f"{answer.status} {answer.body.decode()}", expected
-        if not stream:
-            return answer.json()["choices"][0]["message"]["content"], expected
-        chunks = [json.loads(event) for event in wire.events(answer.body) if event != b"[DONE]"]
-        pieces = (choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
-        return "".join(pieces), expected
 
 
 class Neighbours:
@@ -123,14 +113,23 @@ class Neighbours:
     def gateway(self, run: Run) -> Gateway:
         made = Gateway(run.binary)
         path = made.folder / "upstreams.toml"
-        hostile = f"http://{wire.HOST}:{self.hostile.port}"
-        path.write_text(UPSTREAMS.format(quiet=self.quiet.url, hostile=hostile, model=plans.MODEL, small=SMALL, large=LARGE))
-        made.env["UPSTREAMS_FILE"] = str(path)
+        named = {"quiet": self.quiet.url, "hostile": self.hostile.url}
+        path.write_text(UPSTREAMS.format(**named, model=plans.MODEL, small=SMALL, large=LARGE))
+        made.environment["UPSTREAMS_FILE"] = str(path)
         return made
+
+    async def begun(self, turns: int) -> None:
+        """Starts both, and makes the hostile caller's long history."""
+        for gateway in (self.attacked, self.beside):
+            await gateway.started()
+        for _ in range(turns):
+            long = chat(SMALL, "x" * (BODY - 1024), HISTORY)
+            await self.attacked.call("POST", CHAT, long, key=self.attacked.key)
 
     async def phase(self, attacks: list[str], seconds: float) -> Phase:
         phase = Phase(attacks)
-        await self.hostile.order(begin=attacks)
+        if attacks:
+            await asyncio.to_thread(self.hostile.begin, self.attacked.port, self.attacked.key, attacks)
         over = time.monotonic() + seconds
 
         async def go_on(caller: Quiet, felt: Felt) -> None:
@@ -138,37 +137,29 @@ class Neighbours:
                 await caller.ask(felt)
 
         try:
-            async with asyncio.TaskGroup() as group:
-                for caller in self.callers:
-                    group.create_task(go_on(caller, phase.felt))
-                for caller in self.others:
-                    group.create_task(go_on(caller, phase.beside))
+            asking = [go_on(caller, phase.felt) for caller in self.callers]
+            await asyncio.gather(*asking, *(go_on(caller, phase.beside) for caller in self.others))
         finally:
-            phase.got = await self.hostile.order(end=True)
+            if attacks:
+                phase.got = await asyncio.to_thread(self.hostile.end)
         what = ", ".join(attacks) or "no attack"
         say(f"{what}: {phase.felt.told()}; beside {phase.beside.told()}; RSS {mib(self.attacked.rss)}")
         if phase.got:
-            say("  it got " + got(phase.got))
+            say("  it got " + ", ".join(f"{count:,} {what}" for what, count in sorted(phase.got.items())))
         return phase
 
     async def remove(self) -> None:
         self.hostile.close()
         for gateway in (self.attacked, self.beside):
-            await gateway.remove()
+            await gateway.removed()
         self.quiet.close()
-
-
-def got(counted: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {what}" for what, count in sorted(counted.items()))
 
 
 async def check(run: Run) -> None:
     neighbours = Neighbours(run)
     gateway = neighbours.attacked
     try:
-        for each in (gateway, neighbours.beside):
-            await each.start()
-        await neighbours.hostile.order(port=gateway.port, key=gateway.key, turns=run.size(TURNS, 10))
+        await neighbours.begun(run.size(TURNS, 10))
         idle = gateway.rss
         gateway.forget_peak()
         phases = []

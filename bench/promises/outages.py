@@ -7,43 +7,20 @@ import asyncio
 import os
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from harness.stores import cluster
 from postgres import Cluster
 
 from .callers import Load
-from .gateway import Gateway
-from .planned import Upstream
-from .plans import OPENAI
+from .gateway import Gateway, replicas
 from .table import Row, Run, say
 
-# How long a dead process's conversations stay its own: the lease of a turn, and of a call that may come again.
-LEASES = 10
 # What the service waits for before it looks at a store anew, and the time to connect.
 HEALED_WITHIN = 6.0
 DISK = 16 << 20
-
-
-@asynccontextmanager
-async def gateways(run: Run, count: int, **settings: object) -> AsyncIterator[tuple[list[Gateway], Upstream]]:
-    """So many replicas with the same keys, before one upstream."""
-    upstream = Upstream()
-    first = Gateway(run.binary, **upstream.settings(OPENAI), **settings)
-    started = [first]
-    try:
-        for _ in range(count - 1):
-            same = {"GATEWAY_API_KEYS": first.env["GATEWAY_API_KEYS"]}
-            started.append(Gateway(run.binary, **upstream.settings(OPENAI), **settings, **same))
-            started[-1].keys = first.keys
-        for gateway in started:
-            await gateway.start()
-        yield started, upstream
-    finally:
-        for gateway in started:
-            await gateway.remove()
-        upstream.close()
 
 
 async def outage(
@@ -51,11 +28,11 @@ async def outage(
     pause: float = HEALED_WITHIN, padding: int = 0, **settings: object,
 ) -> None:  # fmt: skip
     """Callers ask while `fail` does what is tried, which it says when it is over by `Load.goes_on`."""
-    async with gateways(run, count, **settings) as (replicas, upstream):
-        load = Load(replicas, name, padding)
+    async with replicas(run, count, **settings) as (gateways, upstream):
+        load = Load(gateways, name, padding)
         load.begin()
         try:
-            await fail(load, replicas)
+            await fail(load, gateways)
         finally:
             await load.end()
         seen = await load.settle(upstream)
@@ -73,8 +50,8 @@ async def outage(
 # --- a full disk ---
 
 
-@asynccontextmanager
-async def small_disk() -> AsyncIterator[Path | None]:
+@contextmanager
+def small_disk() -> Iterator[Path | None]:
     """A file system of its own for a store; `None` where none may be mounted."""
     with tempfile.TemporaryDirectory(prefix="mirrorgate-battery-disk-") as folder:
         options = f"size={DISK},mode=0700"
@@ -107,7 +84,7 @@ async def refusals(load: Load, count: int) -> None:
 
 
 async def check_disk(run: Run) -> None:
-    async with small_disk() as disk:
+    with small_disk() as disk:
         if disk is None:
             say("left out: a small disk needs the right to mount one")
             return
@@ -146,45 +123,42 @@ async def make_room(load: Load) -> None:
 
 async def check_postgres(run: Run) -> None:
     rounds = run.size(10, 2)
-    cluster = await asyncio.to_thread(Cluster)
-    try:
-        await asyncio.to_thread(cluster.start)
+    with cluster() as database:
 
         async def stop(load: Load, _: list[Gateway]) -> None:
             for number in range(rounds):
                 await load.turns(40)
-                await asyncio.to_thread(cluster.crash if number % 2 else cluster.stop)
+                await asyncio.to_thread(database.crash if number % 2 else database.stop)
                 await refusals(load, 20)
-                await asyncio.to_thread(cluster.start)
+                await asyncio.to_thread(database.start)
                 await load.goes_on()
 
         async def freeze(load: Load, _: list[Gateway]) -> None:
             for number in range(rounds):
                 await load.turns(40)
-                cluster.freeze()
+                database.freeze()
                 # Shorter than the service waits, and longer.
                 await asyncio.sleep(8 if number % 2 else 2)
-                cluster.thaw()
+                database.thaw()
                 await load.goes_on()
 
-        for name, title, fail in [
-            ("stopped", f"PostgreSQL stopped and crashed x {rounds}", stop),
-            ("frozen", f"PostgreSQL frozen x {rounds}", freeze),
-        ]:
-            url = await asyncio.to_thread(cluster.new_database)
-            await outage(run, name, title, fail, DATABASE_URL=url)
-    finally:
-        cluster.remove()
+        title = f"PostgreSQL stopped and crashed x {rounds}"
+        await outage(run, "stopped", title, stop, DATABASE_URL=database.new_database())
+        title = f"PostgreSQL frozen x {rounds}"
+        await outage(run, "frozen", title, freeze, DATABASE_URL=database.new_database())
 
 
 async def check_failover(run: Run) -> None:
     """A standby that has every commit takes over; the address in `DATABASE_URL` names both."""
     rounds = run.size(5, 1)
-    first = await asyncio.to_thread(Cluster)
-    pair = [first]
-    try:
-        await asyncio.to_thread(first.start)
-        pair.append(await asyncio.to_thread(first.standby))
+    with ExitStack() as stack:
+        pair = [stack.enter_context(cluster())]
+
+        def standby_of(primary: Cluster, port: int | None = None) -> None:
+            pair.append(primary.standby(port))
+            stack.callback(pair[-1].remove)
+
+        standby_of(pair[0])
 
         async def fail_over(load: Load, _: list[Gateway]) -> None:
             for _ in range(rounds):
@@ -196,32 +170,23 @@ async def check_failover(run: Run) -> None:
                 await load.goes_on()
                 pair.remove(primary)
                 await asyncio.to_thread(primary.remove)
-                pair.append(await asyncio.to_thread(standby.standby, primary.port))
+                await asyncio.to_thread(standby_of, standby, primary.port)
 
-        hosts = ",".join(f"127.0.0.1:{cluster.port}" for cluster in pair)
+        hosts = ",".join(f"127.0.0.1:{database.port}" for database in pair)
         url = f"postgres://postgres@{hosts}/postgres?target_session_attrs=read-write"
-        title = f"PostgreSQL fails over to its standby x {rounds}"
-        await outage(run, "failover", title, fail_over, DATABASE_URL=url)
-    finally:
-        for cluster in pair:
-            cluster.remove()
+        await outage(run, "failover", f"PostgreSQL fails over to its standby x {rounds}", fail_over, DATABASE_URL=url)
 
 
 async def check_replicas(run: Run) -> None:
     rounds = run.size(20, 4)
-    cluster = await asyncio.to_thread(Cluster)
-    try:
-        await asyncio.to_thread(cluster.start)
+    with cluster() as database:
 
-        async def kill_in_turn(load: Load, replicas: list[Gateway]) -> None:
+        async def kill_in_turn(load: Load, gateways: list[Gateway]) -> None:
             for number in range(rounds):
                 await load.turns(40)
-                replicas[number % 2].kill()
+                gateways[number % 2].kill()
                 await load.goes_on()
-                await replicas[number % 2].start()
+                await gateways[number % 2].started()
 
-        url = await asyncio.to_thread(cluster.new_database)
-        title = f"two replicas killed in turn x {rounds}"
+        url, title = database.new_database(), f"two replicas killed in turn x {rounds}"
         await outage(run, "replicas", title, kill_in_turn, 2, DATABASE_URL=url)
-    finally:
-        cluster.remove()

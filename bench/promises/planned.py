@@ -62,22 +62,22 @@ class Planned:
         return self.gates.setdefault(step.batch, made)
 
 
+def own_process(module: str, *words: str) -> tuple[subprocess.Popen[bytes], bytes]:
+    """Runs a module of this folder, which ends when its input does; with the first line that it says."""
+    command = [sys.executable, "-m", f"promises.{module}", *words]
+    folder = Path(__file__).resolve().parent.parent
+    process = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    return process, process.stdout.readline()
+
+
 class Upstream:
     """The process, for the caller's side."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "promises.planned"],
-            cwd=Path(__file__).resolve().parent.parent,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert self.process.stdout is not None
-        self.port = int(self.process.stdout.readline())
-
-    @property
-    def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        self.process, port = own_process("planned")
+        self.port = int(port)
+        self.url = f"http://{HOST}:{self.port}"
 
     def settings(self, protocol: str) -> dict[str, str]:
         """What the gateway is told of it."""

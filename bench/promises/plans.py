@@ -76,7 +76,7 @@ def words(ident: str, count: int, turn: int = 1) -> list[str]:
     return begin + [f"{number}{rng.choice(letters)}{rng.choice(letters)} " for number in range(count - 2)] + ["end"]
 
 
-def openai_parts(ident: str, pieces: list[str], usage: bool = True, reason: str = "stop") -> list[bytes]:
+def openai_parts(ident: str, pieces: list[str], usage: bool = True) -> list[bytes]:
     """The events of a stream as OpenAI writes them: the last but one with usage, `[DONE]` last."""
 
     def event(choices: list, **more: object) -> bytes:
@@ -88,16 +88,14 @@ def openai_parts(ident: str, pieces: list[str], usage: bool = True, reason: str 
 
     events = [event(choice({"role": "assistant", "content": ""}))]
     events += [event(choice({"content": piece})) for piece in pieces]
-    events.append(event(choice({}, reason)))
+    events.append(event(choice({}, "stop")))
     if usage:
         spent = {"prompt_tokens": 3, "completion_tokens": len(pieces), "total_tokens": 3 + len(pieces)}
         events.append(event([], usage=spent))
     return [*events, b"data: [DONE]\n\n"]
 
 
-def good(
-    spec: dict, protocol: str, stream: bool, turn: int = 1, new: bool = True, usage: bool = True, reason: str = "stop"
-) -> Good:
+def good(spec: dict, protocol: str, stream: bool, turn: int = 1, new: bool = True, usage: bool = True) -> Good:
     ident = spec["id"]
     rng = random.Random(f"faults of {ident}")
     pieces = words(ident, int(spec.get("words", 12)), turn)
@@ -117,7 +115,7 @@ def good(
         parts.append(line({"modelResponse": {"message": text, "responseId": response}}))
         return Good(parts, "application/x-ndjson", text, complete, True, rng)
     if stream:
-        parts = openai_parts(ident, pieces, usage, reason)
+        parts = openai_parts(ident, pieces, usage)
         after = 2 if usage else 1
         complete = sum(map(len, parts[:-after])) - 2
         return Good(parts, "text/event-stream", text, complete, True, rng, pieces)
@@ -127,7 +125,7 @@ def good(
         "object": "chat.completion",
         "created": 1,
         "model": MODEL,
-        "choices": [{"index": 0, "message": message, "finish_reason": reason}],
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8},
     }
     body = raw_json(whole)

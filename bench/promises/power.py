@@ -1,5 +1,5 @@
-"""The power is cut: what a disk may hold then is made from a log of all that was written, and must open as a whole store
-with every turn in it that was acknowledged before.
+"""The power is cut: what a disk may hold then is made from strace's log of all that was written, and must open as a
+whole store with every turn in it that was acknowledged before.
 
 What was synced is on the disk. Of what was written since, anything may be there or not, whole sectors of it too,
 files may have their old size, and names that were made or removed may be so or not.
@@ -11,27 +11,25 @@ import asyncio
 import itertools
 import json
 import random
+import re
 import shutil
 import sqlite3
-import struct
-import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .crashes import Ledger, kept
+from .callers import kept
 from .gateway import Gateway
 from .planned import Upstream
 from .plans import OPENAI
-from .table import ROOT, Row, Run, say
+from .table import Row, Run, say
 
-HERE = Path(__file__).resolve().parent
-LIBRARY = ROOT / "target" / "battery-power.so"
-RECORD = struct.Struct("=IIQQ")
-CREATED, WRITTEN, TRUNCATED, SYNCED, UNLINKED = range(1, 6)
-FOLDER = 1
+TRACED = ["strace", "-f", "-qq", "-y", "-xx", "--seccomp-bpf", "-s", str(1 << 20)]
+TRACED += ["-e", "trace=openat,pwrite64,ftruncate,fsync,fdatasync,unlink"]
+SYNCS = ("fsync", "fdatasync")
+FOLDER = 0
 SECTOR = 512
 CALLERS = 6
 # Of each cut: nothing of what was not synced, all of it, and so many times a part.
@@ -41,22 +39,67 @@ PARTS = 3
 # --- the log ---
 
 
+# A call that succeeded; and the texts in it, where `-xx` writes each byte as two digits: names, and what is written.
+CALL = re.compile(rb"(\w+)\((.*)\) += (\d+)")
+TEXT = re.compile(rb'[<"]((?:\\x\w\w)+)[>"]')
+
+
 @dataclass
 class Record:
-    kind: int
+    """What was done to a file, by the name of the call."""
+
+    call: str
     file: int
-    offset: int
     bytes: bytes
+    offset: int
     # Where the log was when this had been done.
     end: int
 
 
-def records(log: Path) -> Iterator[Record]:
-    raw, at = log.read_bytes(), 0
-    while at < len(raw):
-        kind, file, offset, length = RECORD.unpack_from(raw, at)
-        at += RECORD.size + length
-        yield Record(kind, file, offset, raw[at - length : at], at)
+def records(log: Path, folder: Path) -> Iterator[Record]:
+    """What a program did to the files of its store, by what strace wrote down."""
+    numbers, made = {str(folder): FOLDER}, itertools.count(FOLDER + 1)
+    for text, end in calls(log):
+        if not (match := CALL.match(text)):
+            continue
+        call, words = match[1].decode(), match[2]
+        texts = [bytes.fromhex(found.replace(b"\\x", b"").decode()) for found in TEXT.findall(text)]
+        # With `-y` a call's descriptors have their file's name, and what `openat` opened is told last.
+        name = texts[-1 if call in ("openat", "unlink") else 0].decode()
+        if not is_watched(name, folder) or (call == "openat" and name == str(folder)):
+            continue
+        if call == "openat" and name not in numbers:
+            numbers[name] = next(made)
+            yield Record(call, numbers[name], name.encode(), 0, end)
+        if call == "openat" and b"O_TRUNC" in words:
+            yield Record("ftruncate", numbers[name], b"", 0, end)
+        elif call in ("pwrite64", "ftruncate"):
+            written = texts[1][: int(match[3])] if call == "pwrite64" else b""
+            yield Record(call, numbers[name], written, int(words.rpartition(b" ")[2]), end)
+        elif call in SYNCS:
+            yield Record(call, numbers[name], b"", 0, end)
+        elif call == "unlink" and name in numbers:
+            yield Record(call, numbers.pop(name), b"", 0, end)
+
+
+def is_watched(name: str, folder: Path) -> bool:
+    """The store's files are kept in this folder alone; what is in shared memory is no disk's."""
+    return name == str(folder) or (name.startswith(f"{folder}/mirrorgate.db") and "-shm" not in name)
+
+
+def calls(log: Path) -> Iterator[tuple[bytes, int]]:
+    """Each call that ended, and where the log was then; another thread's may have ended while it went on."""
+    begun: dict[bytes, bytes] = {}
+    end = 0
+    for line in log.open("rb"):
+        end += len(line)
+        thread, text = line.strip().split(maxsplit=1)
+        if text.endswith(b"<unfinished ...>"):
+            begun[thread] = text.removesuffix(b"<unfinished ...>")
+        elif text.startswith(b"<... "):
+            yield begun.pop(thread) + text.partition(b" resumed>")[2], end
+        else:
+            yield text, end
 
 
 # --- the disk ---
@@ -77,10 +120,10 @@ class Disk:
         self.renamed: list[Record] = []
 
     def do(self, record: Record) -> None:
-        if record.kind in (CREATED, UNLINKED):
+        if record.call in ("openat", "unlink"):
             self.renamed.append(record)
             self.files.setdefault(record.file, File())
-        elif record.kind != SYNCED:
+        elif record.call not in SYNCS:
             self.files[record.file].since.append(record)
         elif record.file == FOLDER:
             name_all(self.names, self.renamed)
@@ -110,7 +153,7 @@ class Disk:
 
 def name_all(names: dict[int, str], records: list[Record]) -> None:
     for record in records:
-        if record.kind == CREATED:
+        if record.call == "openat":
             names[record.file] = record.bytes.decode()
         else:
             names.pop(record.file, None)
@@ -118,7 +161,7 @@ def name_all(names: dict[int, str], records: list[Record]) -> None:
 
 def change(content: bytearray, record: Record, tearing: random.Random | None = None) -> None:
     """Does to a file what was done; with `tearing` every second time some sectors of a write only."""
-    if record.kind == TRUNCATED:
+    if record.call == "ftruncate":
         grown = record.offset - len(content)
         content[record.offset :] = bytes(max(grown, 0))
         return
@@ -209,16 +252,14 @@ def examine(folder: Path, told: Told, end: int) -> list[str]:
 
 async def reopen(run: Run, upstream: Upstream, folder: Path, keys: list[str], told: Told, end: int) -> list[str]:
     """What is wrong with a store when the program itself has opened it."""
-    gateway = Gateway(run.binary, **upstream.settings(OPENAI), DATA_DIR=folder)
-    gateway.keys = keys
-    gateway.env["GATEWAY_API_KEYS"] = ",".join(f"k{number}:{key}" for number, key in enumerate(keys))
+    gateway = Gateway(run.binary, keys, **upstream.settings(OPENAI), DATA_DIR=folder)
     try:
-        await gateway.start()
+        await gateway.started()
         must, _ = told.at(end)
         owner = {conversation: key for _, key, conversation, _, _ in told.turns}
         wrong = []
         for conversation in {conversation for conversation, _ in must.values()}:
-            turns = await kept(gateway, Ledger(owner[conversation]), conversation)
+            turns = await kept(gateway, owner[conversation], conversation)
             acknowledged = {(question, answer) for question, (id, answer) in must.items() if id == conversation}
             if isinstance(turns, str):
                 wrong.append(f"{conversation}, read by the program: {turns}")
@@ -228,46 +269,45 @@ async def reopen(run: Run, upstream: Upstream, folder: Path, keys: list[str], to
     except RuntimeError as error:
         return [f"the program does not start: {error}"]
     finally:
-        await gateway.remove()
+        await gateway.removed()
 
 
-async def record(run: Run, upstream: Upstream, log: Path, told: Told) -> list[str]:
-    """One life of the program under load, from the first start to an end in good order; the keys of its callers."""
-    LIBRARY.parent.mkdir(exist_ok=True)
-    command = ["cc", "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", LIBRARY, HERE / "power.c", "-ldl", "-pthread"]
-    subprocess.run(command, check=True)
-    gateway = Gateway(run.binary, **upstream.settings(OPENAI), LD_PRELOAD=LIBRARY, POWER_LOG=log)
-    gateway.env["POWER_FOLDER"] = str(gateway.folder)
+async def record(run: Run, upstream: Upstream, log: Path, told: Told) -> Gateway:
+    """One life of the program under load, from the first start to an end in good order."""
+    gateway = Gateway(run.binary, **upstream.settings(OPENAI))
+    gateway.command = [*TRACED, "-o", str(log), *gateway.command]
     try:
-        await gateway.start()
+        await gateway.started()
         turns = run.size(2000, 200)
         keys = gateway.keys[:CALLERS]
         talkers = [talk(gateway, log, key, f"power-{index}", told, turns) for index, key in enumerate(keys)]
         await asyncio.gather(*talkers)
         gateway.terminate()
         await gateway.ended(10)
-        return gateway.keys
+        return gateway
     finally:
-        await gateway.remove()
+        await gateway.removed()
 
 
 async def check(run: Run) -> None:
     upstream, told, chance = Upstream(), Told(), random.Random(20261126)
     scratch = Path(tempfile.mkdtemp(prefix="mirrorgate-battery-power-", dir="/dev/shm"))
-    log = scratch / "log"
+    log = Path(tempfile.mkstemp(prefix="mirrorgate-battery-power-")[1])
     try:
-        keys = await record(run, upstream, log, told)
-        done = list(records(log))
-        seen = Counter(record.kind for record in done)
-        say(f"{len(told.turns):,} turns, {len(told.deleted):,} deletes, {seen[WRITTEN]:,} writes, {seen[SYNCED]:,} syncs")
-        wrong, cuts, images, reopened = await cut_everywhere(run, upstream, scratch / "image", done, keys, told, chance)
-        if not seen[SYNCED] or not cuts:
-            wrong.append("no sync was seen: is the program linked statically?")
+        gateway = await record(run, upstream, log, told)
+        done = list(records(log, gateway.folder))
+        seen = Counter(record.call for record in done)
+        syncs = sum(seen[call] for call in SYNCS)
+        say(f"{len(told.turns):,} turns, {len(told.deleted):,} deletes, {seen['pwrite64']:,} writes, {syncs:,} syncs")
+        wrong, cuts, images, reopened = await cut_everywhere(run, upstream, scratch / "image", done, gateway.keys, told, chance)
+        if not syncs or not cuts:
+            wrong.append("no sync was seen")
         figure = f"{len(told.turns):,} turns, {cuts:,} cuts, {images:,} images, {reopened} opened by the program, {len(wrong)} wrong"
         limit = "0 acknowledged turns lost, 0 doubled, each store whole"
-        run.add(Row("the power is cut (SQLite)", limit, figure, not wrong, wrong, {"syncs": seen[SYNCED]}))
+        run.add(Row("the power is cut (SQLite)", limit, figure, not wrong, wrong, {"syncs": syncs}))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        log.unlink()
         upstream.close()
 
 
@@ -278,11 +318,10 @@ async def cut_everywhere(
     disk, wrong = Disk(), []
     cuts = images = reopened = 0
     before = 0
-    often = run.size(2, 4)
     for number, record in enumerate(done):
         # Before this record: what it is about has not happened.
-        is_cut = record.kind == SYNCED or (number and done[number - 1].kind == SYNCED) or chance.random() < 0.005
-        if is_cut and chance.randrange(often) == 0:
+        is_cut = record.call in SYNCS or (number and done[number - 1].call in SYNCS) or chance.random() < 0.005
+        if is_cut and chance.randrange(run.size(2, 3)) == 0:
             cuts += 1
             shares = [0.0, 1.0, *(chance.random() for _ in range(PARTS))] if disk.has_open_ends else [0.0]
             for share in shares:

@@ -8,10 +8,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from . import plans, wire
-from .gateway import KEYS, Gateway
-from .planned import Upstream
-from .plans import OPENAI
+from . import faces, plans, wire
+from .gateway import KEYS, Gateway, serving
 from .table import MIB, Row, Run, mib, percentile, say
 
 COUNT = 1000
@@ -30,41 +28,30 @@ class Round:
     wrong: list[str] = field(default_factory=list)
     seconds: float = 0.0
     peak: int = 0
-    codes: Counter[str] = field(default_factory=Counter)
 
 
-def question(ident: str, batch: str, count: int, words: int, pace: float) -> tuple[bytes, bytes]:
-    """The body of a request, and the bytes that its answer must have."""
-    spec = {"id": ident, "batch": batch, "of": count, "words": words, "pace": pace}
-    message = json.dumps(spec)
-    asked = {"model": plans.MODEL, "stream": True, "messages": [{"role": "user", "content": message}]}
-    expected = b"".join(plans.openai_parts(ident, plans.words(ident, words), usage=False))
-    return json.dumps(asked).encode(), expected
-
-
-async def one(gateway: Gateway, number: int, batch: str, result: Round, count: int, words: int, pace: float, leave: bool) -> None:
+async def one(gateway: Gateway, number: int, batch: str, result: Round, plan: dict, leave: bool) -> None:
     ident = f"{batch}-{number}"
-    body, expected = question(ident, batch, count, words, pace)
-    headers = {"Authorization": f"Bearer {gateway.keys[number % KEYS]}"}
+    body = {"model": plans.MODEL, "stream": True, "messages": [{"role": "user", "content": json.dumps({"id": ident, **plan})}]}
+    expected = b"".join(plans.openai_parts(ident, plans.words(ident, plan["words"]), usage=False))
+    closing = {"Connection": "close"}
+    asked = wire.request("POST", faces.V1, json.dumps(body).encode(), gateway.keys[number % KEYS], closing)
     exchange = None
     try:
         async with asyncio.timeout(60):
-            exchange = await wire.Exchange.open(gateway.port, "POST", "/v1/chat/completions", body, headers)
+            exchange = await wire.Exchange.open(gateway.port, asked)
             if leave:
                 # Half of the answer, then gone.
                 while await exchange.more():
                     if len(exchange.raw) > len(expected) // 2:
                         return
             answer = await exchange.answer()
-        if answer.status != 200:
-            result.wrong.append(f"{ident}: status {answer.status}, {answer.body[:200]!r}")
-            return
-        heard = b"".join(b"data: " + event + b"\n\n" for event in wire.events(answer.body))
-        if heard != expected:
-            at = next((i for i, (a, b) in enumerate(zip(heard, expected)) if a != b), min(len(heard), len(expected)))
-            result.wrong.append(f"{ident}: differs at byte {at}: {heard[at : at + 60]!r} for {expected[at : at + 60]!r}")
-            return
-        result.complete += 1
+        heard = b"".join(b"data: " + event + b"\n\n" for event in wire.events(answer.body)) if answer.status == 200 else b""
+        if heard == expected:
+            result.complete += 1
+        else:
+            got = answer.body[:200] if answer.status != 200 else faces.differ(heard, expected)
+            result.wrong.append(f"{ident}: status {answer.status}, {got}")
     except (wire.Broken, OSError, TimeoutError) as error:
         result.wrong.append(f"{ident}: {error!r}")
     finally:
@@ -75,12 +62,13 @@ async def one(gateway: Gateway, number: int, batch: str, result: Round, count: i
 async def round_of(gateway: Gateway, batch: str, count: int = COUNT, words: int = 40, pace: float = 0.03, leaving: int = 0) -> Round:
     """So many streams, which the upstream lets go on only when all of them are open."""
     result = Round()
+    plan = {"batch": batch, "of": count, "words": words, "pace": pace}
     gateway.forget_peak()
     begin = time.monotonic()
     async with asyncio.TaskGroup() as group:
         for number in range(count):
             leave = leaving > 0 and number % leaving == 0
-            group.create_task(one(gateway, number, batch, result, count, words, pace, leave))
+            group.create_task(one(gateway, number, batch, result, plan, leave))
             if number % 50 == 49:
                 # A caller of each connection is a process of its own elsewhere.
                 await asyncio.sleep(0.01)
@@ -90,10 +78,7 @@ async def round_of(gateway: Gateway, batch: str, count: int = COUNT, words: int 
 
 
 async def check_streams(run: Run) -> None:
-    upstream = Upstream()
-    gateway = Gateway(run.binary, **upstream.settings(OPENAI))
-    try:
-        await gateway.start()
+    async with serving(run) as (gateway, _):
         idle = gateway.rss
         result = await round_of(gateway, "streams")
         held = result.complete == COUNT and result.peak <= MAX_RSS
@@ -101,20 +86,14 @@ async def check_streams(run: Run) -> None:
         details = {"RSS when idle": mib(idle), "seconds": round(result.seconds, 1)}
         limit = f"all complete, byte by byte; RSS <= {mib(MAX_RSS)}"
         run.add(Row(f"{COUNT:,} streams at once", limit, figure, held, result.wrong, details))
-    finally:
-        await gateway.remove()
-        upstream.close()
 
 
 async def check_soak(run: Run) -> None:
-    upstream = Upstream()
-    gateway = Gateway(run.binary, **upstream.settings(OPENAI))
     length = 600.0 if not run.short else 35.0
     settled = SETTLED if not run.short else 10.0
     # So early the allocator still takes what it will keep.
     most = MAX_GROWTH if not run.short else 2 * MAX_GROWTH
-    try:
-        await gateway.start()
+    async with serving(run) as (gateway, _):
         at_start = gateway.descriptors()
         begin = time.monotonic()
         wrong: list[str] = []
@@ -155,9 +134,6 @@ async def check_soak(run: Run) -> None:
         if run.short:
             limit = limit.replace(f"{settled / 60:.0f} min", f"{settled:.0f} s")
         run.add(Row(f"soak, rounds of {COUNT:,} streams", limit, figure, held, wrong, details))
-    finally:
-        await gateway.remove()
-        upstream.close()
 
 
 async def lowest_rss(gateway: Gateway) -> int:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import re
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from harness import machine
+
 MIB = 1 << 20
 HEADING = "## The last full run"
 
@@ -66,29 +63,26 @@ def mib(count: float) -> str:
     return f"{count / MIB:.0f} MiB" if count >= 10 * MIB else f"{count / MIB:.1f} MiB"
 
 
-def machine(binary: Path) -> dict[str, str]:
+def where(binary: Path) -> dict[str, str]:
     """Where and when."""
-    processor = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    release = re.search(r'PRETTY_NAME="(.+)"', Path("/etc/os-release").read_text())
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True
-    )
-    version = subprocess.run([binary, "-V"], capture_output=True, text=True).stdout.strip()
+    about = machine.describe()
     return {
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "program": f"{version}, commit {commit.stdout.strip() or 'unknown'}",
-        "processor": f"{processor[1] if processor else platform.machine()}, {os.cpu_count()} cores",
+        "date": about["date"],
+        "program": f"{machine.output(str(binary), '-V')}, commit {about['commit']}",
+        "processor": f"{about['processor']}, {about['cores']} cores",
         "load before": " ".join(f"{value:.1f}" for value in os.getloadavg()),
-        "system": f"{release[1] if release else 'Linux'}, Linux {platform.release().split('-')[0]}",
-        "python": platform.python_version(),
+        "system": about["system"],
+        "python": about["python"],
     }
 
 
 def markdown(run: Run, where: dict[str, str], seconds: float) -> str:
-    lines = ["| promise | promised | figure | held |", "| --- | --- | --- | --- |"]
-    lines += [f"| {row.promise} | {row.limit} | {row.figure} | {'yes' if row.held else '**no**'} |" for row in run.rows]
+    rows = [[row.promise, row.limit, row.figure, "yes" if row.held else "**no**"] for row in run.rows]
     kind = "short form" if run.short else "full form"
-    lines += ["", f"The {kind}, {seconds / 60:.0f} minutes: " + "; ".join(f"{k}: {v}" for k, v in where.items()) + "."]
+    told = "; ".join(f"{name}: {value}" for name, value in where.items())
+    lines = ["| promise | promised | figure | held |", "| --- | --- | --- | --- |"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines += ["", f"The {kind}, {seconds / 60:.0f} minutes: {told}."]
     broken = [(row.promise, line) for row in run.rows if not row.held for line in row.faults[:10]]
     if broken:
         lines += ["", "What did not hold:", ""] + [f"- {promise}: {line}" for promise, line in broken]
@@ -101,19 +95,7 @@ def write_markdown(path: Path, text: str) -> None:
     path.write_text(f"{before}{HEADING}\n\n{text}" if heading else text)
 
 
-def plain(run: Run) -> str:
-    cells = [("promise", "promised", "figure", "held")]
-    cells += [(row.promise, row.limit, row.figure, "yes" if row.held else "NO") for row in run.rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(4)]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in cells)
-
-
 def as_json(run: Run, where: dict[str, str], seconds: float) -> str:
     rows = [asdict(row) for row in run.rows]
     whole = {"form": "short" if run.short else "full", "seconds": round(seconds, 1), "machine": where, "rows": rows}
     return json.dumps(whole, ensure_ascii=False, indent=1) + "\n"
-
-
-def fail(text: str) -> None:
-    print(f"error: {text}", file=sys.stderr)
-    sys.exit(2)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-HOST = "127.0.0.1"
+from upstream import HOST
+
 READ = 1 << 16
 
 
@@ -27,12 +30,20 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: bytes
-    seconds: float
-    first_byte: float
-    interim: list[int] = field(default_factory=list)
+    seconds: float = 0.0
 
     def json(self) -> object:
         return json.loads(self.body)
+
+
+def request(method: str, path: str, body: bytes | None = None, key: str = "", headers: dict[str, str] | None = None) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {HOST}"]
+    if key:
+        lines.append(f"Authorization: Bearer {key}")
+    if body is not None:
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
 
 
 class Exchange:
@@ -41,29 +52,16 @@ class Exchange:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
         self.begin = time.monotonic()
-        self.first_byte = 0.0
         self.raw = bytearray()
 
     @classmethod
-    async def open(
-        cls,
-        port: int,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> Exchange:
+    async def open(cls, port: int, asked: bytes) -> Exchange:
         begin = time.monotonic()
-        reader, writer = await asyncio.open_connection(HOST, port, limit=1 << 20)
-        exchange = cls(reader, writer)
+        exchange = cls(*await asyncio.open_connection(HOST, port, limit=1 << 20))
         exchange.begin = begin
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {HOST}:{port}", "Connection: close"]
-        if body is not None:
-            lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
-        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         try:
-            writer.write(("\r\n".join(lines) + "\r\n\r\n").encode() + (body or b""))
-            await writer.drain()
+            exchange.writer.write(asked)
+            await exchange.writer.drain()
         except ConnectionError:
             # An answer may be there all the same: one that refuses the rest of a large body.
             pass
@@ -75,8 +73,6 @@ class Exchange:
             piece = await self.reader.read(READ)
         except ConnectionError as error:
             raise Broken(f"the connection broke: {error!r}") from None
-        if piece and not self.first_byte:
-            self.first_byte = time.monotonic() - self.begin
         self.raw += piece
         return bool(piece)
 
@@ -84,39 +80,34 @@ class Exchange:
         """The whole answer, to the end of the connection."""
         while await self.more():
             pass
-        return parse(bytes(self.raw), time.monotonic() - self.begin, self.first_byte)
+        answer = parse(bytes(self.raw))
+        answer.seconds = time.monotonic() - self.begin
+        return answer
 
     def close(self) -> None:
         self.writer.transport.abort()
 
 
-def parse(raw: bytes, seconds: float = 0.0, first_byte: float = 0.0) -> Answer:
+def parse(raw: bytes) -> Answer:
     """The one answer that these bytes are."""
     if not raw:
         raise Broken("the connection ended without an answer")
-    interim: list[int] = []
-    while True:
-        head, end, rest = raw.partition(b"\r\n\r\n")
+    status = 100
+    # Interim answers come before the one that counts.
+    while 100 <= status < 200:
+        head, end, raw = raw.partition(b"\r\n\r\n")
         if not end:
             raise Broken("the head of the answer is cut")
         first, *lines = head.decode("latin-1").split("\r\n")
-        version, _, status = first.partition(" ")
-        if version != "HTTP/1.1" or not status[:3].isdigit():
+        if not re.match(r"HTTP/1\.1 \d{3}", first):
             raise Broken(f"no HTTP answer: {first[:80]!r}")
-        if not 100 <= int(status[:3]) < 200:
-            break
-        interim.append(int(status[:3]))
-        raw = rest
+        status = int(first[9:12])
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     if headers.get("transfer-encoding", "").lower() == "chunked":
-        body = dechunk(rest)
-    elif "content-length" in headers:
-        body = rest
-        if len(body) != int(headers["content-length"]):
-            raise Broken(f"{len(body)} bytes of {headers['content-length']}")
-    else:
-        body = rest
-    return Answer(int(status[:3]), headers, body, seconds, first_byte, interim)
+        raw = dechunk(raw)
+    elif len(raw) != int(headers.get("content-length", len(raw))):
+        raise Broken(f"{len(raw)} bytes of {headers['content-length']}")
+    return Answer(status, headers, raw)
 
 
 def dechunk(raw: bytes) -> bytes:
@@ -143,19 +134,28 @@ async def call(
     method: str,
     path: str,
     body: object = None,
-    key: str | None = None,
+    key: str = "",
     timeout: float = 30.0,
     headers: dict[str, str] | None = None,
 ) -> Answer:
     """One exchange; `body` is bytes or what becomes JSON."""
     sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-    credentials = {"Authorization": f"Bearer {key}"} if key else {}
     async with asyncio.timeout(timeout):
-        exchange = await Exchange.open(port, method, path, sent, credentials | (headers or {}))
+        exchange = await Exchange.open(port, request(method, path, sent, key, {"Connection": "close"} | (headers or {})))
         try:
             return await exchange.answer()
         finally:
             exchange.close()
+
+
+async def mute(port: int, asked: bytes) -> socket.socket:
+    """The connection of a caller who asks, and whose system takes little of the answer as long as it is not read."""
+    caller, loop = socket.socket(), asyncio.get_running_loop()
+    caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    caller.setblocking(False)
+    await loop.sock_connect(caller, (HOST, port))
+    await loop.sock_sendall(caller, asked)
+    return caller
 
 
 def events(body: bytes) -> list[bytes]:

@@ -2,7 +2,6 @@
 //! answer has. The upstream is that of `tests/api` too.
 
 pub mod answer;
-pub mod arguments;
 pub mod check;
 pub mod http;
 pub mod process;

@@ -1,569 +1,410 @@
 //! The load generator: one thread, keep-alive connections, every latency kept, every answer checked.
 //!
-//! `load --target 127.0.0.1:8080 --path /v1/chat/completions --kind json --model json --connections 64`
-//!
-//! | option | meaning |
-//! | --- | --- |
-//! | `--kind` | `json`, `events`, `lines` (the upstream's own form), or `chat` (a tool call) |
-//! | `--check` | `exact`: the answer's bytes are the upstream's; `text`: its tokens are all there in order |
-//! | `--warmup-ms`, `--measure-ms` | calls go round and round; what ends within the second span counts |
-//! | `--once yes`, `--ramp-ms` | instead: one call a connection, begun evenly within the ramp |
-//! | `--turns` | `chat`: calls in a conversation before the next one begins; 0: none is gone on with |
-//! | `--conversations` | `chat`: a file of ids, a line each, to go on with in turn |
-//! | `--think-ms` | pause between an answer and the next call of the connection |
-//! | `--pids`, `--own-pids` | processes under test, and others of the benchmark, whose CPU time is read |
-//! | `--key`, `--header` | bearer key; one more header line |
-//!
-//! The result is one line of JSON. CPU time is read here and not by the caller, at the very moments
-//! between which calls are counted.
+//! It reads what to do as JSON from standard input, the fields of `Plan`, and prints one line of JSON. CPU
+//! time is read here and not by the caller, at the very moments between which calls are counted.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
-use std::io::{ErrorKind, Read, Write};
-use std::net::SocketAddr;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::io::ErrorKind;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Token};
 use mirrorgate_bench::answer::{self, Form, Script};
-use mirrorgate_bench::arguments::{Arguments, fail};
 use mirrorgate_bench::check::{Check, Expected};
-use mirrorgate_bench::process::{self, Usage};
+use mirrorgate_bench::process::{Usage, resident};
 use mirrorgate_bench::{http, now};
+use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{sleep, timeout};
 
 /// How long a call may take.
-const CALL_TIME: u64 = 60_000_000_000;
-const SAMPLE_TIME: u64 = 250_000_000;
+const CALL_TIME: Duration = Duration::from_secs(60);
+const SAMPLE_TIME: Duration = Duration::from_millis(250);
+/// After a failure, so that a target that is down is not asked a million times.
+const PAUSE: Duration = Duration::from_millis(50);
 
-fn main() -> std::io::Result<()> {
-    let plan = Plan::new(&Arguments::of_process());
-    let mut run = Run::new(plan)?;
-    run.go()?;
-    println!("{}", run.result());
-    Ok(())
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
 enum Kind {
-    Plain(Form),
+    Json,
+    Events,
+    /// Those of a web chat: the upstream's own form.
+    Lines,
+    /// A tool's call.
     Chat,
 }
 
+/// How the bytes of an answer are looked at.
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Strictness {
+    /// They are the upstream's.
+    Exact,
+    /// Its tokens are all there, in order.
+    Text,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Plan {
-    target: SocketAddr,
+    target: String,
+    path: String,
     kind: Kind,
     model: String,
-    script: Script,
-    exact: bool,
-    head: String,
-    connections: usize,
-    warmup: u64,
-    measure: u64,
-    once: bool,
-    ramp: u64,
-    turns: usize,
-    conversations: Vec<String>,
-    think: u64,
-    message: String,
+    key: String,
+    /// One more line of the head, or nothing.
+    header: String,
+    /// Processes under test, and others of the benchmark, whose CPU time is read.
     pids: Vec<u32>,
     own_pids: Vec<u32>,
+    connections: u64,
+    #[serde(default = "Plan::exact")]
+    check: Strictness,
+    /// Calls go round and round; what ends within the second span counts.
+    #[serde(default = "Plan::warmup")]
+    warmup_ms: u64,
+    #[serde(default)]
+    measure_ms: u64,
+    /// Instead: one call a connection, begun evenly within the ramp.
+    #[serde(default)]
+    once: bool,
+    #[serde(default)]
+    ramp_ms: u64,
+    /// Of a tool's calls: how many a conversation has before the next one begins; 0: none is gone on with.
+    #[serde(default)]
+    turns: usize,
+    /// Conversations to go on with in turn.
+    #[serde(default)]
+    conversations: Vec<String>,
+    /// Between an answer and the next call of the connection.
+    #[serde(default)]
+    think_ms: u64,
 }
 
 impl Plan {
-    fn new(arguments: &Arguments) -> Self {
-        let kind = match arguments.need("kind") {
-            "json" => Kind::Plain(Form::Json),
-            "events" => Kind::Plain(Form::Events),
-            "lines" => Kind::Plain(Form::NewLines),
-            "chat" => Kind::Chat,
-            other => fail(&format!("unknown --kind {other}")),
-        };
-        let target = arguments.need("target");
-        let mut head = format!(
-            "POST {} HTTP/1.1\r\nHost: {target}\r\nContent-Type: application/json\r\nAccept: */*\r\n",
-            arguments.need("path")
-        );
-        if let Some(key) = arguments.text("key") {
-            head += &format!("Authorization: Bearer {key}\r\n");
-        }
-        if let Some(line) = arguments.text("header") {
-            head += &format!("{line}\r\n");
-        }
-        let milliseconds = |name, default| arguments.get(name, default) * 1_000_000_u64;
-        let pids = |name| {
-            let list = arguments.text(name).unwrap_or_default().split(',');
-            list.filter_map(|pid| pid.parse().ok()).collect()
-        };
-        let model = arguments.need("model").to_string();
-        Plan {
-            target: target.parse().unwrap_or_else(|_| fail("--target is not an address")),
-            kind,
-            script: Script::of(&model),
-            model,
-            exact: arguments.text("check") == Some("exact"),
-            head,
-            connections: arguments.get("connections", 1),
-            warmup: milliseconds("warmup-ms", 300),
-            measure: milliseconds("measure-ms", 2000),
-            once: arguments.text("once") == Some("yes"),
-            ramp: milliseconds("ramp-ms", 0),
-            turns: arguments.get("turns", 0),
-            conversations: arguments.text("conversations").map_or_else(Vec::new, |path| {
-                let text =
-                    std::fs::read_to_string(path).unwrap_or_else(|error| fail(&format!("{path}: {error}")));
-                text.lines().map(String::from).collect()
-            }),
-            think: milliseconds("think-ms", 0),
-            message: arguments
-                .get("message-bytes", 120)
-                .pipe(|bytes: usize| "Explain it. ".repeat(bytes.div_ceil(12))),
-            pids: pids("pids"),
-            own_pids: pids("own-pids"),
-        }
+    fn exact() -> Strictness {
+        Strictness::Exact
+    }
+
+    fn warmup() -> u64 {
+        300
     }
 
     fn request(&self, conversation: Option<&str>) -> Vec<u8> {
-        let (model, message) = (&self.model, &self.message);
-        let body = match self.kind {
-            Kind::Chat => match conversation {
-                Some(id) => json!({"message": message, "model": model, "conversation_id": id}),
-                None => json!({"message": message, "model": model}),
-            },
-            Kind::Plain(Form::NewLines | Form::NextLines) => json!({"message": message, "modelName": model}),
-            Kind::Plain(form) => {
-                let mut body = json!({"model": model, "messages": [{"role": "user", "content": message}]});
-                if form == Form::Events {
-                    body["stream"] = true.into();
-                }
-                body
-            }
+        let Plan { target, path, key, model, .. } = self;
+        let message = "Explain it. ".repeat(10);
+        let messages = json!([{"role": "user", "content": message}]);
+        let mut body = match self.kind {
+            Kind::Chat => json!({"message": message, "model": model}),
+            Kind::Lines => json!({"message": message, "modelName": model}),
+            Kind::Json => json!({"model": model, "messages": messages}),
+            Kind::Events => json!({"model": model, "messages": messages, "stream": true}),
+        };
+        if let Some(id) = conversation {
+            body["conversation_id"] = id.into();
         }
-        .to_string();
-        format!("{}Content-Length: {}\r\n\r\n{body}", self.head, body.len()).into_bytes()
+        let (body, header) = (body.to_string(), &self.header);
+        let more = if header.is_empty() { String::new() } else { format!("{header}\r\n") };
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {target}\r\nContent-Type: application/json\r\nAccept: */*\r\nAuthorization: Bearer {key}\r\n{more}"
+        );
+        format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
     }
 
     fn expected(&self) -> Expected {
-        let text = answer::text(self.script);
-        match self.kind {
-            Kind::Plain(form) if self.exact => Expected::bytes(form.body(self.script, &self.model)),
-            Kind::Plain(Form::Json) => Expected::part(text),
-            Kind::Plain(_) => Expected::tokens(self.script.tokens()),
-            Kind::Chat => Expected::envelope(text),
+        let script = Script::of(&self.model);
+        let form = match self.kind {
+            Kind::Chat => return Expected::Envelope(answer::text(script)),
+            Kind::Json => Form::Json,
+            Kind::Events => Form::Events,
+            Kind::Lines => Form::NewLines,
+        };
+        match self.check {
+            Strictness::Exact => Expected::Bytes(form.body(script, &self.model)),
+            Strictness::Text if form == Form::Json => Expected::Part(answer::text(script)),
+            Strictness::Text => Expected::Tokens(script.tokens()),
         }
     }
 }
 
-trait Pipe: Sized {
-    fn pipe<T>(self, f: impl FnOnce(Self) -> T) -> T {
-        f(self)
-    }
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let plan: Plan = serde_json::from_reader(std::io::stdin())?;
+    // All that is due is done before the system is asked again.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.event_interval(1024).enable_all().build()?;
+    println!("{}", LocalSet::new().block_on(&runtime, measure(Rc::new(Run::new(plan)))));
+    Ok(())
 }
-impl Pipe for usize {}
+
+async fn measure(run: Rc<Run>) -> Value {
+    let plan = &run.plan;
+    let callers: Vec<_> =
+        (0..plan.connections).map(|number| spawn_local(call_again(Rc::clone(&run), number))).collect();
+    if !plan.once {
+        sleep(Duration::from_millis(plan.warmup_ms)).await;
+    }
+    run.window.replace(Some(Window::new(plan)));
+    let sampling = Rc::clone(&run);
+    spawn_local(async move {
+        loop {
+            sampling.counted(|window| window.resident = window.resident.max(resident(&sampling.plan.pids)));
+            sleep(SAMPLE_TIME).await;
+        }
+    });
+    if plan.once {
+        for caller in callers {
+            caller.await.expect("a caller does not panic");
+        }
+    } else {
+        sleep(Duration::from_millis(plan.measure_ms)).await;
+    }
+    let window = run.window.take().expect("it was opened above");
+    window.result(Usage::of(&plan.pids, &plan.own_pids))
+}
 
 struct Run {
     plan: Plan,
     expected: Expected,
+    /// A call that goes on with nothing.
     request: Vec<u8>,
-    poll: Poll,
-    connections: Vec<Connection>,
-    /// When a connection has something to do, by its call's number.
-    timers: BinaryHeap<Reverse<(u64, usize, u64)>>,
-    begin: u64,
-    window: Option<Window>,
+    /// What is read goes here, from any connection.
+    buffer: RefCell<Vec<u8>>,
+    window: RefCell<Option<Window>>,
     /// How many of the conversations given were gone on with.
-    used: usize,
-    finished: usize,
-    over: bool,
+    used: Cell<usize>,
+}
+
+impl Run {
+    fn new(plan: Plan) -> Self {
+        Run {
+            expected: plan.expected(),
+            request: plan.request(None),
+            buffer: RefCell::new(vec![0; 262_144]),
+            window: RefCell::new(None),
+            used: Cell::new(0),
+            plan,
+        }
+    }
+
+    /// Counts something, if the time for that has come.
+    fn counted(&self, count: impl FnOnce(&mut Window)) {
+        self.window.borrow_mut().as_mut().map(count);
+    }
+}
+
+async fn call_again(run: Rc<Run>, number: u64) {
+    let plan = &run.plan;
+    sleep(Duration::from_micros(plan.ramp_ms * 1000 * number / plan.connections)).await;
+    let mut caller = Caller { run: &run, stream: None, conversation: None, turn: 0 };
+    loop {
+        let called = timeout(CALL_TIME, caller.call()).await;
+        let failed = called.unwrap_or_else(|_| Err("timeout".into())).err();
+        if let Some(why) = &failed {
+            caller = Caller { run: &run, stream: None, conversation: None, turn: 0 };
+            match run.window.borrow_mut().as_mut() {
+                Some(window) => *window.errors.entry(why.clone()).or_default() += 1,
+                None => eprintln!("in the warm-up: {why}"),
+            }
+        }
+        if plan.once {
+            return;
+        }
+        match failed {
+            Some(_) => sleep(PAUSE).await,
+            None if plan.think_ms > 0 => sleep(Duration::from_millis(plan.think_ms)).await,
+            None => {}
+        }
+    }
+}
+
+struct Caller<'a> {
+    run: &'a Run,
+    stream: Option<TcpStream>,
+    conversation: Option<String>,
+    turn: usize,
+}
+
+/// An answer on its way.
+#[derive(Default)]
+struct Answer {
+    /// What came of its head.
+    head: Vec<u8>,
+    body: Option<http::Body>,
+    check: Check,
+    close: bool,
+    /// When its first token came: what a person waits for; what comes before it is no text yet.
+    first: Option<u64>,
+}
+
+impl Caller<'_> {
+    async fn call(&mut self) -> Result<(), String> {
+        let plan = &self.run.plan;
+        if !plan.conversations.is_empty() {
+            let used = self.run.used.replace(self.run.used.get() + 1);
+            self.conversation = Some(plan.conversations[used % plan.conversations.len()].clone());
+        }
+        let with_id = self.conversation.as_deref().map(|id| plan.request(Some(id)));
+        let request = with_id.as_ref().unwrap_or(&self.run.request);
+        let started = now();
+        let mut stream = match self.kept()? {
+            Some(stream) => stream,
+            None => self.connected().await.map_err(|error| format!("connect: {error}"))?,
+        };
+        stream.write_all(request).await.map_err(|error| format!("send: {}", error.kind()))?;
+        let mut answer = Answer::default();
+        while !poll_fn(|context| self.read(&mut stream, &mut answer, context)).await? {}
+        answer.check.finish(&self.run.expected)?;
+        self.count(started, answer.first);
+        self.stream = Some(stream).filter(|_| !answer.close);
+        self.turn = (self.turn + 1) % plan.turns.max(1);
+        self.conversation = answer.check.conversation.take().filter(|_| self.turn > 0);
+        Ok(())
+    }
+
+    /// The connection of the call before, unless the target has closed it since.
+    fn kept(&mut self) -> Result<Option<TcpStream>, String> {
+        let Some(stream) = self.stream.take() else { return Ok(None) };
+        match stream.try_read(&mut [0]) {
+            Ok(1..) => Err("bytes after the answer".into()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Some(stream)),
+            Ok(0) | Err(_) => Ok(None),
+        }
+    }
+
+    async fn connected(&self) -> std::io::Result<TcpStream> {
+        let stream = TcpStream::connect(&self.run.plan.target).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    /// Reads what is there; whether the answer is complete.
+    fn read(
+        &self,
+        stream: &mut TcpStream,
+        answer: &mut Answer,
+        context: &mut Context,
+    ) -> Poll<Result<bool, String>> {
+        let buffer = &mut *self.run.buffer.borrow_mut();
+        let mut read = ReadBuf::new(buffer);
+        let outcome = ready!(Pin::new(stream).poll_read(context, &mut read));
+        Poll::Ready(match outcome {
+            Err(error) => Err(format!("read: {}", error.kind())),
+            Ok(()) if !read.filled().is_empty() => self.take(answer, read.filled()),
+            Ok(()) => {
+                answer.close = answer.body == Some(http::Body::UntilClose);
+                if answer.close { Ok(true) } else { Err("closed early".into()) }
+            }
+        })
+    }
+
+    fn take(&self, answer: &mut Answer, bytes: &[u8]) -> Result<bool, String> {
+        let time = now();
+        let (mut bytes, mut joined) = (bytes, std::mem::take(&mut answer.head));
+        if answer.body.is_none() {
+            if !joined.is_empty() {
+                joined.extend_from_slice(bytes);
+                bytes = &joined;
+            }
+            let Some(head) = http::head(bytes, true) else {
+                answer.head = bytes.to_vec();
+                return Ok(false);
+            };
+            let status = head.first.split(' ').nth(1).unwrap_or_default();
+            if status != "200" {
+                return Err(format!("status {status}"));
+            }
+            answer.close = head.close;
+            answer.body = Some(head.body);
+            bytes = &bytes[head.size..];
+        }
+        let Some(body) = &mut answer.body else { return Ok(false) };
+        let (check, first) = (&mut answer.check, &mut answer.first);
+        let window = &mut *self.run.window.borrow_mut();
+        let fed = body.feed(bytes, |part| {
+            check.feed(&self.run.expected, part, |sent| {
+                first.get_or_insert(time);
+                if let Some(window) = window {
+                    window.chunks += 1;
+                    window.transits.extend((sent > 0).then(|| time.saturating_sub(sent)));
+                }
+            });
+        });
+        match fed {
+            None => Err("bad framing".into()),
+            Some((taken, true)) if taken < bytes.len() => Err("bytes after the answer".into()),
+            Some((_, is_complete)) => Ok(is_complete),
+        }
+    }
+
+    fn count(&self, started: u64, first: Option<u64>) {
+        let took = now() - started;
+        let script = Script::of(&self.run.plan.model);
+        let ideal = script.pause() * (script.tokens() as u64 - 1);
+        self.run.counted(|window| {
+            window.latencies.push(took);
+            if started >= window.from {
+                window.firsts.extend(first.map(|first| first - started));
+                window.stretches.extend((ideal > 0).then(|| took * 1_000_000 / ideal.max(1)));
+            }
+        });
+    }
 }
 
 /// The span in which calls are counted.
 struct Window {
     from: u64,
-    to: Option<u64>,
-    usage: (Usage, Option<Usage>),
-    next_sample: u64,
+    usage: Usage,
     resident: u64,
     latencies: Vec<u64>,
     firsts: Vec<u64>,
     transits: Vec<u64>,
     stretches: Vec<u64>,
     chunks: u64,
-    reads: u64,
     errors: BTreeMap<String, u64>,
 }
 
-struct Connection {
-    stream: Option<TcpStream>,
-    unsent: Vec<u8>,
-    input: Vec<u8>,
-    body: Option<http::Body>,
-    close: bool,
-    check: Check,
-    started: u64,
-    first: Option<u64>,
-    call: u64,
-    busy: bool,
-    conversation: Option<String>,
-    turn: usize,
-}
-
-impl Run {
-    fn new(plan: Plan) -> std::io::Result<Self> {
-        let connections = (0..plan.connections).map(|_| Connection {
-            stream: None,
-            unsent: Vec::new(),
-            input: Vec::new(),
-            body: None,
-            close: false,
-            check: Check::default(),
-            started: 0,
-            first: None,
-            call: 0,
-            busy: false,
-            conversation: None,
-            turn: 0,
-        });
-        Ok(Run {
-            expected: plan.expected(),
-            request: plan.request(None),
-            poll: Poll::new()?,
-            connections: connections.collect(),
-            timers: BinaryHeap::new(),
-            begin: now(),
-            window: None,
-            used: 0,
-            finished: 0,
-            over: false,
-            plan,
-        })
-    }
-
-    fn go(&mut self) -> std::io::Result<()> {
-        self.begin = now();
-        for index in 0..self.connections.len() {
-            let at = self.begin + self.plan.ramp * index as u64 / self.plan.connections as u64;
-            self.timers.push(Reverse((at, index, 0)));
-        }
-        if self.plan.once {
-            self.open_window();
-        }
-        let mut events = Events::with_capacity(1024);
-        let mut buffer = vec![0; 262_144];
-        while !self.over {
-            self.run_timers();
-            self.keep_time();
-            let next = self.timers.peek().map_or(u64::MAX, |Reverse((at, ..))| *at);
-            let wait = Duration::from_nanos(next.saturating_sub(now()).min(20_000_000));
-            match self.poll.poll(&mut events, Some(wait)) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                result => result?,
-            }
-            for event in &events {
-                let Token(index) = event.token();
-                if event.is_writable() {
-                    self.flush(index);
-                }
-                if event.is_readable() {
-                    self.read(index, &mut buffer);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn open_window(&mut self) {
-        self.window = Some(Window {
+impl Window {
+    fn new(plan: &Plan) -> Self {
+        Window {
             from: now(),
-            to: None,
-            usage: (Usage::of(&self.plan.pids, &self.plan.own_pids), None),
-            next_sample: 0,
+            usage: Usage::of(&plan.pids, &plan.own_pids),
             resident: 0,
             latencies: Vec::new(),
             firsts: Vec::new(),
             transits: Vec::new(),
             stretches: Vec::new(),
             chunks: 0,
-            reads: 0,
             errors: BTreeMap::new(),
-        });
-    }
-
-    fn keep_time(&mut self) {
-        let time = now();
-        let all_done = self.finished == self.plan.connections;
-        let Some(window) = &mut self.window else {
-            if time >= self.begin + self.plan.warmup {
-                self.open_window();
-            }
-            return;
-        };
-        if time >= window.next_sample {
-            window.next_sample = time + SAMPLE_TIME;
-            window.resident = window.resident.max(process::resident(&self.plan.pids));
-        }
-        let ends = if self.plan.once { all_done } else { time >= window.from + self.plan.measure };
-        if ends {
-            window.usage.1 = Some(Usage::of(&self.plan.pids, &self.plan.own_pids));
-            window.to = Some(now());
-            self.over = true;
         }
     }
 
-    fn run_timers(&mut self) {
-        let time = now();
-        while let Some(&Reverse((at, index, call))) = self.timers.peek() {
-            if at > time {
-                return;
-            }
-            self.timers.pop();
-            let connection = &self.connections[index];
-            if connection.call != call {
-                continue;
-            }
-            if connection.busy {
-                self.fail(index, "timeout");
-            } else {
-                self.begin_call(index);
-            }
-        }
-    }
-
-    fn begin_call(&mut self, index: usize) {
-        let time = now();
-        let connection = &mut self.connections[index];
-        connection.call += 1;
-        connection.busy = true;
-        if !self.plan.conversations.is_empty() {
-            let next = self.used % self.plan.conversations.len();
-            connection.conversation = Some(self.plan.conversations[next].clone());
-            self.used += 1;
-        }
-        connection.body = None;
-        connection.check = Check::default();
-        connection.first = None;
-        connection.started = time;
-        connection.input.clear();
-        connection.unsent = match &connection.conversation {
-            Some(id) => self.plan.request(Some(id)),
-            None => self.request.clone(),
-        };
-        // One timer a second of patience is enough, but one for every call would fill the heap.
-        if self.plan.once || connection.call % 1024 == 1 {
-            self.timers.push(Reverse((time + CALL_TIME, index, connection.call)));
-        }
-        if connection.stream.is_none() {
-            match TcpStream::connect(self.plan.target) {
-                Ok(mut stream) => {
-                    let interest = Interest::READABLE | Interest::WRITABLE;
-                    let registered = self.poll.registry().register(&mut stream, Token(index), interest);
-                    registered.unwrap_or_else(|error| fail(&error.to_string()));
-                    connection.stream = Some(stream);
-                }
-                Err(error) => self.fail(index, &format!("connect: {error}")),
-            }
-        } else {
-            self.flush(index);
-        }
-    }
-
-    fn flush(&mut self, index: usize) {
-        let connection = &mut self.connections[index];
-        let Some(stream) = &mut connection.stream else { return };
-        if connection.unsent.is_empty() {
-            return;
-        }
-        if connection.call == 1 {
-            let _ = stream.set_nodelay(true);
-        }
-        match stream.write(&connection.unsent) {
-            Ok(count) => drop(connection.unsent.drain(..count)),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {}
-            Err(error) => self.fail(index, &format!("send: {}", error.kind())),
-        }
-    }
-
-    fn read(&mut self, index: usize, buffer: &mut [u8]) {
-        loop {
-            let connection = &mut self.connections[index];
-            let Some(stream) = &mut connection.stream else { return };
-            match stream.read(buffer) {
-                Ok(0) if connection.busy => {
-                    let until_close = connection.body == Some(http::Body::UntilClose);
-                    if until_close {
-                        connection.close = true;
-                        self.end_call(index);
-                    } else {
-                        self.fail(index, "closed early");
-                    }
-                    return;
-                }
-                Ok(0) => {
-                    connection.stream = None;
-                    return;
-                }
-                Ok(count) => {
-                    self.take(index, &buffer[..count]);
-                    if count < buffer.len() {
-                        return;
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if connection.busy => return self.fail(index, &format!("read: {}", error.kind())),
-                Err(_) => {
-                    connection.stream = None;
-                    return;
-                }
-            }
-        }
-    }
-
-    fn take(&mut self, index: usize, bytes: &[u8]) {
-        let time = now();
-        let connection = &mut self.connections[index];
-        if !connection.busy {
-            return self.fail(index, "bytes after the answer");
-        }
-        let mut joined = Vec::new();
-        let mut bytes = bytes;
-        if connection.body.is_none() {
-            if !connection.input.is_empty() {
-                connection.input.extend_from_slice(bytes);
-                joined = std::mem::take(&mut connection.input);
-                bytes = &joined;
-            }
-            let Some(head) = http::head(bytes, true) else {
-                if joined.is_empty() {
-                    connection.input.extend_from_slice(bytes);
-                } else {
-                    connection.input = joined;
-                }
-                return;
-            };
-            let status = head.first.split(' ').nth(1).unwrap_or_default();
-            if status != "200" {
-                let message = format!("status {status}");
-                return self.fail(index, &message);
-            }
-            connection.close = head.close;
-            connection.body = Some(head.body);
-            bytes = &bytes[head.size..];
-        }
-        let Some(body) = &mut connection.body else { return };
-        let (check, expected, first) = (&mut connection.check, &self.expected, &mut connection.first);
-        let mut window = self.window.as_mut();
-        if let Some(window) = &mut window {
-            window.reads += 1;
-        }
-        let fed = body.feed(bytes, |part| {
-            check.feed(expected, part, |sent| {
-                // The first token is what a person waits for; what comes before it is no text yet.
-                first.get_or_insert(time);
-                if let Some(window) = &mut window {
-                    window.chunks += 1;
-                    if sent > 0 {
-                        window.transits.push(time.saturating_sub(sent));
-                    }
-                }
-            });
-        });
-        match fed {
-            None => self.fail(index, "bad framing"),
-            Some((taken, true)) if taken < bytes.len() => self.fail(index, "bytes after the answer"),
-            Some((_, true)) => self.end_call(index),
-            Some((_, false)) => {}
-        }
-    }
-
-    fn end_call(&mut self, index: usize) {
-        let time = now();
-        let connection = &mut self.connections[index];
-        if let Err(why) = connection.check.finish(&self.expected) {
-            return self.fail(index, &why);
-        }
-        connection.busy = false;
-        let took = time - connection.started;
-        if let Some(window) = &mut self.window {
-            window.latencies.push(took);
-            let in_window = connection.started >= window.from;
-            window
-                .firsts
-                .extend(connection.first.filter(|_| in_window).map(|first| first - connection.started));
-            let ideal = self.plan.script.pause() * (self.plan.script.tokens() as u64 - 1);
-            if ideal > 0 && in_window {
-                window.stretches.push(took * 1_000_000 / ideal);
-            }
-        }
-        if connection.close {
-            connection.stream = None;
-        }
-        if self.plan.kind == Kind::Chat && self.plan.turns > 0 {
-            connection.turn += 1;
-            let goes_on = connection.turn < self.plan.turns;
-            connection.conversation = connection.check.conversation().filter(|_| goes_on);
-            if !goes_on {
-                connection.turn = 0;
-            }
-        }
-        self.next_call(index);
-    }
-
-    fn next_call(&mut self, index: usize) {
-        let call = self.connections[index].call;
-        if self.plan.once {
-            self.finished += 1;
-        } else if self.plan.think > 0 {
-            self.timers.push(Reverse((now() + self.plan.think, index, call)));
-        } else {
-            self.begin_call(index);
-        }
-    }
-
-    fn fail(&mut self, index: usize, why: &str) {
-        let connection = &mut self.connections[index];
-        connection.stream = None;
-        connection.busy = false;
-        connection.conversation = None;
-        connection.turn = 0;
-        let call = connection.call;
-        match &mut self.window {
-            Some(window) => *window.errors.entry(why.to_string()).or_default() += 1,
-            None => eprintln!("in the warm-up: {why}"),
-        }
-        if self.plan.once {
-            self.finished += 1;
-        } else {
-            // A pause, so that a target that is down is not asked a million times.
-            self.timers.push(Reverse((now() + 50_000_000, index, call)));
-        }
-    }
-
-    fn result(&mut self) -> Value {
-        let Some(window) = &mut self.window else { fail("nothing was measured") };
-        let seconds = (window.to.unwrap_or(window.from) - window.from) as f64 / 1e9;
-        let (from, Some(to)) = (&window.usage.0, &window.usage.1) else { fail("the end was not measured") };
-        let requests = window.latencies.len();
+    fn result(mut self, end: Usage) -> Value {
+        let nanoseconds = (now() - self.from) as f64;
         let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
-        let nanoseconds = seconds * 1e9 * cores;
+        let since = |then: u64, now: u64| now.saturating_sub(then) as f64;
+        let (target, own) = (since(self.usage.target, end.target), since(self.usage.own, end.own));
+        let requests = self.latencies.len();
         json!({
             "requests": requests,
-            "errors": window.errors,
-            "seconds": seconds,
-            "requests_per_second": requests as f64 / seconds,
-            "latency_us": summary(&mut window.latencies),
-            "first_us": summary(&mut window.firsts),
-            "transit_us": summary(&mut window.transits),
-            "stretch_ppm": summary(&mut window.stretches),
-            "chunks": window.chunks,
-            "reads": window.reads,
-            "cpu_us": (to.target - from.target) as f64 / 1e3,
-            "own_cpu_us": (to.own - from.own) as f64 / 1e3,
-            "resident_bytes": window.resident,
+            "errors": self.errors,
+            "requests_per_second": requests as f64 / (nanoseconds / 1e9),
+            "latency_us": summary(&mut self.latencies),
+            "first_us": summary(&mut self.firsts),
+            "transit_us": summary(&mut self.transits),
+            "stretch_ppm": summary(&mut self.stretches),
+            "chunks": self.chunks,
+            "cpu_us": target / 1e3,
+            "own_cpu_us": own / 1e3,
+            "resident_bytes": self.resident,
             // What others used and what the host took away: the noise of this one cell.
-            "foreign_share": (to.busy.saturating_sub(from.busy) as f64
-                - (to.target + to.own - from.target - from.own) as f64) / nanoseconds,
-            "stolen_share": (to.stolen - from.stolen) as f64 / nanoseconds,
+            "foreign_share": (since(self.usage.busy, end.busy) - target - own) / (nanoseconds * cores),
+            "stolen_share": since(self.usage.stolen, end.stolen) / (nanoseconds * cores),
         })
     }
 }
@@ -578,5 +419,5 @@ fn summary(values: &mut [u64]) -> Value {
         let index = (share * values.len() as f64).ceil() as usize;
         values[index.clamp(1, values.len()) - 1] as f64 / 1e3
     };
-    json!({"p50": rank(0.5), "p90": rank(0.9), "p99": rank(0.99), "max": rank(1.0)})
+    json!({"p50": rank(0.5), "p99": rank(0.99), "max": rank(1.0)})
 }

@@ -2,7 +2,7 @@
 //! `/api/chat`. No keys, limits, logs, checks or state. What the product costs above it is the
 //! product's own.
 //!
-//! `minimal --port 9001 --upstream http://127.0.0.1:9000`
+//! `minimal 9001 http://127.0.0.1:9000`
 
 use std::time::Duration;
 
@@ -14,15 +14,14 @@ use actix_web::{App, HttpResponse, HttpServer, get, post};
 use awc::http::Uri;
 use awc::{Client, Connector};
 use futures_util::StreamExt;
-use mirrorgate_bench::arguments::Arguments;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 
 #[actix_web::main]
 async fn main() -> std::io::Result<()> {
-    let arguments = Arguments::of_process();
-    let port: u16 = arguments.get("port", 0);
-    let base = Data::new(arguments.need("upstream").to_string());
+    let mut words = std::env::args().skip(1);
+    let port: u16 = words.next().and_then(|port| port.parse().ok()).expect("a port");
+    let base = Data::new(words.next().expect("the upstream's address"));
     let server = HttpServer::new(move || {
         App::new()
             .app_data(base.clone())

@@ -1,8 +1,8 @@
 //! The upstream of the benchmark: one thread, one write an answer or a token, and the same bytes
 //! for the same question. It speaks the OpenAI protocol and a web chat's lines.
 //!
-//! `upstream --port 9000 [--idle-close-ms 20]`; the second makes it close connections that were idle
-//! for so long, as hosts do that keep them shorter than their clients.
+//! `upstream 9000 20`: on that port, and it closes connections that were idle for so many milliseconds, if
+//! not 0, as hosts do that keep them shorter than their clients.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,7 +13,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mirrorgate_bench::answer::{Form, MARK, NUMBER_DIGITS, Script, TIME_DIGITS};
-use mirrorgate_bench::arguments::Arguments;
 use mirrorgate_bench::now;
 use mirrorgate_bench::upstream::{Request, Step, serve};
 use tokio::net::TcpListener;
@@ -22,9 +21,9 @@ type Bytes = Cow<'static, [u8]>;
 type Steps = Box<dyn Iterator<Item = Step<Bytes>> + Send>;
 
 fn main() -> std::io::Result<()> {
-    let arguments = Arguments::of_process();
-    let port: u16 = arguments.get("port", 0);
-    let idle = Some(Duration::from_millis(arguments.get("idle-close-ms", 0))).filter(|idle| !idle.is_zero());
+    let mut numbers = std::env::args().skip(1).map(|word| word.parse().expect("PORT IDLE_MILLISECONDS"));
+    let port: u16 = numbers.next().unwrap_or(0);
+    let idle = numbers.next().filter(|idle| *idle > 0).map(|idle| Duration::from_millis(idle.into()));
     // When a client last left in the middle of an answer.
     let left_at = Arc::new(AtomicU64::new(0));
     let leave = Arc::clone(&left_at);
