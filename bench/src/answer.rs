@@ -7,6 +7,8 @@
 //! Every token holds the time at which it was sent (zero in a burst) and its number, so that the
 //! load generator can tell how long it was under way, and that none is missing.
 
+use std::iter::once;
+
 /// What an answer consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Script {
@@ -122,13 +124,13 @@ impl Form {
         }
     }
 
-    /// The whole body; in one that is paced, every time is zero.
-    pub fn body(self, script: Script, model: &str) -> String {
+    /// What an answer consists of, whose tokens go out one by one; in one that is paced, every time is zero.
+    pub fn parts(self, script: Script, model: &str) -> Vec<String> {
         if self == Form::Json {
-            return json(&text(script), model);
+            return vec![json(&text(script), model)];
         }
         let tokens = (0..script.tokens()).map(|number| self.token(model, number, 0));
-        self.opening(model) + &tokens.collect::<String>() + &self.closing(model)
+        once(self.opening(model)).chain(tokens).chain(once(self.closing(model))).collect()
     }
 }
 

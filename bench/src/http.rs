@@ -13,22 +13,21 @@ pub struct Head<'a> {
 }
 
 /// Where a body ends, and how much of it is still to come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Body {
     Length(usize),
-    Chunked(Chunk),
+    Chunked(Chunked),
     UntilClose,
 }
 
 /// Where in the chunked coding the reader stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Chunk {
-    Size(usize),
-    Extension(usize),
-    Data(usize),
-    DataEnd,
-    /// In the trailer; whether its line has any byte yet.
-    Trailer(bool),
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Chunked {
+    /// Of the chunk under way.
+    left: usize,
+    /// Else a line that comes: a chunk's size or the end of one, or after the last chunk the trailer.
+    line: Vec<u8>,
+    last: bool,
 }
 
 /// The head at the beginning of these bytes, once it is complete.
@@ -45,7 +44,7 @@ pub fn head(bytes: &[u8], is_response: bool) -> Option<Head<'_>> {
         if name.eq_ignore_ascii_case("content-length") {
             body = Body::Length(value.parse().ok()?);
         } else if name.eq_ignore_ascii_case("transfer-encoding") && value.eq_ignore_ascii_case("chunked") {
-            body = Body::Chunked(Chunk::Size(0));
+            body = Body::Chunked(Chunked::default());
         } else if name.eq_ignore_ascii_case("connection") && value.eq_ignore_ascii_case("close") {
             close = true;
         }
@@ -57,7 +56,7 @@ impl Body {
     /// Takes bytes in and hands the body's own to `each`. Says how many were taken, and whether the
     /// body is complete; `None` when the framing is wrong.
     pub fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&[u8])) -> Option<(usize, bool)> {
-        let state = match self {
+        let Chunked { left, line, last } = match self {
             Body::UntilClose => {
                 each(bytes);
                 return Some((bytes.len(), false));
@@ -72,46 +71,27 @@ impl Body {
         };
         let mut at = 0;
         while at < bytes.len() {
-            let byte = bytes[at];
-            match *state {
-                Chunk::Size(size) => {
-                    at += 1;
-                    *state = match byte {
-                        b'\n' if size == 0 => Chunk::Trailer(false),
-                        b'\n' => Chunk::Data(size),
-                        b'\r' => Chunk::Size(size),
-                        b';' | b' ' => Chunk::Extension(size),
-                        _ => Chunk::Size(size * 16 + char::from(byte).to_digit(16)? as usize),
-                    };
-                }
-                Chunk::Extension(size) => {
-                    at += 1;
-                    if byte == b'\n' {
-                        *state = if size == 0 { Chunk::Trailer(false) } else { Chunk::Data(size) };
-                    }
-                }
-                Chunk::Data(left) => {
-                    let count = (bytes.len() - at).min(left);
-                    each(&bytes[at..at + count]);
-                    at += count;
-                    *state = if count == left { Chunk::DataEnd } else { Chunk::Data(left - count) };
-                }
-                Chunk::DataEnd => {
-                    at += 1;
-                    if byte == b'\n' {
-                        *state = Chunk::Size(0);
-                    }
-                }
-                Chunk::Trailer(any) => {
-                    at += 1;
-                    match byte {
-                        b'\n' if !any => return Some((at, true)),
-                        b'\n' => *state = Chunk::Trailer(false),
-                        b'\r' => {}
-                        _ => *state = Chunk::Trailer(true),
-                    }
-                }
+            if *left > 0 {
+                let count = (bytes.len() - at).min(*left);
+                each(&bytes[at..at + count]);
+                at += count;
+                *left -= count;
+                continue;
             }
+            at += 1;
+            if bytes[at - 1] != b'\n' {
+                line.push(bytes[at - 1]);
+                continue;
+            }
+            let text = std::str::from_utf8(line).ok()?.trim();
+            if text.is_empty() && *last {
+                return Some((at, true));
+            }
+            if !text.is_empty() && !*last {
+                *left = usize::from_str_radix(text.split(';').next()?.trim(), 16).ok()?;
+                *last = *left == 0;
+            }
+            line.clear();
         }
         Some((at, false))
     }

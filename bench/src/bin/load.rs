@@ -126,7 +126,7 @@ impl Plan {
             Kind::Lines => Form::NewLines,
         };
         match self.check {
-            Strictness::Exact => Expected::Bytes(form.body(script, &self.model)),
+            Strictness::Exact => Expected::Bytes(form.parts(script, &self.model).concat()),
             Strictness::Text if form == Form::Json => Expected::Part(answer::text(script)),
             Strictness::Text => Expected::Tokens(script.tokens()),
         }

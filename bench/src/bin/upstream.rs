@@ -17,6 +17,8 @@ use mirrorgate_bench::now;
 use mirrorgate_bench::upstream::{Request, Step, serve};
 use tokio::net::TcpListener;
 
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
 type Bytes = Cow<'static, [u8]>;
 type Steps = Box<dyn Iterator<Item = Step<Bytes>> + Send>;
 
@@ -90,8 +92,9 @@ fn paced(form: Form, script: Script, model: &str) -> impl Iterator<Item = Step<B
         chunk
     };
     let mut closing = chunk(&form.closing(model));
-    closing.extend(b"0\r\n\r\n");
-    let begin = once(Step::Send(opening(form, model).into()));
+    closing.extend(LAST_CHUNK);
+    let opening = [head(form), chunk(&form.opening(model))].concat();
+    let begin = once(Step::Send(opening.into()));
     let first_at = now();
     let last = script.tokens() - 1;
     // Each step is made when its turn comes: first a pause, then the token with the time after it.
@@ -125,33 +128,26 @@ fn json(body: &str) -> String {
     )
 }
 
-/// The head of a stream, with what comes before its first token.
-fn opening(form: Form, model: &str) -> Vec<u8> {
-    let mut bytes = format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: {}\r\nCache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n",
-        form.media_type()
+/// The head of a stream.
+fn head(form: Form) -> Vec<u8> {
+    let media = form.media_type();
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: {media}\r\nCache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
-    .into_bytes();
-    if !form.opening(model).is_empty() {
-        bytes.extend(chunk(&form.opening(model)));
-    }
-    bytes
+    .into_bytes()
 }
 
+/// A chunk of the chunked coding; nothing is none, since an empty one would be the last.
 fn chunk(text: &str) -> Vec<u8> {
-    format!("{:x}\r\n{text}\r\n", text.len()).into_bytes()
+    if text.is_empty() { Vec::new() } else { format!("{:x}\r\n{text}\r\n", text.len()).into_bytes() }
 }
 
 /// An answer that goes out in one write; streamed ones have a chunk for each token all the same.
 fn whole(form: Form, script: Script, model: &str) -> Vec<u8> {
+    let parts = form.parts(script, model);
     if form == Form::Json {
-        return json(&form.body(script, model)).into_bytes();
+        return json(&parts.concat()).into_bytes();
     }
-    let mut bytes = opening(form, model);
-    for number in 0..script.tokens() {
-        bytes.extend(chunk(&form.token(model, number, 0)));
-    }
-    bytes.extend(chunk(&form.closing(model)));
-    bytes.extend(b"0\r\n\r\n");
-    bytes
+    let chunks = parts.iter().map(|part| chunk(part));
+    once(head(form)).chain(chunks).chain(once(LAST_CHUNK.to_vec())).flatten().collect()
 }
