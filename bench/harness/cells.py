@@ -136,7 +136,6 @@ def health_of(result: dict) -> dict:
 @dataclass(frozen=True)
 class Cell:
     name: str
-    title: str
     targets: list[str]
     kind: str = "json"
     model: str = "json"
@@ -158,11 +157,8 @@ class Cell:
 
 def of(settings: Settings) -> list[Cell]:
     counts = [1, 64] if settings.quick else CONNECTIONS
-    targets = ["nginx", "haproxy", "minimal", "mirrorgate", *SLOW]
-    cells = [Cell("start", "Cold start and idle memory", targets, measure=_start)]
-    for count in counts:
-        title, options = f"`/v1` JSON, {connections(count)}", {"connections": count}
-        cells.append(Cell(f"v1-json-{count}", title, FAST + OTHERS + SLOW, options=options))
+    cells = [Cell("start", ["nginx", "haproxy", "minimal", "mirrorgate", *SLOW], measure=_start)]
+    cells += [Cell(f"v1-json-{count}", FAST + OTHERS + SLOW, options={"connections": count}) for count in counts]
     cells += [_streams_50(settings), _lines(settings)]
     cells += [_chat(protocol, state, count) for protocol in PROTOCOLS for state in STATES for count in counts]
     for store in YARDSTICKS if stores.has_postgres() else ["sqlite"]:
@@ -170,41 +166,33 @@ def of(settings: Settings) -> list[Cell]:
     cells.append(_many_streams(1000, 60 if settings.quick else 100, FAST))
     if not settings.quick:
         cells.append(_many_streams(3000, 100, FAST[1:]))
-    cells += [
-        Cell("stale", "Upstream closes connections after 20 ms idle", ["nginx", "mirrorgate"], measure=_stale),
-        Cell("left", "Caller gone, upstream closed", FAST[1:], measure=_left),
-        Cell("health", "`/health` while 64 slow `/api/chat` calls run", ["mirrorgate"], measure=_health),
-    ]
+    cells.append(Cell("stale", ["nginx", "mirrorgate"], measure=_stale))
+    cells.append(Cell("left", FAST[1:], measure=_left))
+    cells.append(Cell("health", ["mirrorgate"], measure=_health))
     return [cell for cell in cells if any(target in settings.targets for target in cell.targets)]
-
-
-def connections(count: int) -> str:
-    return "1 connection" if count == 1 else f"{count} connections"
 
 
 def _streams_50(settings: Settings) -> Cell:
     span = {"warmup_ms": 600, "measure_ms": max(settings.measure_ms, 1500)}
     options = {"connections": 50, "ramp_ms": 200, **span}
-    title = "`/v1` SSE, 50 streams, 5 ms a chunk"
-    return Cell("v1-stream-50", title, STREAMING, "events", "pace-100x5", options=options, figures=streamed)
+    return Cell("v1-stream-50", STREAMING, "events", "pace-100x5", options=options, figures=streamed)
 
 
 def _lines(settings: Settings) -> Cell:
     # Calls that begin together stay together, and lines that come together share a wake-up. So
     # they begin apart, which 212 ms do: over 16 calls that is no multiple of a line's 2 ms.
     options = {"connections": 16, "ramp_ms": 212, "warmup_ms": 700, "measure_ms": max(settings.measure_ms, 2000)}
-    title, targets = "`/api/chat`, NDJSON, 100 lines 2 ms apart, 16 connections", [*FAST, "pooled", "tutorial"]
-    return Cell("chat-lines", title, targets, "chat", "pace-100x2", "lines", MEMORY, "web-chat", options)
+    targets = [*FAST, "pooled", "tutorial"]
+    return Cell("chat-lines", targets, "chat", "pace-100x2", "lines", MEMORY, "web-chat", options)
 
 
 def _chat(protocol: str, state: str, count: int) -> Cell:
-    title = f"`/api/chat`, {PROTOCOLS[protocol]}, {STATES[state]}, {connections(count)}"
     targets, settings = ["mirrorgate"], {}
     if state == "unkept":
         targets, settings = ["nginx", *(["minimal"] if protocol == "web-chat" else []), "mirrorgate"], MEMORY
     raw = "lines" if protocol == "web-chat" else "events"
     options = {"connections": count, "turns": TURNS[state]}
-    return Cell(f"chat-{protocol}-{state}-{count}", title, targets, "chat", "burst-100", raw, settings, protocol, options)
+    return Cell(f"chat-{protocol}-{state}-{count}", targets, "chat", "burst-100", raw, settings, protocol, options)
 
 
 def _kept(store: str, state: str, count: int) -> Cell:
@@ -219,17 +207,14 @@ def _kept(store: str, state: str, count: int) -> Cell:
             cell = replace(cell, settings={"DATABASE_URL": round.cluster.new_database()})
         return closed(round.call(target, cell))
 
-    title = f"`/api/chat` kept in {store}, {STATES[state]}, {connections(count)}"
     targets, options = [YARDSTICKS[store], "mirrorgate"], {"connections": count, "turns": TURNS[state]}
-    return Cell(f"kept-{store}-{state}-{count}", title, targets, "chat", "burst-20", options=options, measure=measure)
+    return Cell(f"kept-{store}-{state}-{count}", targets, "chat", "burst-20", options=options, measure=measure)
 
 
 def _many_streams(count: int, tokens: int, targets: list[str]) -> Cell:
-    title, settings = f"`/v1` SSE, {count} streams at 20 tokens/s", {"MAX_STREAMS": str(count)}
+    load = {"kind": "events", "model": f"pace-{tokens}x50", "figures": streamed}
     options = {"connections": count, "once": True, "ramp_ms": count}
-    return Cell(
-        f"v1-streams-{count}", title, targets, "events", f"pace-{tokens}x50", settings=settings, options=options, figures=streamed
-    )  # fmt: skip
+    return Cell(f"v1-streams-{count}", targets, settings={"MAX_STREAMS": str(count)}, options=options, **load)
 
 
 def _start(round: Round, target: str, cell: Cell) -> dict:

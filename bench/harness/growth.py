@@ -57,7 +57,7 @@ class Growth:
         """The cells of a table, and what each is about, with which its row begins."""
         cells, abouts = [], {}
         for about, more in getattr(self, name)():
-            cells.append(Cell("-".join([name, *map(str, about.values())]), "", [TARGET], **{"figures": grown, **more}))
+            cells.append(Cell("-".join([name, *map(str, about.values())]), [TARGET], **{"figures": grown, **more}))
             abouts[cells[-1].name] = about
         return cells, abouts
 

@@ -18,6 +18,11 @@ PATHS = {
 }
 
 
+# What a load does unless an option says otherwise.
+USUAL = {"connections": 1, "check": "exact", "warmup_ms": 300, "measure_ms": 2000, "once": False, "ramp_ms": 0}
+USUAL |= {"turns": 0, "conversations": [], "think_ms": 0}
+
+
 def begin(target: Server, upstream: Server, kind: str, model: str, **options: object) -> subprocess.Popen[str]:
     """Begins a load; the options are those of the load generator."""
     plan: dict[str, object] = {
@@ -33,7 +38,7 @@ def begin(target: Server, upstream: Server, kind: str, model: str, **options: ob
     pipe = subprocess.PIPE
     process = subprocess.Popen([programs.RELEASE / "load"], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
     assert process.stdin is not None
-    process.stdin.write(json.dumps(plan | options))
+    process.stdin.write(json.dumps(USUAL | plan | options))
     process.stdin.close()
     process.stdin = None
     return process

@@ -140,7 +140,7 @@ def section(results: Results, title: str, cell: str, columns: list[Column], note
 def _completions(results: Results) -> list[str]:
     lines: list[str] = []
     for count in cells.CONNECTIONS:
-        title = f"`/v1/chat/completions`, JSON of 1 KB, {cells.connections(count)}"
+        title = f"`/v1/chat/completions`, JSON of 1 KB, {count} {'connection' if count == 1 else 'connections'}"
         lines += section(results, title, f"v1-json-{count}", JSON)
     streams = {
         "v1-stream-50": "50 streams, a chunk every 5 ms",

@@ -96,31 +96,29 @@ impl Form {
     /// A token.
     pub fn token(self, model: &str, number: usize, time: u64) -> String {
         let text = token(number, time);
-        let line = |open: &str, close: &str| {
-            format!(
-                "{{\"result\":{{{open}\"token\":\"{text}\",\"isThinking\":false,\"isSoftStop\":false,\"messageTag\":\"final\",\"responseId\":\"r-bench\"{close}}}}}\n"
-            )
-        };
         match self {
             Form::Json => text,
             Form::Events => event(model, &format!(r#"{{"content":"{text}"}}"#), "null"),
-            Form::NewLines => line("\"response\":{", "}"),
-            Form::NextLines => line("", ""),
+            Form::NewLines | Form::NextLines => {
+                self.line(&text, r#""isThinking":false,"isSoftStop":false,"messageTag":"final""#)
+            }
         }
     }
 
     /// What comes after the last token.
     pub fn closing(self, model: &str) -> String {
-        let line = |open: &str, close: &str| {
-            format!(
-                "{{\"result\":{{{open}\"token\":\"\",\"isThinking\":false,\"isSoftStop\":true,\"responseId\":\"r-bench\"{close}}}}}\n"
-            )
-        };
         match self {
             Form::Json => String::new(),
             Form::Events => event(model, "{}", "\"stop\"") + "data: [DONE]\n\n",
-            Form::NewLines => line("\"response\":{", "}"),
-            Form::NextLines => line("", ""),
+            Form::NewLines | Form::NextLines => self.line("", r#""isThinking":false,"isSoftStop":true"#),
+        }
+    }
+
+    fn line(self, token: &str, flags: &str) -> String {
+        let fields = format!(r#""token":"{token}",{flags},"responseId":"r-bench""#);
+        match self {
+            Form::NewLines => format!("{{\"result\":{{\"response\":{{{fields}}}}}}}\n"),
+            _ => format!("{{\"result\":{{{fields}}}}}\n"),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fs;
 
 /// CPU time up to a moment, in nanoseconds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy)]
 pub struct Usage {
     /// Of the processes under test.
     pub target: u64,

@@ -64,38 +64,22 @@ struct Plan {
     pids: Vec<u32>,
     own_pids: Vec<u32>,
     connections: u64,
-    #[serde(default = "Plan::exact")]
     check: Strictness,
     /// Calls go round and round; what ends within the second span counts.
-    #[serde(default = "Plan::warmup")]
     warmup_ms: u64,
-    #[serde(default)]
     measure_ms: u64,
     /// Instead: one call a connection, begun evenly within the ramp.
-    #[serde(default)]
     once: bool,
-    #[serde(default)]
     ramp_ms: u64,
     /// Of a tool's calls: how many a conversation has before the next one begins; 0: none is gone on with.
-    #[serde(default)]
     turns: usize,
     /// Conversations to go on with in turn.
-    #[serde(default)]
     conversations: Vec<String>,
     /// Between an answer and the next call of the connection.
-    #[serde(default)]
     think_ms: u64,
 }
 
 impl Plan {
-    fn exact() -> Strictness {
-        Strictness::Exact
-    }
-
-    fn warmup() -> u64 {
-        300
-    }
-
     fn request(&self, conversation: Option<&str>) -> Vec<u8> {
         let Plan { target, path, key, model, .. } = self;
         let message = "Explain it. ".repeat(10);
@@ -357,6 +341,7 @@ impl Caller<'_> {
 }
 
 /// The span in which calls are counted.
+#[derive(Default)]
 struct Window {
     from: u64,
     usage: Usage,
@@ -371,17 +356,7 @@ struct Window {
 
 impl Window {
     fn new(plan: &Plan) -> Self {
-        Window {
-            from: now(),
-            usage: Usage::of(&plan.pids, &plan.own_pids),
-            resident: 0,
-            latencies: Vec::new(),
-            firsts: Vec::new(),
-            transits: Vec::new(),
-            stretches: Vec::new(),
-            chunks: 0,
-            errors: BTreeMap::new(),
-        }
+        Window { from: now(), usage: Usage::of(&plan.pids, &plan.own_pids), ..Window::default() }
     }
 
     fn result(mut self, end: Usage) -> Value {
