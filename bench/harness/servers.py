@@ -55,7 +55,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
+                process_group=0,
             )
         while not self._is_ready():
             if self.process.poll() is not None or time.perf_counter() - begin > START_TIMEOUT:
@@ -95,7 +95,7 @@ class Server:
     def stop(self, patience: float = 5.0) -> None:
         """Asks it to end, and kills it with its workers if it does not."""
         if self.process is not None and self.process.poll() is None:
-            # Its session is its own, so the group is the process and its workers, nobody else's.
+            # Its group is its own: the process and its workers, nobody else.
             os.killpg(self.process.pid, signal.SIGTERM)
             try:
                 self.process.wait(patience)

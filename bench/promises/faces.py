@@ -22,10 +22,10 @@ class Heard:
     code: str = ""
 
 
-def request_of(face: str, message: str, model: str = plans.MODEL) -> tuple[str, dict]:
+def request_of(face: str, message: str, model: str = "") -> tuple[str, dict]:
     if face == TOOL:
-        return CHAT, {"message": message, "model": model}
-    body = {"model": model, "messages": [{"role": "user", "content": message}], "stream": face == SSE}
+        return CHAT, {"message": message} | ({"model": model} if model else {})
+    body = {"model": model or plans.MODEL, "messages": [{"role": "user", "content": message}], "stream": face == SSE}
     if face == SSE:
         body["stream_options"] = {"include_usage": True}
     return V1, body

@@ -76,10 +76,10 @@ class Tally:
         return Row(promise, limit, figure, held, sorted(self.lines), details)
 
 
-async def ask(gateway: Gateway, face: str, message: str, name: str, tally: Tally, model: str = plans.MODEL) -> Heard | None:
+async def ask(gateway: Gateway, face: str, message: str, name: str, tally: Tally, model: str = "") -> Heard | None:
     """What a caller understood of an answer, unless that is wrong by itself."""
     path, body = faces.request_of(face, message, model)
-    key = random.Random(message).choice(gateway.keys)
+    key = random.Random(name).choice(gateway.keys)
     allowed = plans.TIMEOUTS["REQUEST"] + SLACK
     begin = time.monotonic()
     tally.counts["asked"] += 1

@@ -11,7 +11,7 @@ import gzip
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from upstream import End, Endless
@@ -139,26 +139,6 @@ def head(status: str, *headers: str) -> bytes:
     return "\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode()
 
 
-@dataclass
-class Framed:
-    """An answer's bytes on the wire, each piece with whether it is of the body."""
-
-    pieces: list[tuple[bytes, bool]] = field(default_factory=list)
-
-    @property
-    def raw(self) -> bytes:
-        return b"".join(piece for piece, _ in self.pieces)
-
-    def sent(self, count: int) -> int:
-        """How many bytes of the body are in the first so many of all."""
-        body = 0
-        for piece, is_body in self.pieces:
-            part = min(len(piece), count)
-            body += part * is_body
-            count -= part
-        return body
-
-
 def slices(rng: random.Random, body: bytes) -> list[bytes]:
     """The body cut anywhere, also within characters."""
     cuts = sorted(rng.randrange(len(body) + 1) for _ in range(rng.choice([0, 1, 5, 20])))
@@ -170,36 +150,63 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-def framed(answer: Good, length: int | None = None, *headers: str, body: bytes | None = None) -> Framed:
-    """With a length (of its own, or as given), or in chunks where `length` is 0."""
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def sized(answer: Good, body: bytes | None = None, *headers: str, length: object = None) -> bytes:
+    """With the body's length, or another one, in its head."""
     body = answer.body if body is None else body
-    media = f"Content-Type: {answer.media}"
-    if length == 0:
-        pieces: list[tuple[bytes, bool]] = [(head("200 OK", media, "Transfer-Encoding: chunked", *headers), False)]
-        for part in slices(answer.rng, body):
-            pieces += [(b"%x\r\n" % len(part), False), (part, True), (b"\r\n", False)]
-        return Framed([*pieces, (b"0\r\n\r\n", False)])
     announced = len(body) if length is None else length
-    return Framed([(head("200 OK", media, f"Content-Length: {announced}", *headers), False), (body, True)])
+    return head("200 OK", f"Content-Type: {answer.media}", f"Content-Length: {announced}", *headers) + body
 
 
-def either(answer: Good) -> Framed:
-    return framed(answer, 0 if answer.stream or answer.rng.random() < 0.5 else None)
+def opened(answer: Good) -> bytes:
+    """The head of one in chunks."""
+    return head("200 OK", f"Content-Type: {answer.media}", "Transfer-Encoding: chunked")
 
 
-def part_of(answer: Good, frame: Framed) -> tuple[bytes, Verdict]:
+def chunked(answer: Good, body: bytes | None = None) -> bytes:
+    parts = slices(answer.rng, answer.body if body is None else body)
+    return opened(answer) + b"".join(map(chunk, parts)) + LAST_CHUNK
+
+
+def framed(answer: Good, body: bytes | None = None) -> bytes:
+    """As such an answer usually comes."""
+    return chunked(answer, body) if answer.stream else sized(answer, body)
+
+
+def either(answer: Good) -> bytes:
+    return chunked(answer) if answer.stream or answer.rng.random() < 0.5 else sized(answer)
+
+
+def judged(answer: Good, came: int) -> Verdict:
+    """When so many bytes of the body came."""
+    return "may" if came >= answer.complete else "never"
+
+
+def content(body: bytes) -> int:
+    """How many bytes of content are in the beginning of a chunked body."""
+    size, line_end, rest = body.partition(b"\r\n")
+    if not line_end or not size.strip(b"0"):
+        return 0
+    length = int(size, 16)
+    return min(length, len(rest)) + content(rest[length + 2 :])
+
+
+def part_of(answer: Good) -> tuple[bytes, Verdict]:
     """The beginning of an answer, cut anywhere but more often where it matters."""
-    raw = frame.raw
-    begin = len(frame.pieces[0][0])
+    rng, raw = answer.rng, either(answer)
+    begin = raw.index(b"\r\n\r\n") + 4
     places = [
-        lambda: answer.rng.randrange(len(raw)),
-        lambda: answer.rng.randrange(begin),
+        lambda: rng.randrange(len(raw)),
+        lambda: rng.randrange(begin),
         lambda: begin,
-        lambda: len(raw) - answer.rng.randrange(1, min(60, len(raw))),
-        lambda: min(begin + answer.complete + answer.rng.randrange(-40, 40), len(raw) - 1),
+        lambda: len(raw) - rng.randrange(1, min(60, len(raw))),
+        lambda: min(begin + answer.complete + rng.randrange(-40, 40), len(raw) - 1),
     ]
-    at = max(answer.rng.choice(places)(), 1)
-    return raw[:at], "may" if frame.sent(at) >= answer.complete else "never"
+    at = max(rng.choice(places)(), 1)
+    body = raw[begin:at]
+    return raw[:at], judged(answer, content(body) if b"chunked" in raw[:begin] else len(body))
 
 
 # --- faults ---
@@ -228,19 +235,17 @@ def leave(answer: Good) -> Step:
 
 @fault(12)
 def none(answer: Good) -> Script:
-    return answered(answer, either(answer).raw, "must")
+    return answered(answer, either(answer), "must")
 
 
 @fault(30)
 def cut(answer: Good) -> Script:
-    raw, verdict = part_of(answer, either(answer))
-    return answered(answer, raw, verdict, leave(answer))
+    return answered(answer, *part_of(answer), leave(answer))
 
 
 @fault(10)
 def hang(answer: Good) -> Script:
-    raw, verdict = part_of(answer, either(answer))
-    return answered(answer, raw, verdict, End.HANG)
+    return answered(answer, *part_of(answer), End.HANG)
 
 
 @fault(2)
@@ -257,65 +262,55 @@ def close_before_head(answer: Good) -> Script:
 def html(answer: Good) -> Script:
     page = b"<!doctype html><title>Log in</title><form>words of a page</form>" + b" " * answer.rng.randrange(2000)
     media = answer.rng.choice(["text/html; charset=utf-8", "application/json", answer.media])
-    raw = head("200 OK", f"Content-Type: {media}", f"Content-Length: {len(page)}") + page
-    return answered(answer, raw, "never")
+    return answered(answer, sized(replace(answer, media=media), page), "never")
 
 
 @fault(5)
 def garbage(answer: Good) -> Script:
     noise = answer.rng.randbytes(answer.rng.randrange(1, 5000))
-    kind = answer.rng.randrange(3)
-    if kind == 0:
-        return answered(answer, noise, "never", End.CLOSE)
-    if kind == 1:
-        frame = framed(answer, None, body=noise)
-    else:
-        frame = framed(answer, 0, body=noise)
-    return answered(answer, frame.raw, "never")
+    frame = answer.rng.choice([None, sized, chunked])
+    return answered(answer, frame(answer, noise), "never") if frame else answered(answer, noise, "never", End.CLOSE)
 
 
 @fault(4)
 def endless(answer: Good) -> Script:
     """Words, comments, one line, or header lines that never end: fast, or just fast enough."""
-    opened = head("200 OK", f"Content-Type: {answer.media}", "Transfer-Encoding: chunked")
     word = answer.parts[-4] if answer.stream else b" "
     repeated = answer.rng.choice([word, b": still here\n\n" if answer.stream else b"   \n", b"x" * 1000])
     pause = answer.rng.choice([0.0, 0.3, 0.3, 0.3])
     many = chunk(repeated * (1 if pause else 64))
     if answer.rng.random() < 0.15:
         return Script([b"HTTP/1.1 200 OK\r\n", Endless(b"X-More: 1\r\n", 0.1)], "never", answer.text)
-    return Script([opened, Endless(many, pause)], "never", answer.text)
+    return Script([opened(answer), Endless(many, pause)], "never", answer.text)
 
 
 @fault(3)
 def endless_after_its_end(answer: Good) -> Script:
-    opened = head("200 OK", f"Content-Type: {answer.media}", "Transfer-Encoding: chunked")
-    begun = opened + chunk(answer.body)
-    return Script([begun, Endless(chunk(b" \n"), 0.2)], "may", answer.text)
+    return Script([opened(answer) + chunk(answer.body), Endless(chunk(b" \n"), 0.2)], "may", answer.text)
 
 
 @fault(8)
 def wrong_length(answer: Good) -> Script:
     """Too long, too short, none at all, or two that differ."""
-    body = answer.body
-    rng = answer.rng
-    media = f"Content-Type: {answer.media}"
-    kind = rng.randrange(5)
-    if kind == 0:
-        return answered(answer, framed(answer, len(body) + rng.randrange(1, 500)).raw, "may", End.CLOSE)
-    if kind == 1:
-        short = rng.randrange(1, len(body))
-        cut_short = framed(answer, None, body=body[:short])
-        announced = cut_short.raw.replace(b"Content-Length: %d" % short, b"Content-Length: %d" % len(body))
-        return answered(answer, announced, "may" if short >= answer.complete else "never", End.CLOSE)
-    if kind == 2:
-        short = rng.randrange(1, len(body))
-        return answered(answer, framed(answer, short).raw, "may" if short >= answer.complete else "never", End.CLOSE)
-    if kind == 3:
-        odd = rng.choice(["-5", "abc", "1e3", "0x10", "99999999999999999999999"])
-        return answered(answer, head("200 OK", media, f"Content-Length: {odd}") + body, "may", End.CLOSE)
-    two = head("200 OK", media, f"Content-Length: {len(body)}", f"Content-Length: {len(body) - 1}")
-    return answered(answer, two + body, "may", End.CLOSE)
+    body, rng = answer.body, answer.rng
+    odd = ["-5", "abc", "1e3", "0x10", "99999999999999999999999"]
+
+    def too_short() -> tuple[bytes, int]:
+        return sized(answer, length=(short := rng.randrange(1, len(body)))), short
+
+    def cut_short() -> tuple[bytes, int]:
+        return sized(answer, body[: (short := rng.randrange(1, len(body)))], length=len(body)), short
+
+    # With each how much of the body it is fair to read.
+    wrong = [
+        lambda: (sized(answer, length=len(body) + rng.randrange(1, 500)), len(body)),
+        cut_short,
+        too_short,
+        lambda: (sized(answer, length=rng.choice(odd)), len(body)),
+        lambda: (sized(answer, None, f"Content-Length: {len(body) - 1}"), len(body)),
+    ]
+    raw, readable = rng.choice(wrong)()
+    return answered(answer, raw, judged(answer, readable), End.CLOSE)
 
 
 @fault(4)
@@ -323,8 +318,7 @@ def poison(answer: Good) -> Script:
     """A good answer, and behind it on the same connection one that nobody asked for."""
     forged = good({"id": "poison"}, WEB_CHAT if "ndjson" in answer.media else OPENAI, answer.stream)
     said = forged.body.replace(words("poison", 12)[0].strip().encode(), POISON.encode())
-    behind = framed(forged, None, body=said).raw
-    return answered(answer, either(answer).raw + behind, "may")
+    return answered(answer, either(answer) + sized(forged, said), "may")
 
 
 @fault(4)
@@ -333,16 +327,15 @@ def wrong_encoding(answer: Good) -> Script:
     coded: tuple[str, bytes, Verdict] = ("gzip", gzip.compress(answer.body), "may")
     wrong: list[tuple[str, bytes, Verdict]] = [(name, answer.body, "never") for name in ("br", "gzip", "deflate")]
     name, body, verdict = answer.rng.choice([coded, *wrong])
-    return answered(answer, framed(answer, None, f"Content-Encoding: {name}", body=body).raw, verdict)
+    return answered(answer, sized(answer, body, f"Content-Encoding: {name}"), verdict)
 
 
 @fault(4)
 def interim(answer: Good) -> Script:
     status = answer.rng.choice(["100 Continue", "102 Processing", "103 Early Hints", "101 Switching Protocols"])
     hints = ["Link: </x>; rel=preload"] if status.startswith("103") else []
-    steps: list[Step] = [head(status, *hints), answer.rng.choice([0, 0.1])]
     verdict: Verdict = "never" if status.startswith("101") else "may"
-    return Script([*steps, either(answer).raw, End.CLOSE], verdict, answer.text)
+    return answered(answer, head(status, *hints), verdict, answer.rng.choice([0, 0.1]), either(answer), End.CLOSE)
 
 
 @fault(5)
@@ -381,39 +374,35 @@ def status(answer: Good) -> Script:
 @fault(6)
 def bad_chunk(answer: Good) -> Script:
     """Chunked framing that goes wrong after some good chunks."""
-    rng = answer.rng
     body = answer.body
-    at = rng.randrange(len(body))
-    opened = head("200 OK", f"Content-Type: {answer.media}", "Transfer-Encoding: chunked")
-    begun = opened + (chunk(body[:at]) if at else b"")
+    at = answer.rng.randrange(len(body))
+    begun = opened(answer) + (chunk(body[:at]) if at else b"")
     rest = body[at:]
     short = max(len(rest) - 3, 1)
     # With each how much of the body it is fair to read.
-    wrong, readable = rng.choice(
+    wrong, readable = answer.rng.choice(
         [
-            (b"zz\r\n" + rest + b"\r\n0\r\n\r\n", at),
-            (b"-5\r\n" + rest + b"\r\n0\r\n\r\n", at),
+            (b"zz\r\n" + rest + b"\r\n" + LAST_CHUNK, at),
+            (b"-5\r\n" + rest + b"\r\n" + LAST_CHUNK, at),
             (b"fffffffffffffffff\r\n" + rest, at),
-            (b"%x\r\n" % short + rest + b"\r\n0\r\n\r\n", at + short),
+            (b"%x\r\n" % short + rest + b"\r\n" + LAST_CHUNK, at + short),
             (b"%x" % len(rest) + b";" * 20_000 + b"\r\n" + rest, len(body)),
             (b"\r\n\r\n" + rest, at),
         ]
     )
-    return answered(answer, begun + wrong, "may" if readable >= answer.complete else "never", End.CLOSE)
+    return answered(answer, begun + wrong, judged(answer, readable), End.CLOSE)
 
 
 @fault(8)
 def broken_part(answer: Good) -> Script:
     """One event, or line, in the middle is no JSON: what it said is lost."""
-    rng = answer.rng
-    parts = list(answer.parts)
+    rng, parts = answer.rng, list(answer.parts)
     at = rng.randrange(2, len(parts) - 4) if answer.stream else 0
     text = parts[at].rstrip(b"\n")
-    end = parts[at][len(text) :]
-    half = len(text) // 2
-    parts[at] = rng.choice([text[:half], text[:half] + b"\xff\xfe" + text[half:], text[:-1], text[:half] + b"\x00" + text[half:]]) + end
-    verdict: Verdict = "may" if answer.stream else "never"
-    script = answered(answer, framed(answer, 0 if answer.stream else None, body=b"".join(parts)).raw, verdict)
+    half, end = len(text) // 2, parts[at][len(text) :]
+    broken = [text[:half], text[:half] + b"\xff\xfe" + text[half:], text[:-1], text[:half] + b"\x00" + text[half:]]
+    parts[at] = rng.choice(broken) + end
+    script = answered(answer, framed(answer, b"".join(parts)), "may" if answer.stream else "never")
     if "event-stream" in answer.media:
         # The first event names the role and says nothing.
         script.rest = "".join(answer.pieces[: at - 1] + answer.pieces[at:])
@@ -423,14 +412,14 @@ def broken_part(answer: Good) -> Script:
 @fault(6)
 def reported(answer: Good) -> Script:
     """A failure that the upstream tells of in the middle of a good answer."""
-    error = raw_json({"error": {"message": "the model fell over", "type": "server_error", "code": answer.rng.choice([500, "oops", None])}})
+    code = answer.rng.choice([500, "oops", None])
+    error = raw_json({"error": {"message": "the model fell over", "type": "server_error", "code": code}})
     if not answer.stream:
-        return answered(answer, framed(answer, None, body=error).raw, "never")
-    at = answer.rng.randrange(len(answer.parts) - 3)
-    sse = "event-stream" in answer.media
-    parts = [*answer.parts[:at], b"data: " + error + b"\n\n" if sse else error + b"\n"]
-    parts += answer.rng.choice([[], answer.parts[-1:]])
-    return answered(answer, framed(answer, 0, body=b"".join(parts)).raw, "never")
+        return answered(answer, sized(answer, error), "never")
+    told = b"data: " + error + b"\n\n" if "event-stream" in answer.media else error + b"\n"
+    before = answer.parts[: answer.rng.randrange(len(answer.parts) - 3)]
+    after = answer.rng.choice([[], answer.parts[-1:]])
+    return answered(answer, chunked(answer, b"".join([*before, told, *after])), "never")
 
 
 @fault(6)
@@ -438,33 +427,27 @@ def ending(answer: Good) -> Script:
     """An orderly end of the body, and not of the answer, or one that says no more than it must."""
     if not answer.stream:
         value = answer.rng.choice([b"null", b"[]", b"{}", b'""', b'{"choices":[]}', b'{"choices":null}', b"7", b" "])
-        return answered(answer, framed(answer, None, body=value).raw, "never")
-    sse = "event-stream" in answer.media
-    body = answer.body[: answer.complete] + b"\n\n"
-    kind = answer.rng.randrange(3)
-    if kind == 0:
-        return answered(answer, framed(answer, 0, body=body).raw, "may")
-    before = body.rstrip(b"\n").rpartition(b"\n")[0] + b"\n"
-    if kind == 1:
-        return answered(answer, framed(answer, 0, body=before).raw, "never")
-    last = b"data: [DONE]\n\n" if sse else answer.parts[-1]
-    return answered(answer, framed(answer, 0, body=before + last).raw, "may")
+        return answered(answer, sized(answer, value), "never")
+    complete = answer.body[: answer.complete] + b"\n\n"
+    before = complete.rstrip(b"\n").rpartition(b"\n")[0] + b"\n"
+    last = b"data: [DONE]\n\n" if "event-stream" in answer.media else answer.parts[-1]
+    endings: list[tuple[bytes, Verdict]] = [(complete, "may"), (before, "never"), (before + last, "may")]
+    body, verdict = answer.rng.choice(endings)
+    return answered(answer, chunked(answer, body), verdict)
 
 
 @fault(4)
 def trickle(answer: Good) -> Script:
     """A good answer in small pieces with pauses."""
-    raw = either(answer).raw
+    raw = either(answer)
     size = max(len(raw) // 40, 1)
-    steps: list[Step] = []
-    for at in range(0, len(raw), size):
-        steps += [raw[at : at + size], 0.02]
-    return Script(steps, "must", answer.text)
+    pieces = (raw[at : at + size] for at in range(0, len(raw), size))
+    return Script([step for piece in pieces for step in (piece, 0.02)], "must", answer.text)
 
 
 @fault(2)
 def late(answer: Good) -> Script:
-    return Script([1.0, either(answer).raw], "must", answer.text)
+    return Script([1.0, either(answer)], "must", answer.text)
 
 
 @fault(6)
@@ -494,29 +477,20 @@ def odd_head(answer: Good) -> Script:
 
 @fault(4)
 def empty(answer: Good) -> Script:
-    raw = answer.rng.choice(
-        [
-            head("204 No Content"),
-            head("205 Reset", "Content-Length: 0"),
-            head("304 Not Modified"),
-            head("200 OK", f"Content-Type: {answer.media}", "Content-Length: 0"),
-            head("200 OK", f"Content-Type: {answer.media}", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
-            head("200 OK", f"Content-Type: {answer.media}", "Transfer-Encoding: chunked") + chunk(b"\n\n") + b"0\r\n\r\n",
-        ]
-    )
-    return answered(answer, raw, "never")
+    nothing = [head("204 No Content"), head("205 Reset", "Content-Length: 0"), head("304 Not Modified"), sized(answer, b"")]
+    nothing += [opened(answer) + LAST_CHUNK, opened(answer) + chunk(b"\n\n") + LAST_CHUNK]
+    return answered(answer, answer.rng.choice(nothing), "never")
 
 
 def paced(answer: Good, spec: dict) -> Script:
     """A good answer, one part a write, with a pause between them."""
     pause = float(spec["pace"])
-    opened = head("200 OK", f"Content-Type: {answer.media}", "Transfer-Encoding: chunked")
-    steps: list[Step] = [opened + chunk(answer.parts[0])]
+    steps: list[Step] = [opened(answer) + chunk(answer.parts[0])]
     if "batch" in spec:
         steps.append(Together(spec["batch"], int(spec["of"])))
     for part in answer.parts[1:]:
         steps += [pause, chunk(part)]
-    return Script([*steps, b"0\r\n\r\n"], "must", answer.text)
+    return Script([*steps, LAST_CHUNK], "must", answer.text)
 
 
 def script(spec: dict, protocol: str, stream: bool, turn: int = 1, new: bool = True, usage: bool = True) -> Script:
@@ -525,5 +499,5 @@ def script(spec: dict, protocol: str, stream: bool, turn: int = 1, new: bool = T
     if "pace" in spec:
         return paced(answer, spec)
     if "silence" in spec:
-        return Script([float(spec["silence"]), framed(answer).raw], "must", answer.text)
+        return Script([float(spec["silence"]), sized(answer)], "must", answer.text)
     return FAULTS[spec.get("fault", "none")](answer)
