@@ -1,9 +1,8 @@
 """Callers who go on asking while the service or its store fails, and who take it at its word.
 
-Each question has an `Idempotency-Key` and is sent again until its caller is told what became of it; or it is
-sent once, and its caller reads what is kept and goes on from there. What was told is compared with the store at
-the end: what counts as kept is there once, in its order, what surely was not kept is not there, and the upstream
-was paid once for each question.
+Each question has an `Idempotency-Key` and is sent again until its caller is told what became of it. What was
+told is compared with the store at the end: what counts as kept is there once, in its order, what surely was
+not kept is not there, and the upstream was paid once for each question.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ class Word:
 class Load:
     """Callers at one or several replicas, who ask until they are stopped."""
 
-    def __init__(self, gateways: list[Gateway], name: str, padding: int = 0, asks_again: bool = True) -> None:
-        self.gateways, self.name, self.padding, self.asks_again = gateways, name, padding, asks_again
+    def __init__(self, gateways: list[Gateway], name: str, padding: int = 0) -> None:
+        self.gateways, self.name, self.padding = gateways, name, padding
         self.words = [Word(key) for key in gateways[0].keys[:CALLERS]]
         self.wrong: list[str] = []
         self.told: Counter[str] = Counter()
@@ -109,9 +108,6 @@ class Load:
                 await asyncio.sleep(ASK_AGAIN)
                 continue
             except (OSError, TimeoutError, wire.Broken):
-                if not self.asks_again:
-                    word.unknown.add(question)
-                    return await self.found_again(word, conversation)
                 was_broken = True
                 await asyncio.sleep(ASK_AGAIN)
                 continue
@@ -131,21 +127,6 @@ class Load:
             else:
                 self.wrong.append(f"{question[:80]}: status {answer.status}, {said['error']}")
                 return None
-
-    async def found_again(self, word: Word, conversation: str | None) -> str | None:
-        """The conversation to go on with after a crash, with its last question or without it."""
-        while conversation is not None:
-            try:
-                turns = await kept(self.gateways[0], word.key, conversation)
-            except (OSError, TimeoutError, wire.Broken):
-                await asyncio.sleep(ASK_AGAIN)
-                continue
-            if isinstance(turns, str) or self.compared(word, conversation, turns) or len(turns) > len(word.turns[conversation]) + 1:
-                self.wrong.append(f"{conversation}: after a crash {turns}")
-                return None
-            word.turns[conversation] = turns
-            return conversation
-        return None
 
     def acknowledged(self, word: Word, question: str, said: dict) -> str:
         conversation = said["conversation_id"]

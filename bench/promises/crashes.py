@@ -1,54 +1,16 @@
-"""Ends: killed at any moment no acknowledged turn is lost; asked to end, what runs is finished."""
+"""Asked to end, the service finishes what runs."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import random
-import sqlite3
 import time
 from dataclasses import dataclass
 
 from . import faces, plans, wire
-from .callers import Load
 from .gateway import Gateway, serving
-from .table import Row, Run, say
-
-READY_WITHIN = 1.0
-
-
-async def check_kill(run: Run) -> None:
-    rounds = run.size(100, 10)
-    chance = random.Random(20260603)
-    starts: list[float] = []
-    async with serving(run) as (gateway, upstream):
-        load = Load([gateway], "kill", asks_again=False)
-        load.begin()
-        for number in range(rounds):
-            await load.turns(chance.randrange(8, 80))
-            await asyncio.sleep(chance.random() * 0.005)
-            gateway.kill()
-            starts.append(await gateway.started())
-            if number % 25 == 24:
-                say(f"{number + 1} kills")
-        await load.end()
-        await load.settle(upstream)
-        gateway.terminate()
-        if await gateway.ended(10) != 0:
-            load.wrong.append("the service did not end in good order")
-        with sqlite3.connect(gateway.folder / "mirrorgate.db") as database:
-            if (verdict := database.execute("PRAGMA integrity_check").fetchall()) != [("ok",)]:
-                load.wrong.append(f"integrity check: {verdict}")
-    turns = load.told["kept"]
-    figure = f"{rounds} kills, {turns:,} turns, {len(load.wrong)} lost, ready within {max(starts):.2f} s"
-    slow = [f"ready after {start:.2f} s" for start in starts if start > READY_WITHIN]
-    held = not load.wrong and not slow and turns >= rounds
-    limit = f"0 acknowledged turns lost, ready within {READY_WITHIN:.0f} s"
-    details = {"starts": [round(start, 3) for start in starts]}
-    run.add(Row(f"kill -9 x {rounds} under load", limit, figure, held, load.wrong + slow, details))
-
-
-# --- drain ---
+from .table import Row, Run
 
 
 @dataclass

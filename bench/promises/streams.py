@@ -1,4 +1,4 @@
-"""A thousand streams at once, byte by byte; and that again and again, for what does not come back."""
+"""A thousand streams at once, byte by byte, again and again: what does not come back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from .gateway import KEYS, Gateway, serving
 from .table import MIB, Row, Run, mib, percentile, say
 
 COUNT = 1000
-MAX_RSS = 128 * MIB
 MAX_GROWTH = 8 * MIB
 SETTLED = 120.0
 # What a client of the upstream may keep beside its pool: resolver, wakers, log, and the like.
@@ -26,7 +25,6 @@ class Round:
 
     complete: int = 0
     wrong: list[str] = field(default_factory=list)
-    seconds: float = 0.0
     peak: int = 0
 
 
@@ -64,7 +62,6 @@ async def round_of(gateway: Gateway, batch: str, count: int = COUNT, words: int 
     result = Round()
     plan = {"batch": batch, "of": count, "words": words, "pace": pace}
     gateway.forget_peak()
-    begin = time.monotonic()
     async with asyncio.TaskGroup() as group:
         for number in range(count):
             leave = leaving > 0 and number % leaving == 0
@@ -72,23 +69,11 @@ async def round_of(gateway: Gateway, batch: str, count: int = COUNT, words: int 
             if number % 50 == 49:
                 # A caller of each connection is a process of its own elsewhere.
                 await asyncio.sleep(0.01)
-    result.seconds = time.monotonic() - begin
     result.peak = gateway.peak
     return result
 
 
-async def check_streams(run: Run) -> None:
-    async with serving(run) as (gateway, _):
-        idle = gateway.rss
-        result = await round_of(gateway, "streams")
-        held = result.complete == COUNT and result.peak <= MAX_RSS
-        figure = f"{result.complete:,} of {COUNT:,}, RSS {mib(result.peak)}"
-        details = {"RSS when idle": mib(idle), "seconds": round(result.seconds, 1)}
-        limit = f"all complete, byte by byte; RSS <= {mib(MAX_RSS)}"
-        run.add(Row(f"{COUNT:,} streams at once", limit, figure, held, result.wrong, details))
-
-
-async def check_soak(run: Run) -> None:
+async def check(run: Run) -> None:
     length = 600.0 if not run.short else 35.0
     settled = SETTLED if not run.short else 10.0
     # So early the allocator still takes what it will keep.
