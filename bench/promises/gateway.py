@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
-import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -56,19 +54,8 @@ class Gateway(Server):
         """How many lines of the log hold these words."""
         return sum(words in line for line in (self.folder / "log").read_text(errors="replace").splitlines())
 
-    def terminate(self) -> None:
-        os.killpg(self.pid, signal.SIGTERM)
-
-    async def ended(self, seconds: float) -> int | None:
-        """The exit code, or None when it is still there after so many seconds."""
-        assert self.process is not None
-        try:
-            return await asyncio.to_thread(self.process.wait, seconds)
-        except subprocess.TimeoutExpired:
-            return None
-
     async def removed(self) -> None:
-        """Ends it, and throws its folder away."""
+        """Ends it in good order, and throws its folder away."""
         await asyncio.to_thread(self.stop)
         shutil.rmtree(self.folder, ignore_errors=True)
 

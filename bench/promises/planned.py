@@ -24,19 +24,16 @@ class Planned:
         # By plan: for each request the plan before it on the same connection, or None.
         self.ledger: dict[str, list[str | None]] = defaultdict(list)
         self.trapped = 0
-        self.taken = 0
         self.gates: dict[str, Gate] = {}
 
     def reply(self, request: Request) -> Reply:
         if request.path == "/control/ledger":
-            told = {"ledger": self.ledger, "trapped": self.trapped, "taken": self.taken}
-            return Reply.json(told).sized()
+            return Reply.json({"ledger": self.ledger, "trapped": self.trapped}).sized()
         if request.method == "GET" and request.path.endswith("/models"):
             return Reply.json({"object": "list", "data": [{"id": plans.MODEL, "object": "model"}]}).sized()
         if request.method != "POST" or "trap" in request.path or "login" in request.path:
             self.trapped += 1
             return Reply.error(404, "nothing here").sized()
-        self.taken += 1
         try:
             return self.planned(request)
         except (LookupError, RecursionError, TypeError, ValueError):

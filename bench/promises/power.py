@@ -282,8 +282,6 @@ async def record(run: Run, upstream: Upstream, log: Path, told: Told) -> Gateway
         keys = gateway.keys[:CALLERS]
         talkers = [talk(gateway, log, key, f"power-{index}", told, turns) for index, key in enumerate(keys)]
         await asyncio.gather(*talkers)
-        gateway.terminate()
-        await gateway.ended(10)
         return gateway
     finally:
         await gateway.removed()
