@@ -242,8 +242,3 @@ def mirrorgate(
 ) -> Server:
     chosen = WEB_CHAT if protocol == "web-chat" else {}
     return server("mirrorgate", up, settings=chosen | (settings or {}), BINARY=str(binary))
-
-
-def alone(binary: Path, settings: dict[str, str] | None = None) -> Server:
-    """With its demo upstream."""
-    return server("mirrorgate", settings={"UPSTREAM_URL": "", "UPSTREAM_API_KEY": ""} | (settings or {}), BINARY=str(binary))

@@ -28,13 +28,14 @@ QUESTION, ANSWER = "Explain it. " * 10, "The quick brown fox jumps over the lazy
 
 
 class Store:
-    """A folder with a store in it, which the program itself has made, without an upstream of its own."""
+    """A folder with a store in it, which the program itself has made, with no upstream but its demo."""
 
     def __init__(self, binary: Path) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mirrorgate-bench-store-"))
         self.settings = {"DATA_DIR": str(self.folder)}
         self.used: list[str] = []
-        with servers.running(servers.alone(binary, self.settings)):
+        its_own = {"UPSTREAM_URL": "", "UPSTREAM_API_KEY": ""}
+        with servers.running(servers.server("mirrorgate", settings=its_own | self.settings, BINARY=str(binary))):
             pass
 
     @contextmanager

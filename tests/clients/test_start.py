@@ -325,21 +325,6 @@ def test_the_log_holds_no_secret_and_no_prompt(
         assert requests, log
 
 
-def test_figures_of_the_binary_are_printed(binary: Path, capsys: pytest.CaptureFixture[str]):
-    """Prints them beside the goals; a shared machine is no place to assert milliseconds."""
-    result = subprocess.run(
-        [sys.executable, ROOT / "bench/startup", binary, "--runs", "5"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
-    with capsys.disabled():
-        print(f"\n{result.stdout.rstrip()}")
-    assert re.search(r"cold start\D+[\d.]+ ms", result.stdout)
-
-
 def test_a_stop_right_after_the_start_is_a_clean_one(service: Callable[..., Service]):
     gateway = service(start=False)
     for _ in range(10):
