@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from bodies import read_events
+
 from . import plans, wire
 
 V1, CHAT = "/v1/chat/completions", "/api/chat"
 TOOL, JSON, SSE = "tool", "json", "sse"
 # What reading an answer may meet that is none.
-UNREADABLE = (wire.Broken, OSError, LookupError, TypeError, ValueError)
+UNREADABLE = (wire.Broken, OSError, AssertionError, LookupError, TypeError, ValueError)
 
 
 @dataclass
@@ -56,17 +58,17 @@ def told(error: dict) -> str:
 
 
 def heard_stream(answer: wire.Answer) -> Heard:
-    events = wire.events(answer.body)
-    last = events[-1] if events else b""
-    values = [json.loads(event) for event in events if event != b"[DONE]"]
+    events = read_events(answer.body.decode())
+    last = events[-1] if events else ""
+    values = [json.loads(event) for event in events if event != "[DONE]"]
     failures = [value["error"] for value in values if value.get("error")]
     choices = [choice for value in values for choice in value.get("choices") or []]
     text = "".join(choice["delta"].get("content") or "" for choice in choices)
     if failures:
-        if last == b"[DONE]":
+        if last == "[DONE]":
             raise wire.Broken("[DONE] after a failure")
         return Heard(False, text, told(failures[-1]))
-    if last != b"[DONE]":
+    if last != "[DONE]":
         raise wire.Broken("neither a failure nor [DONE] ends the stream")
     if not any(choice.get("finish_reason") for choice in choices):
         raise wire.Broken("no finish_reason")

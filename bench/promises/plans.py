@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
+import bodies
 from upstream import End, Endless
 
 OPENAI, WEB_CHAT = "openai", "web-chat"
 MODEL = "mirror-large"
-POISON = "these words belong to nobody's question"
 # Seconds; the gateway under faults is given these.
 TIMEOUTS = {"CONNECT": 2.0, "FIRST_BYTE": 3.0, "IDLE": 2.0, "REQUEST": 6.0}
 
@@ -78,21 +78,13 @@ def words(ident: str, count: int, turn: int = 1) -> list[str]:
 
 def openai_parts(ident: str, pieces: list[str], usage: bool = True) -> list[bytes]:
     """The events of a stream as OpenAI writes them: the last but one with usage, `[DONE]` last."""
-
-    def event(choices: list, **more: object) -> bytes:
-        head = {"id": f"chatcmpl-{ident}", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
-        return b"data: " + raw_json(head | {"choices": choices} | more) + b"\n\n"
-
-    def choice(delta: dict, finish: str | None = None) -> list:
-        return [{"index": 0, "delta": delta, "finish_reason": finish}]
-
-    events = [event(choice({"role": "assistant", "content": ""}))]
-    events += [event(choice({"content": piece})) for piece in pieces]
-    events.append(event(choice({}, "stop")))
+    head = {"id": f"chatcmpl-{ident}", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
+    said: list[tuple[dict, str | None]] = [({"role": "assistant", "content": ""}, None)]
+    said += [*(({"content": piece}, None) for piece in pieces), ({}, "stop")]
+    chunks = [head | {"choices": [{"index": 0, "delta": delta, "finish_reason": end}]} for delta, end in said]
     if usage:
-        spent = {"prompt_tokens": 3, "completion_tokens": len(pieces), "total_tokens": 3 + len(pieces)}
-        events.append(event([], usage=spent))
-    return [*events, b"data: [DONE]\n\n"]
+        chunks.append(head | {"choices": [], "usage": bodies.USAGE})
+    return [*(b"data: " + raw_json(chunk) + b"\n\n" for chunk in chunks), bodies.DONE]
 
 
 def good(spec: dict, protocol: str, stream: bool, turn: int = 1, new: bool = True, usage: bool = True) -> Good:
@@ -101,34 +93,15 @@ def good(spec: dict, protocol: str, stream: bool, turn: int = 1, new: bool = Tru
     pieces = words(ident, int(spec.get("words", 12)), turn)
     text = "".join(pieces)
     if protocol == WEB_CHAT:
-        response = f"response-{ident}"
-
-        def line(fields: dict) -> bytes:
-            fields = {"responseId": response, "isSoftStop": False} | fields
-            return raw_json({"result": {"response": fields} if new else fields}) + b"\n"
-
-        parts = [raw_json({"result": {"conversation": {"conversationId": f"conversation-{ident}"}}}) + b"\n"] * new
-        parts.append(line({"token": "Let me think.", "isThinking": True}))
-        parts += [line({"token": piece, "isThinking": False}) for piece in pieces]
-        parts.append(line({"token": "", "isThinking": False, "isSoftStop": True}))
-        complete = sum(map(len, parts)) - 1
-        parts.append(line({"modelResponse": {"message": text, "responseId": response}}))
+        parts = bodies.web_chat_lines(text, f"response-{ident}", f"conversation-{ident}" if new else None)
+        complete = sum(map(len, parts[:-1])) - 1
         return Good(parts, "application/x-ndjson", text, complete, True, rng)
     if stream:
         parts = openai_parts(ident, pieces, usage)
         after = 2 if usage else 1
         complete = sum(map(len, parts[:-after])) - 2
         return Good(parts, "text/event-stream", text, complete, True, rng, pieces)
-    message = {"role": "assistant", "content": text}
-    whole = {
-        "id": f"chatcmpl-{ident}",
-        "object": "chat.completion",
-        "created": 1,
-        "model": MODEL,
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8},
-    }
-    body = raw_json(whole)
+    body = raw_json(bodies.completion(MODEL, text) | {"id": f"chatcmpl-{ident}"})
     return Good([body], "application/json", text, len(body), False, rng)
 
 
@@ -317,8 +290,7 @@ def wrong_length(answer: Good) -> Script:
 def poison(answer: Good) -> Script:
     """A good answer, and behind it on the same connection one that nobody asked for."""
     forged = good({"id": "poison"}, WEB_CHAT if "ndjson" in answer.media else OPENAI, answer.stream)
-    said = forged.body.replace(words("poison", 12)[0].strip().encode(), POISON.encode())
-    return answered(answer, either(answer) + sized(forged, said), "may")
+    return answered(answer, either(answer) + sized(forged), "may")
 
 
 @fault(4)

@@ -8,6 +8,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from bodies import read_events
+
 from . import faces, plans, wire
 from .gateway import KEYS, Gateway, serving
 from .table import MIB, Row, Run, mib, percentile, say
@@ -44,13 +46,13 @@ async def one(gateway: Gateway, number: int, batch: str, result: Round, plan: di
                     if len(exchange.raw) > len(expected) // 2:
                         return
             answer = await exchange.answer()
-        heard = b"".join(b"data: " + event + b"\n\n" for event in wire.events(answer.body)) if answer.status == 200 else b""
+        heard = b"".join(b"data: %s\n\n" % event.encode() for event in read_events(answer.body.decode())) if answer.status == 200 else b""
         if heard == expected:
             result.complete += 1
         else:
             got = answer.body[:200] if answer.status != 200 else faces.differ(heard, expected)
             result.wrong.append(f"{ident}: status {answer.status}, {got}")
-    except (wire.Broken, OSError, TimeoutError) as error:
+    except (TimeoutError, *faces.UNREADABLE) as error:
         result.wrong.append(f"{ident}: {error!r}")
     finally:
         if exchange is not None:

@@ -156,14 +156,3 @@ async def mute(port: int, asked: bytes) -> socket.socket:
     await loop.sock_connect(caller, (HOST, port))
     await loop.sock_sendall(caller, asked)
     return caller
-
-
-def events(body: bytes) -> list[bytes]:
-    """The data of server-sent events, without comments."""
-    blocks = body.split(b"\n\n")
-    if blocks.pop():
-        raise Broken("the last event is cut")
-    lines = [block for block in blocks if not block.startswith(b":")]
-    if bad := [line for line in lines if not line.startswith(b"data: ") or b"\n" in line]:
-        raise Broken(f"no `data:` line: {bad[0][:80]!r}")
-    return [line.removeprefix(b"data: ") for line in lines]
