@@ -11,6 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import postgres
+
 from . import load, servers, stores, yardsticks
 from .servers import KEY, Server
 
@@ -54,7 +56,7 @@ class Round:
         self.settings = settings
         self.stack = ExitStack()
         self.slow: dict[str, Server] = {}
-        self._cluster: stores.postgres.Cluster | None = None
+        self._cluster: postgres.Cluster | None = None
 
     def __enter__(self) -> Round:
         self.upstream = self.stack.enter_context(servers.running(servers.server("upstream")))
@@ -64,7 +66,7 @@ class Round:
         self.stack.close()
 
     @property
-    def cluster(self) -> stores.postgres.Cluster:
+    def cluster(self) -> postgres.Cluster:
         """A private PostgreSQL, which is there for the rest of the round."""
         self._cluster = self._cluster or self.stack.enter_context(stores.cluster())
         return self._cluster

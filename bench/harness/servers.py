@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
+
+from postgres import free_port
 
 from . import programs
 from .programs import RELEASE, SERVERS, TARGET
@@ -130,23 +131,6 @@ def running(server: Server) -> Iterator[Server]:
         # The minimal proxy has nothing to finish, and takes a second for it.
         server.stop(0 if server.name == "minimal" else 5)
         shutil.rmtree(server.folder, ignore_errors=True)
-
-
-_given: set[int] = set()
-
-
-def free_port() -> int:
-    """A port below the range that outgoing connections take theirs from."""
-    for port in range(18_000 + os.getpid() % 4000, 32_000):
-        with socket.socket() as probe:
-            try:
-                probe.bind((HOST, port))
-                if port not in _given:
-                    _given.add(port)
-                    return port
-            except OSError:
-                continue
-    raise SystemExit("no free port")
 
 
 # --- what is compared ---

@@ -7,20 +7,16 @@ import json
 import secrets
 import shutil
 import sqlite3
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import servers
-from .programs import ROOT
-from .servers import KEY
+import postgres
 
-# The tests' private server, which asks for nothing but Debian's package.
-sys.path.append(str(ROOT / "tests" / "clients"))
-import postgres  # noqa: E402
+from . import servers
+from .servers import KEY
 
 # Conversations that a measurement goes on with: so many that none grows much by it.
 MOST_USED = 5000

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 
-def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    rule = ["---"] + ["---:"] * (len(header) - 1)
+def table(header: list[str], rows: list[list[str]], others: str = "---:") -> list[str]:
+    """The first column is one of words; the others are figures, unless told otherwise."""
+    rule = ["---"] + [others] * (len(header) - 1)
     return ["| " + " | ".join(cells) + " |" for cells in [header, rule, *rows]]
 
 

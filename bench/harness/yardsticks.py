@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .stores import postgres
+import postgres
 
 # As much as a small turn adds to SQLite's log, which is then used from its beginning again.
 WRITTEN = 8192

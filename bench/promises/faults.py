@@ -19,7 +19,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.servers import HOST, Server, free_port, running
+from harness.servers import HOST, Server, running
+from postgres import free_port
 
 from . import faces, plans, wire
 from .faces import JSON, SSE, TOOL, Heard, differ

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from harness.servers import HOST, Server, free_port
+from harness.servers import HOST, Server
+from postgres import free_port
 
 from . import wire
 from .planned import Upstream

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from harness import machine
+from harness.tables import table
 
 MIB = 1 << 20
 HEADING = "## The last full run"
@@ -64,24 +65,16 @@ def mib(count: float) -> str:
 
 
 def where(binary: Path) -> dict[str, str]:
-    """Where and when."""
-    about = machine.describe()
-    return {
-        "date": about["date"],
-        "program": f"{machine.output(str(binary), '-V')}, commit {about['commit']}",
-        "processor": f"{about['processor']}, {about['cores']} cores",
-        "load before": " ".join(f"{value:.1f}" for value in os.getloadavg()),
-        "system": about["system"],
-        "python": about["python"],
-    }
+    """What was tried, where and when."""
+    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
+    return {"program": machine.output(str(binary), "-V"), **machine.describe(), "load before": load}
 
 
 def markdown(run: Run, where: dict[str, str], seconds: float) -> str:
     rows = [[row.promise, row.limit, row.figure, "yes" if row.held else "**no**"] for row in run.rows]
     kind = "short form" if run.short else "full form"
     told = "; ".join(f"{name}: {value}" for name, value in where.items())
-    lines = ["| promise | promised | figure | held |", "| --- | --- | --- | --- |"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines = table(["promise", "promised", "figure", "held"], rows, "---")
     lines += ["", f"The {kind}, {seconds / 60:.0f} minutes: {told}."]
     broken = [(row.promise, line) for row in run.rows if not row.held for line in row.faults[:10]]
     if broken:
