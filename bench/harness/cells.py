@@ -92,9 +92,9 @@ class Round:
                 self.slow[target] = self.stack.enter_context(servers.running(self.server(target)))
             return load.call(self.slow[target], self.upstream, *call, **options)
         with servers.running(self.server(target, cell.protocol, cell.settings)) as process:
-            there = {"start_ms": process.started_in * 1e3, "idle_bytes": process.memory()}
+            beside = {"start_ms": process.started_in * 1e3, "idle_mb": process.memory() / 1e6}
             result = load.call(process, self.upstream, *call, **options)
-            return there | result | cell.after(self, process)
+            return result | {"beside": beside | cell.after(self, process)}
 
 
 def closed(result: dict) -> dict:
@@ -132,6 +132,7 @@ def health_of(result: dict) -> dict:
         "error_kinds": result["errors"],
         "foreign_share": result["foreign_share"],
         "stolen_share": result["stolen_share"],
+        **result.get("beside", {}),
     }
 
 

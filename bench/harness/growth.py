@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -36,17 +37,6 @@ MARGIN = 4 << 20
 # How long it is looked at while nobody asks, in seconds: twice the store's keys are read again.
 IDLE = 4.0
 TARGET = "mirrorgate"
-# Of what a cell measures beside the load.
-BESIDE = ("start_ms", "file_mb", "next_p50_us", "page_us", "idle_share", "alone_p50_us")
-
-
-def grown(result: dict) -> dict:
-    """The figures of a cell: those of bench/run, and what was measured beside."""
-    return closed(result) | {name: result[name] for name in BESIDE if name in result}
-
-
-def grown_streams(result: dict) -> dict:
-    return streamed(result) | {"stream_kb": (result["resident_bytes"] - result["idle_bytes"]) / 1e3 / result["requests"]}
 
 
 class Growth:
@@ -57,7 +47,7 @@ class Growth:
         """The cells of a table, and what each is about, with which its row begins."""
         cells, abouts = [], {}
         for about, more in getattr(self, name)():
-            cells.append(Cell("-".join([name, *map(str, about.values())]), [TARGET], **{"figures": grown, **more}))
+            cells.append(Cell("-".join([name, *map(str, about.values())]), [TARGET], **more))
             abouts[cells[-1].name] = about
         return cells, abouts
 
@@ -78,7 +68,7 @@ class Growth:
 
     def streams(self) -> list[tuple[dict, dict]]:
         settings = {"MAX_STREAMS": str(max(STREAMS))}
-        load = {"kind": "events", "model": "pace-60x50", "figures": grown_streams, "settings": settings}
+        load = {"kind": "events", "model": "pace-60x50", "figures": streamed, "settings": settings}
         spans = {count: {"connections": count, "once": True, "ramp_ms": min(count, 1000)} for count in STREAMS}
         return [({"streams": count}, load | {"options": spans[count]}) for count in self.sizes(STREAMS, 1)]
 
@@ -176,7 +166,7 @@ def page(round: Round, process: Server) -> dict:
 
 
 def near_the_limit(store: stores.Store, round: Round, target: str, cell: Cell) -> dict:
-    seen = grown(round.call(target, cell))
+    seen = closed(round.call(target, cell))
     settings = store.settings | {"KEY_STORAGE_BYTES": str(store.kept_bytes() + MARGIN)}
     near = closed(round.call(target, replace(cell, settings=settings, after=nothing)))
     return seen | {"near_us": near["cpu_us"], "errors": seen["errors"] + near["errors"]}
@@ -216,6 +206,11 @@ def to_the_first(results: Results, cell: str, target: str = TARGET) -> float | N
     return results.ratio(cell, target, target, "cpu_us", first)
 
 
+def kb_of_each(results: Results, cell: str, target: str) -> str:
+    grown = statistics.median(values["resident_mb"] - values["idle_mb"] for values in results.of(cell, target))
+    return whole(grown * 1e3 / int(cell.rpartition("-")[2]))
+
+
 RATIO: Column = ("to the first", lambda *of: times(to_the_first(*of)))
 # By the name of a function of `Growth`.
 TABLES: dict[str, tuple[str, str, list[str], list[Column]]] = {
@@ -223,7 +218,7 @@ TABLES: dict[str, tuple[str, str, list[str], list[Column]]] = {
         "Streams at once",
         "`/v1` SSE, 20 tokens a second each; a single stream wakes an idle processor for each chunk.",
         ["streams"],
-        [cpu_of("chunk", "cpu_chunk_us"), CHUNK_P50, CHUNK_P99, RSS, ("KB/stream", median("stream_kb", whole)), ERRORS],
+        [cpu_of("chunk", "cpu_chunk_us"), CHUNK_P50, CHUNK_P99, RSS, ("KB/stream", kb_of_each), ERRORS],
     ),
     "turns": (
         "Turns of a conversation",
