@@ -11,15 +11,9 @@ import time
 from pathlib import Path
 
 from .programs import ROOT, SERVERS, SYSTEM
+from .servers import PROGRAMS
 
 PINS = (SERVERS / "requirements.txt", SERVERS / "requirements-litellm.txt", SERVERS / "portkey/package.json")
-# With each target the packages whose versions are told.
-PACKAGES = {
-    "pooled": ["fastapi", "uvicorn", "httpx"],
-    "tutorial": ["requests"],
-    "portkey": ["portkey"],
-    "litellm": ["litellm"],
-}
 
 
 def describe() -> dict[str, str]:
@@ -39,12 +33,10 @@ def describe() -> dict[str, str]:
 def versions(targets: list[str]) -> dict[str, str]:
     """Of the programs that mirrorgate is compared with."""
     pins = "\n".join(path.read_text() for path in PINS)
-    told = {"nginx": _found(r"nginx/([\d.]+)", output("nginx", "-v"))}
-    if "haproxy" in targets:
-        told["haproxy"] = _found(r"version ([\d.]+)", output("haproxy", "-v"))
-    for name in (name for target, names in PACKAGES.items() if target in targets for name in names):
-        told[name] = _found(rf'^{name}==(.+)$|"@{name}-ai/gateway": "(.+)"', pins)
-    return told
+    packages = (name for target in targets if target in PROGRAMS for name in PROGRAMS[target].packages)
+    told = {name: _found(rf'^{name}==(.+)$|"@{name}-ai/gateway": "(.+)"', pins) for name in packages}
+    installed = (program for program in ("nginx", "haproxy") if program in targets)
+    return {program: _found(r"(?:/|version )([\d.]+)", output(program, "-v")) for program in installed} | told
 
 
 def output(program: str, *arguments: object) -> str:

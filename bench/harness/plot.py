@@ -6,18 +6,11 @@ import math
 from html import escape
 
 from .results import Results
+from .servers import PROGRAMS
 from .tables import us
 
-LABELS = {
-    "nginx": "nginx",
-    "haproxy": "HAProxy",
-    "minimal": "minimal actix + awc",
-    "mirrorgate": "mirrorgate",
-    "pooled": "FastAPI + httpx",
-    "tutorial": "FastAPI + requests",
-    "portkey": "Portkey",
-    "litellm": "LiteLLM proxy",
-}
+# Shown in this order, by what comes before the comma of its title.
+SHOWN = ("nginx", "haproxy", "minimal", "mirrorgate", "pooled", "tutorial", "portkey", "litellm")
 PANELS = [
     ("v1-json-64", "cpu_us", "CPU time of a JSON request, µs"),
     ("v1-stream-50", "cpu_chunk_us", "CPU time of a streamed chunk, µs"),
@@ -27,7 +20,7 @@ ROW, BAR, TOP, LABEL, WIDTH, GAP = 26, 16, 44, 140, 250, 70
 
 def svg(results: Results) -> str | None:
     panels = [
-        (title, {t: v for t in LABELS if (v := results.median(cell, t, metric))}) for cell, metric, title in PANELS
+        (title, {t: v for t in SHOWN if (v := results.median(cell, t, metric))}) for cell, metric, title in PANELS
     ]
     panels = [(title, values) for title, values in panels if values]
     if not panels:
@@ -66,10 +59,10 @@ def _panel(left: int, title: str, values: dict[str, float]) -> list[str]:
         power *= 10
     for row, (target, value) in enumerate(values.items()):
         y = TOP + row * ROW
-        own = target == "mirrorgate"
+        own, label = target == "mirrorgate", PROGRAMS[target].title.partition(",")[0].strip("*")
         fill, weight = ("#0969da", "600") if own else ("#8c959f", "400")
         parts += [
-            f'<text x="{left - 8}" y="{y + 12}" text-anchor="end" font-weight="{weight}" fill="#1f2328">{escape(LABELS[target])}</text>',
+            f'<text x="{left - 8}" y="{y + 12}" text-anchor="end" font-weight="{weight}" fill="#1f2328">{escape(label)}</text>',
             f'<rect x="{left}" y="{y}" width="{max(x(value), 1):.1f}" height="{BAR}" rx="2" fill="{fill}"/>',
             f'<text x="{left + x(value) + 6:.1f}" y="{y + 12}" font-weight="{weight}" fill="#1f2328">{us(value)}</text>',
         ]

@@ -7,23 +7,17 @@ from collections.abc import Callable
 from . import cells
 from .goals import goals
 from .results import Results
+from .servers import PROGRAMS
 from .tables import ms, percent, rounded, stretch, table, times, us, whole
 
 NAMES = {
     "direct": "direct, no proxy",
-    "nginx": "nginx, plain proxy",
-    "nginx-log": "nginx, a line of JSON a request",
-    "haproxy": "HAProxy, plain proxy",
-    "minimal": "minimal actix + awc",
-    "mirrorgate": "**mirrorgate**",
-    "pooled": "FastAPI + httpx, 2 workers",
-    "tutorial": "FastAPI + requests",
-    "portkey": "Portkey's gateway",
-    "litellm": "LiteLLM proxy",
+    **{name: program.title for name, program in PROGRAMS.items()},
     "disk": "the disk, fdatasync",
     "pgbench": "pgbench, one INSERT",
 }
-VERSIONS = ("rust", "nginx", "python", "fastapi", "uvicorn", "httpx", "requests", "haproxy", "portkey", "litellm")
+# What is known of the machine beside versions.
+PLACE = ("date", "processor", "cores", "system", "commit")
 
 # What stands in a column for a cell and a target.
 Figure = Callable[[Results, str, str], str]
@@ -92,7 +86,7 @@ def kept(yardstick: str) -> list[Column]:
 
 def lines(results: Results, about: dict[str, str], command: str, rounds: int) -> list[str]:
     how_often = "1 round" if rounds == 1 else f"{rounds} rounds, interleaved; medians of the quiet ones"
-    versions = {name: about[name].removeprefix("rustc ").split(" ")[0] for name in VERSIONS if name in about}
+    versions = {name: about[name].removeprefix("rustc ").split(" ")[0] for name in about if name not in PLACE}
     written = [
         "# Results",
         "",

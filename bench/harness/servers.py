@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,6 +140,7 @@ def running(server: Server) -> Iterator[Server]:
 class Program:
     """How one is started: `$PORT`, `$FOLDER`, `$KEY`, `$UPSTREAM` and the words stand for what is known only then."""
 
+    title: str
     command: str
     environment: dict[str, str] = field(default_factory=dict)
     # A file of bench/servers that is written into the folder, with the same replaced in it.
@@ -147,32 +148,25 @@ class Program:
     words: dict[str, str] = field(default_factory=dict)
     ready: str = "/health"
     header: str = ""
+    # How it is installed where it is not there already, and the packages whose versions are told.
+    install: Callable[[], Path] | None = None
+    packages: tuple[str, ...] = ()
 
 
 UVICORN = f"{TARGET}/venv/bin/uvicorn --app-dir {SERVERS} --port $PORT --no-access-log --log-level warning"
 NGINX = "nginx -p $FOLDER -c $FOLDER/nginx.conf -e stderr"
+# In the order of the tables.
 PROGRAMS = {
-    "upstream": Program(f"{RELEASE}/upstream $PORT $IDLE", words={"IDLE": "0"}, ready="/v1/models"),
-    "minimal": Program(f"{RELEASE}/minimal $PORT http://$UPSTREAM"),
-    "nginx": Program(NGINX, config="nginx.conf", words={"LOG": "off"}),
-    "nginx-log": Program(NGINX, config="nginx.conf", words={"LOG": "access.log line"}),
-    "haproxy": Program("haproxy -db -f $FOLDER/haproxy.cfg", config="haproxy.cfg"),
-    "pooled": Program(f"{UVICORN} --workers 2 pooled:app", {"BENCH_UPSTREAM": "http://$UPSTREAM"}),
-    "tutorial": Program(f"{UVICORN} tutorial:app", {"BENCH_UPSTREAM": "http://$UPSTREAM"}),
-    "portkey": Program(
-        f"node {TARGET}/portkey/node_modules/@portkey-ai/gateway/build/start-server.js --headless --port=$PORT",
-        {"NODE_ENV": "production"},
-        ready="/",
-        header='x-portkey-config: {"provider": "openai", "api_key": "$KEY", "custom_host": "http://$UPSTREAM/v1"}',
+    "upstream": Program("", f"{RELEASE}/upstream $PORT $IDLE", words={"IDLE": "0"}, ready="/v1/models"),
+    "nginx": Program("nginx, plain proxy", NGINX, config="nginx.conf", words={"LOG": "off"}),
+    "nginx-log": Program(
+        "nginx, a line of JSON a request", NGINX, config="nginx.conf", words={"LOG": "access.log line"}
     ),
-    "litellm": Program(
-        f"{TARGET}/venv-litellm/bin/litellm --config $FOLDER/litellm.yaml --host 127.0.0.1 --port $PORT",
-        {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"},
-        config="litellm.yaml",
-        ready="/health/liveliness",
-    ),
+    "haproxy": Program("HAProxy, plain proxy", "haproxy -db -f $FOLDER/haproxy.cfg", config="haproxy.cfg"),
+    "minimal": Program("minimal actix + awc", f"{RELEASE}/minimal $PORT http://$UPSTREAM"),
     # As a user runs it: keys, log of every request, a store on disk.
     "mirrorgate": Program(
+        "**mirrorgate**",
         "$BINARY",
         {
             "HOST": HOST,
@@ -185,13 +179,38 @@ PROGRAMS = {
             "LOG_FORMAT": "json",
         },
     ),
-}
-# How each is installed that is not there already.
-INSTALLED = {
-    "pooled": programs.wrappers,
-    "tutorial": programs.wrappers,
-    "litellm": programs.litellm,
-    "portkey": programs.portkey,
+    "pooled": Program(
+        "FastAPI + httpx, 2 workers",
+        f"{UVICORN} --workers 2 pooled:app",
+        {"BENCH_UPSTREAM": "http://$UPSTREAM"},
+        install=programs.wrappers,
+        packages=("fastapi", "uvicorn", "httpx"),
+    ),
+    "tutorial": Program(
+        "FastAPI + requests",
+        f"{UVICORN} tutorial:app",
+        {"BENCH_UPSTREAM": "http://$UPSTREAM"},
+        install=programs.wrappers,
+        packages=("requests",),
+    ),
+    "portkey": Program(
+        "Portkey's gateway",
+        f"node {TARGET}/portkey/node_modules/@portkey-ai/gateway/build/start-server.js --headless --port=$PORT",
+        {"NODE_ENV": "production"},
+        ready="/",
+        header='x-portkey-config: {"provider": "openai", "api_key": "$KEY", "custom_host": "http://$UPSTREAM/v1"}',
+        install=programs.portkey,
+        packages=("portkey",),
+    ),
+    "litellm": Program(
+        "LiteLLM proxy",
+        f"{TARGET}/venv-litellm/bin/litellm --config $FOLDER/litellm.yaml --host 127.0.0.1 --port $PORT",
+        {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"},
+        config="litellm.yaml",
+        ready="/health/liveliness",
+        install=programs.litellm,
+        packages=("litellm",),
+    ),
 }
 
 
