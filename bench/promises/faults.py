@@ -13,12 +13,11 @@ import asyncio
 import json
 import random
 import re
-import sys
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from harness import programs
 from harness.servers import HOST, Server, running
 from postgres import free_port
 
@@ -189,7 +188,8 @@ RATES = """
 
 async def llmock_faults(run: Run, count: int) -> None:
     """The same with a program that others wrote, for whose faults its own journal stands."""
-    program, port = Path(sys.executable).with_name("llmock"), free_port()
+    folder = programs.venv(programs.BENCH / "promises/requirements.txt", programs.ROOT / "target/battery")
+    program, port = folder / "llmock", free_port()
     command = [program, "serve", "--host", HOST, "--port", port, "--response-style", "echo", "--log-level", "critical"]
     mock = Server("llmock", [*map(str, command), "--tool-mode", "off", *RATES], {}, port)
     named = {"UPSTREAM_URL": f"http://{mock.address}", "UPSTREAM_API_KEY": "sk-llmock-0123456789"}
