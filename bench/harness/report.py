@@ -8,7 +8,7 @@ from . import cells
 from .goals import goals
 from .results import Results
 from .servers import PROGRAMS
-from .tables import ms, percent, rounded, stretch, table, times, us, whole
+from .tables import Form, ms, percent, rounded, stretch, table, times, us, whole
 
 NAMES = {
     "direct": "direct, no proxy",
@@ -24,7 +24,7 @@ Figure = Callable[[Results, str, str], str]
 Column = tuple[str, Figure]
 
 
-def median(metric: str, form: Callable[[float | None], str], of: str = "") -> Figure:
+def median(metric: str, form: Form, of: str = "") -> Figure:
     return lambda results, cell, target: form(results.median(cell, of or target, metric))
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
+Form = Callable[[float | None], str]
+
 
 def table(header: list[str], rows: list[list[str]], others: str = "---:") -> list[str]:
     """The first column is one of words; the others are figures, unless told otherwise."""
@@ -9,39 +14,25 @@ def table(header: list[str], rows: list[list[str]], others: str = "---:") -> lis
     return ["| " + " | ".join(cells) + " |" for cells in [header, rule, *rows]]
 
 
-def fixed(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:,.{digits}f}"
+def form(digits: int, large: float = math.inf, fewer: int = 0, scale: float = 1.0, unit: str = "") -> Form:
+    """With so many digits, and fewer of what is large."""
+
+    def written(value: float | None) -> str:
+        if value is None:
+            return ""
+        value *= scale
+        return f"{value:,.{digits if abs(value) < large else fewer}f}{unit}"
+
+    return written
 
 
-def us(value: float | None) -> str:
-    return fixed(value, 1 if value is not None and value < 1000 else 0)
-
-
-def ms(value: float | None) -> str:
-    """Of microseconds."""
-    return "" if value is None else fixed(value / 1e3, 2 if abs(value) < 10_000 else 1)
-
-
-def rounded(value: float | None) -> str:
-    """Of milliseconds, or of megabytes."""
-    return fixed(value, 1 if value is not None and value < 100 else 0)
-
-
-def whole(value: float | None) -> str:
-    return fixed(value, 0)
-
-
-def stretch(value: float | None) -> str:
-    return fixed(value, 3)
-
-
-def times(value: float | None) -> str:
-    return "" if value is None else f"{fixed(value, 2 if value < 10 else 0)}x"
-
-
-def percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.0%}"
-
-
-def tenths(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
+us = form(1, large=1000)
+# Of microseconds.
+ms = form(2, large=10, fewer=1, scale=1e-3)
+# Of milliseconds, or of megabytes.
+rounded = form(1, large=100)
+whole = form(0)
+stretch = form(3)
+times = form(2, large=10, unit="x")
+percent = form(0, scale=100, unit="%")
+tenths = form(1, scale=100, unit="%")
