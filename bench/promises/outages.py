@@ -4,13 +4,10 @@ that are killed in turn. What was told is true afterwards, and the service goes 
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 
+import disks
 from harness.stores import cluster
 from postgres import Cluster
 
@@ -20,7 +17,6 @@ from .table import Row, Run, say
 
 # What the service waits for before it looks at a store anew, and the time to connect.
 HEALED_WITHIN = 6.0
-DISK = 16 << 20
 
 
 async def outage(
@@ -50,32 +46,6 @@ async def outage(
 # --- a full disk ---
 
 
-@contextmanager
-def small_disk() -> Iterator[Path | None]:
-    """A file system of its own for a store; `None` where none may be mounted."""
-    with tempfile.TemporaryDirectory(prefix="mirrorgate-battery-disk-") as folder:
-        options = f"size={DISK},mode=0700"
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
-        is_mounted = subprocess.run(command, capture_output=True).returncode == 0
-        try:
-            yield Path(folder) if is_mounted else None
-        finally:
-            if is_mounted:
-                subprocess.run(["umount", "-l", folder], check=True)
-
-
-def fill(disk: Path, leave: int) -> Path:
-    """Takes the free space of a disk but for so many bytes."""
-    filler, space = disk / "filler", os.statvfs(disk)
-    with filler.open("wb") as file:
-        try:
-            file.write(bytes(max(space.f_bavail * space.f_frsize - leave, 0)))
-        except OSError:
-            # A turn took the last of it meanwhile: it is as full as it can be.
-            pass
-    return filler
-
-
 async def refusals(load: Load, count: int) -> None:
     """Waits until so many more questions were refused."""
     before = load.told["storage_unavailable"]
@@ -84,7 +54,7 @@ async def refusals(load: Load, count: int) -> None:
 
 
 async def check_disk(run: Run) -> None:
-    with small_disk() as disk:
+    with disks.small("16m") as disk:
         if disk is None:
             say("left out: a small disk needs the right to mount one")
             return
@@ -93,7 +63,7 @@ async def check_disk(run: Run) -> None:
             for number in range(run.size(10, 2)):
                 await load.turns(40)
                 by_turns = number % 2 == 1
-                filler = fill(disk, (1 << 20) * by_turns)
+                filler = disks.fill(disk, (1 << 20) * by_turns)
                 async with asyncio.timeout(60):
                     await refusals(load, 20)
                 if by_turns:

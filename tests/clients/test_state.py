@@ -21,10 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import dify_client
+import disks
 import httpx
 import pytest
 from bodies import answer
 from conftest import NO_TLS, Service, eventually, new_key, upstream_settings
+from disks import fill
 from postgres import Cluster, refusing_port
 from upstream import FAULTS, Upstream
 
@@ -282,30 +284,11 @@ def test_no_acknowledged_turn_is_lost_when_postgresql_crashes(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=0700", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("a small disk needs the command `mount`")
-    if mounted.returncode != 0:
-        pytest.skip(f"a small disk needs the right to mount one: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill(disk: Path, leave: int = 0) -> Path:
-    """Takes all of the disk's free space but so many bytes."""
-    filler = disk / "filler"
-    space = os.statvfs(disk)
-    with filler.open("wb") as file:
-        try:
-            file.write(bytes(max(space.f_bavail * space.f_frsize - leave, 0)))
-        except OSError:
-            assert leave == 0
-    return filler
+def small_disk() -> Iterator[Path]:
+    with disks.small("2m") as disk:
+        if disk is None:
+            pytest.skip("a small disk needs the right to mount one")
+        yield disk
 
 
 def test_a_full_disk_is_told_before_the_upstream_is_asked_and_heals(
