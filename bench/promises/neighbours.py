@@ -44,25 +44,9 @@ class Felt:
     seconds: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
-    def __iadd__(self, other: Felt) -> Felt:
-        self.seconds += other.seconds
-        self.wrong += other.wrong
-        return self
-
     def told(self) -> str:
         times = "/".join(f"{percentile(self.seconds, share):.2f}" for share in (0.5, 0.95, 1.0))
         return f"{times} s of {len(self.seconds)}" + (f", {len(self.wrong)} failed" if self.wrong else "")
-
-
-@dataclass
-class Phase:
-    """A time with some attacks, or none."""
-
-    attacks: list[str]
-    felt: Felt = field(default_factory=Felt)
-    # The same questions at the same time to a service that nobody attacks: what the machine alone does.
-    beside: Felt = field(default_factory=Felt)
-    got: Counter[str] = field(default_factory=Counter)
 
 
 class Quiet:
@@ -108,7 +92,7 @@ class Neighbours:
         self.quiet, self.hostile = Upstream(), Hostile()
         self.attacked, self.beside = (self.gateway(run) for _ in range(2))
         self.callers = [Quiet(self.attacked, f"quiet-{number}") for number in range(CALLERS)]
-        self.others = [Quiet(self.beside, "beside")]
+        self.other = Quiet(self.beside, "beside")
 
     def gateway(self, run: Run) -> Gateway:
         made = Gateway(run.binary)
@@ -126,8 +110,10 @@ class Neighbours:
             long = chat(SMALL, "x" * (BODY - 1024), HISTORY)
             await self.attacked.call("POST", CHAT, long, key=self.attacked.key)
 
-    async def phase(self, attacks: list[str], seconds: float) -> Phase:
-        phase = Phase(attacks)
+    async def phase(self, attacks: list[str], seconds: float) -> tuple[Felt, Felt, Counter[str]]:
+        """A time with some attacks, or none. The same questions go to a service that nobody attacks, which tells
+        what the machine alone does; and the last is what the attacks got."""
+        felt, beside, got = Felt(), Felt(), Counter[str]()
         if attacks:
             await asyncio.to_thread(self.hostile.begin, self.attacked.port, self.attacked.key, attacks)
         over = time.monotonic() + seconds
@@ -137,16 +123,16 @@ class Neighbours:
                 await caller.ask(felt)
 
         try:
-            asking = [go_on(caller, phase.felt) for caller in self.callers]
-            await asyncio.gather(*asking, *(go_on(caller, phase.beside) for caller in self.others))
+            asking = [go_on(caller, felt) for caller in self.callers]
+            await asyncio.gather(*asking, go_on(self.other, beside))
         finally:
             if attacks:
-                phase.got = await asyncio.to_thread(self.hostile.end)
+                got = await asyncio.to_thread(self.hostile.end)
         what = ", ".join(attacks) or "no attack"
-        say(f"{what}: {phase.felt.told()}; beside {phase.beside.told()}; RSS {mib(self.attacked.rss)}")
-        if phase.got:
-            say("  it got " + ", ".join(f"{count:,} {what}" for what, count in sorted(phase.got.items())))
-        return phase
+        say(f"{what}: {felt.told()}; beside {beside.told()}; RSS {mib(self.attacked.rss)}")
+        if got:
+            say("  it got " + ", ".join(f"{count:,} {what}" for what, count in sorted(got.items())))
+        return felt, beside, got
 
     async def remove(self) -> None:
         self.hostile.close()
@@ -158,41 +144,35 @@ class Neighbours:
 async def check(run: Run) -> None:
     neighbours = Neighbours(run)
     gateway = neighbours.attacked
+    quiet, attacked = [], []
     try:
         await neighbours.begun(run.size(TURNS, 10))
         idle = gateway.rss
         gateway.forget_peak()
-        phases = []
         for _ in range(run.size(3, 1)):
-            phases.append(await neighbours.phase([], run.size(6, 2)))
-            phases.append(await neighbours.phase(list(ATTACKS), run.size(12, 6)))
+            quiet.append(await neighbours.phase([], run.size(6, 2)))
+            attacked.append(await neighbours.phase(list(ATTACKS), run.size(12, 6)))
         peak = gateway.peak
         # Each alone tells which of them it was.
-        alone = [] if run.short else [await neighbours.phase([name], 6) for name in ATTACKS]
-        run.add(row(phases, alone, idle, peak))
+        alone = {name: (await neighbours.phase([name], 6))[0].told() for name in ATTACKS if not run.short}
     finally:
         await neighbours.remove()
-
-
-def row(phases: list[Phase], alone: list[Phase], idle: int, peak: int) -> Row:
-    without, attacked, beside, counted = Felt(), Felt(), Felt(), Counter[str]()
-    for phase in phases:
-        if phase.attacks:
-            attacked += phase.felt
-            beside += phase.beside
-            counted += phase.got
-        else:
-            without += phase.felt
-    p95 = percentile(attacked.seconds, 0.95)
-    wrong = without.wrong + attacked.wrong
+    without = all_of([felt for felt, _, _ in quiet])
+    felt, beside = all_of([felt for felt, _, _ in attacked]), all_of([beside for _, beside, _ in attacked])
+    p95 = percentile(felt.seconds, 0.95)
+    wrong = without.wrong + felt.wrong
     if p95 >= P95_WITHIN:
         wrong.insert(0, f"p95 {p95:.2f} s; a service beside it, which nobody attacked, had {percentile(beside.seconds, 0.95):.2f} s")
-    figure = f"p50/p95/max {attacked.told()}; without the attack {without.told()}; RSS {mib(peak)}"
+    figure = f"p50/p95/max {felt.told()}; without the attack {without.told()}; RSS {mib(peak)}"
     details = {
         "a service beside, not attacked, p50/p95/max": beside.told(),
         "RSS when idle": mib(idle),
-        "what the hostile caller got": dict(counted),
-        "each attack alone, p50/p95/max": {phase.attacks[0]: phase.felt.told() for phase in alone},
+        "what the hostile caller got": dict(sum((got for _, _, got in attacked), Counter())),
+        "each attack alone, p50/p95/max": alone,
     }
     limit = f"p95 < {P95_WITHIN * 1e3:.0f} ms before an upstream that takes {SILENCE * 1e3:.0f} ms, every answer right"
-    return Row("a hostile caller beside another", limit, figure, not wrong, wrong, details)
+    run.add(Row("a hostile caller beside another", limit, figure, not wrong, wrong, details))
+
+
+def all_of(felt: list[Felt]) -> Felt:
+    return Felt([time for each in felt for time in each.seconds], [line for each in felt for line in each.wrong])
