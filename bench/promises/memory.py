@@ -7,7 +7,6 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from . import wire
 from .faces import CHAT, V1
@@ -22,24 +21,6 @@ PATIENCE, SHORT_PATIENCE = 60, 8
 MAX_RSS = (160 + 64) * MIB
 AT_ONCE = 64
 READERS = 10
-
-
-@dataclass
-class Peak:
-    """What a peak took, and what was left of it."""
-
-    idle: int
-    peak: int
-    left: int
-    seconds: float
-    got: Counter[str]
-
-    @property
-    def held(self) -> bool:
-        return self.peak <= MAX_RSS and self.left <= self.idle * (1 + SHARE)
-
-    def told(self) -> str:
-        return f"idle {mib(self.idle)}, peak {mib(self.peak)}, {mib(self.left)} after {self.seconds:.0f} s"
 
 
 async def held_answers(gateway: Gateway, count: int, got: Counter[str]) -> None:
@@ -82,10 +63,16 @@ async def transcripts(gateway: Gateway, turns: int, got: Counter[str]) -> None:
     await asyncio.gather(*(read() for _ in range(READERS)))
 
 
-async def peak(run: Run, make: Callable[[Gateway, int, Counter[str]], Awaitable[None]], count: int) -> Peak:
+async def check(run: Run) -> None:
+    await peak(run, "2,000 answers of 1 MiB that one caller holds", held_answers, run.size(2000, 400))
+    await peak(run, "ten readers of a conversation of 2 MiB a turn", transcripts, run.size(60, 15))
+
+
+async def peak(run: Run, name: str, make: Callable[[Gateway, int, Counter[str]], Awaitable[None]], count: int) -> None:
     hostile = Hostile()
     gateway = Gateway(run.binary, UPSTREAM_URL=hostile.url, UPSTREAM_API_KEY="up-battery-0123456789")
     got: Counter[str] = Counter()
+    patience = run.size(PATIENCE, SHORT_PATIENCE)
     try:
         await gateway.started()
         # What stays anyway is there afterwards: the pool, the store's threads and their caches.
@@ -96,22 +83,13 @@ async def peak(run: Run, make: Callable[[Gateway, int, Counter[str]], Awaitable[
         gateway.forget_peak()
         await make(gateway, count, got)
         most, begin = gateway.peak, time.monotonic()
-        while gateway.rss > idle * (1 + SHARE) and time.monotonic() - begin < run.size(PATIENCE, SHORT_PATIENCE):
+        while (left := gateway.rss) > idle * (1 + SHARE) and time.monotonic() - begin < patience:
             await asyncio.sleep(0.5)
-        return Peak(idle, most, gateway.rss, time.monotonic() - begin, got)
+        told = f"idle {mib(idle)}, peak {mib(most)}, {mib(left)} after {time.monotonic() - begin:.0f} s"
     finally:
         hostile.close()
         await gateway.removed()
-
-
-async def check(run: Run) -> None:
-    peaks = {
-        "2,000 answers of 1 MiB that one caller holds": (held_answers, run.size(2000, 400)),
-        "ten readers of a conversation of 2 MiB a turn": (transcripts, run.size(60, 15)),
-    }
-    for name, (make, count) in peaks.items():
-        seen = await peak(run, make, count)
-        say(f"{name}: {', '.join(f'{many:,} {what}' for what, many in sorted(seen.got.items()))}")
-        limit = f"RSS <= {mib(MAX_RSS)}, and within {SHARE:.0%} of idle {run.size(PATIENCE, SHORT_PATIENCE)} s later"
-        wrong = [] if seen.held else [seen.told()]
-        run.add(Row(f"memory after {name}", limit, seen.told(), seen.held, wrong, {"got": dict(seen.got)}))
+    say(f"{name}: {', '.join(f'{many:,} {what}' for what, many in sorted(got.items()))}")
+    held = most <= MAX_RSS and left <= idle * (1 + SHARE)
+    limit = f"RSS <= {mib(MAX_RSS)}, and within {SHARE:.0%} of idle {patience} s later"
+    run.add(Row(f"memory after {name}", limit, told, held, [] if held else [told], {"got": dict(got)}))
