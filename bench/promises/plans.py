@@ -11,11 +11,12 @@ import gzip
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import bodies
-from upstream import End, Endless
+import upstream
+from upstream import End, Endless, Reply
 
 OPENAI, WEB_CHAT = "openai", "web-chat"
 MODEL = "mirror-large"
@@ -143,13 +144,9 @@ def chunked(answer: Good, body: bytes | None = None) -> bytes:
     return opened(answer) + b"".join(map(chunk, parts)) + LAST_CHUNK
 
 
-def framed(answer: Good, body: bytes | None = None) -> bytes:
-    """As such an answer usually comes."""
-    return chunked(answer, body) if answer.stream else sized(answer, body)
-
-
-def either(answer: Good) -> bytes:
-    return chunked(answer) if answer.stream or answer.rng.random() < 0.5 else sized(answer)
+def either(answer: Good, body: bytes | None = None) -> bytes:
+    """As such an answer may come."""
+    return chunked(answer, body) if answer.stream or answer.rng.random() < 0.5 else sized(answer, body)
 
 
 def judged(answer: Good, came: int) -> Verdict:
@@ -221,21 +218,9 @@ def hang(answer: Good) -> Script:
     return answered(answer, *part_of(answer), End.HANG)
 
 
-@fault(2)
-def silence(answer: Good) -> Script:
-    return Script([End.HANG], "never", answer.text)
-
-
 @fault(6)
 def close_before_head(answer: Good) -> Script:
     return Script([answer.rng.choice([0, 0.05]), leave(answer)], "never", answer.text)
-
-
-@fault(5)
-def html(answer: Good) -> Script:
-    page = b"<!doctype html><title>Log in</title><form>words of a page</form>" + b" " * answer.rng.randrange(2000)
-    media = answer.rng.choice(["text/html; charset=utf-8", "application/json", answer.media])
-    return answered(answer, sized(replace(answer, media=media), page), "never")
 
 
 @fault(5)
@@ -374,7 +359,7 @@ def broken_part(answer: Good) -> Script:
     half, end = len(text) // 2, parts[at][len(text) :]
     broken = [text[:half], text[:half] + b"\xff\xfe" + text[half:], text[:-1], text[:half] + b"\x00" + text[half:]]
     parts[at] = rng.choice(broken) + end
-    script = answered(answer, framed(answer, b"".join(parts)), "may" if answer.stream else "never")
+    script = answered(answer, either(answer, b"".join(parts)), "may" if answer.stream else "never")
     if "event-stream" in answer.media:
         # The first event names the role and says nothing.
         script.rest = "".join(answer.pieces[: at - 1] + answer.pieces[at:])
@@ -447,11 +432,15 @@ def odd_head(answer: Good) -> Script:
     return answered(answer, raw + body, verdict, End.CLOSE)
 
 
-@fault(4)
-def empty(answer: Good) -> Script:
-    nothing = [head("204 No Content"), head("205 Reset", "Content-Length: 0"), head("304 Not Modified"), sized(answer, b"")]
-    nothing += [opened(answer) + LAST_CHUNK, opened(answer) + chunk(b"\n\n") + LAST_CHUNK]
-    return answered(answer, answer.rng.choice(nothing), "never")
+def canned(reply: Reply) -> Callable[[Good], Script]:
+    """One of those that the client tests have, in none of which an answer comes."""
+    is_cut = reply.length not in (None, len(reply.body))
+    steps = list(reply.parts) if reply.status is None else [reply.head + reply.body, *([End.CLOSE] if is_cut else [])]
+    return lambda answer: Script(steps, "never", answer.text)
+
+
+for name in sorted(upstream.FAULTS.keys() - FAULTS.keys()):
+    FAULTS[name], WEIGHTS[name] = canned(upstream.FAULTS[name]), 2
 
 
 def paced(answer: Good, spec: dict) -> Script:
