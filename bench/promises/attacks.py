@@ -23,6 +23,8 @@ CONNECTIONS = 1000
 HEALTH_WITHIN = 1.0
 FREED_WITHIN = 35.0
 PROBE_EVERY = 0.1
+# Connections that the probe may have open.
+PROBES = 2
 LOOK_EVERY = 0.5
 MAX_PROCESS = 256 * MIB
 MAX_FACTOR = 10.0
@@ -67,14 +69,11 @@ class Watch:
         self.most = max(self.most, len(callers))
         return len(callers)
 
-    async def freed(self, seconds: float) -> float | None:
-        """How long it takes until no attacker is left; the probe may have a connection."""
-        begin = time.monotonic()
-        while self.count() > 2:
-            if time.monotonic() - begin > seconds:
-                return None
+    async def until_freed(self, seconds: float) -> None:
+        """Waits until no attacker is left, or so long."""
+        over = time.monotonic() + seconds
+        while self.count() > PROBES and time.monotonic() < over:
             await asyncio.sleep(0.2)
-        return time.monotonic() - begin
 
 
 def slowhttptest(gateway: Gateway, mode: str, seconds: int) -> list[str]:
@@ -96,11 +95,11 @@ async def attack(run: Run, mode: str, seconds: int) -> None:
         command = slowhttptest(gateway, mode, seconds)
         process = await asyncio.create_subprocess_exec(*command, stdin=none, stdout=none, stderr=none, cwd=gateway.folder)
         await process.wait()
-        gone = await watch.freed(FREED_WITHIN)
-        await finish(run, watch, watching, f"slow attack, {mode}, {CONNECTIONS:,} connections", gone, whole=seconds >= 40)
+        await watch.until_freed(FREED_WITHIN)
+        await finish(run, watch, watching, f"slow attack, {mode}, {CONNECTIONS:,} connections", whole=seconds >= 40)
 
 
-async def finish(run: Run, watch: Watch, watching: list[asyncio.Task], name: str, gone: float | None, whole: bool) -> None:
+async def finish(run: Run, watch: Watch, watching: list[asyncio.Task], name: str, whole: bool) -> None:
     for task in watching:
         task.cancel()
     await asyncio.gather(*watching, return_exceptions=True)
@@ -109,8 +108,8 @@ async def finish(run: Run, watch: Watch, watching: list[asyncio.Task], name: str
     wrong = watch.failed[:]
     if p99 > HEALTH_WITHIN:
         wrong.append(f"/health p99 {p99:.2f} s")
-    if gone is None:
-        wrong.append(f"{watch.count()} connections are left {FREED_WITHIN:.0f} s after the end")
+    if (left := watch.count()) > PROBES:
+        wrong.append(f"{left} connections are left {FREED_WITHIN:.0f} s after the end")
     # A look sees a connection late, and so does the next that misses it.
     if longest > FREED_WITHIN + 2 * LOOK_EVERY:
         count = sum(seconds > FREED_WITHIN for seconds in watch.held.values())
@@ -135,14 +134,9 @@ async def slow_streams(run: Run, count: int, seconds: float) -> None:
             path, body = faces.request_of(faces.SSE, json.dumps({"id": f"slow-{number}", "words": 2000, "pace": 0}))
             asked = wire.request("POST", path, json.dumps(body).encode(), gateway.keys[number % len(gateway.keys)])
             sockets.append(await wire.mute(gateway.port, asked))
-        begin = time.monotonic()
-        gone = None
-        while gone is None and time.monotonic() - begin < seconds:
-            await asyncio.sleep(0.5)
-            if watch.count() <= 2 and gateway.sockets()["upstream"] <= count:
-                gone = time.monotonic() - begin
+        await watch.until_freed(seconds)
         say(f"RSS {mib(gateway.peak)}, {mib(idle)} when idle")
-        await finish(run, watch, watching, f"slow readers of {count} streams, which read nothing", gone, whole=True)
+        await finish(run, watch, watching, f"slow readers of {count} streams, which read nothing", whole=True)
     for caller in sockets:
         caller.close()
 
