@@ -46,14 +46,15 @@ impl Check {
             self.scanned += mark;
             let begin = self.scanned + 1;
             let Some(text) = self.kept.get(begin..begin + TIME_DIGITS + 1 + NUMBER_DIGITS) else { return };
-            let text = String::from_utf8_lossy(text);
-            let (time, number) = text.split_once('.').unwrap_or_default();
-            if number.parse() != Ok(self.tokens) {
-                self.wrong.get_or_insert(format!("wrong answer: token {number} after {}", self.tokens));
+            let (time, number) = text.split_at(TIME_DIGITS);
+            if digits(&number[1..], 10) != Some(self.tokens as u64) {
+                self.wrong.get_or_insert_with(|| {
+                    format!("wrong answer: token {} after {}", start(text), self.tokens)
+                });
             }
             self.scanned = begin;
             self.tokens += 1;
-            token(u64::from_str_radix(time, 16).unwrap_or_default());
+            token(digits(time, 16).unwrap_or_default());
         }
         self.scanned = self.kept.len();
     }
@@ -82,6 +83,12 @@ impl Check {
             },
         }
     }
+}
+
+fn digits(text: &[u8], radix: u32) -> Option<u64> {
+    text.iter().try_fold(0, |sum, digit| {
+        Some(sum * u64::from(radix) + u64::from(char::from(*digit).to_digit(radix)?))
+    })
 }
 
 /// Compares an answer with one in which all times are zero.

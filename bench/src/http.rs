@@ -78,12 +78,13 @@ impl Body {
                 *left -= count;
                 continue;
             }
-            at += 1;
-            if bytes[at - 1] != b'\n' {
-                line.push(bytes[at - 1]);
-                continue;
-            }
-            let text = std::str::from_utf8(line).ok()?.trim();
+            let Some(end) = memchr::memchr(b'\n', &bytes[at..]) else {
+                line.extend_from_slice(&bytes[at..]);
+                return Some((bytes.len(), false));
+            };
+            line.extend_from_slice(&bytes[at..at + end]);
+            at += end + 1;
+            let text = std::str::from_utf8(line).ok()?.trim_ascii();
             if text.is_empty() && *last {
                 return Some((at, true));
             }
