@@ -245,6 +245,11 @@ impl Body {
         }
     }
 
+    /// Whether it has reached a limit: of its length or of its time.
+    pub fn is_spent(&self) -> bool {
+        self.decoded > self.most || Instant::now() >= self.deadline
+    }
+
     /// Whether nothing has come yet.
     pub fn is_empty(&self) -> bool {
         self.decoded == 0

@@ -195,6 +195,11 @@ pub(super) trait Decoder {
     /// How far the answer has come.
     fn progress(&self) -> Progress;
 
+    /// How many parts came so far, of those that show that the upstream is at work on the answer.
+    fn heard(&self) -> usize {
+        0
+    }
+
     /// Takes in that no more bytes come.
     fn finish(&mut self, deltas: &mut VecDeque<Delta>) -> Result<(), Fault>;
 
@@ -256,6 +261,7 @@ impl<D: Decoder> Decoding<D> {
         let Some(body) = &mut self.body else { return };
         let place = body.place;
         let settled = self.decoder.progress() == Progress::Settled;
+        let heard = self.decoder.heard();
         let mut guessed = false;
         let ended = match chunk {
             Ok(Some(bytes)) => {
@@ -264,10 +270,10 @@ impl<D: Decoder> Decoding<D> {
                     .map(|()| false)
             }
             Ok(None) if body.is_cut() && !D::HAS_END => Err(broken().into()),
-            Ok(None) if body.is_empty() => Err(Fault::empty()),
+            Ok(None) if body.is_empty() && D::HAS_END => Err(Fault::empty()),
             Ok(None) => self.decoder.finish(&mut self.queue).map(|()| true),
-            // Silence, or a connection that breaks, can end an answer that is settled.
-            Err(_) if settled => {
+            // Silence, or a connection that breaks, can end an answer that is settled; a limit of ours cannot.
+            Err(_) if settled && !body.is_spent() => {
                 guessed = true;
                 self.decoder.finish(&mut self.queue).map(|()| true)
             }
@@ -275,7 +281,9 @@ impl<D: Decoder> Decoding<D> {
         };
         match (ended, self.decoder.progress()) {
             (Ok(false), Progress::Open) if settled => body.end_within(None),
-            (Ok(false), Progress::Settled) if !settled || !self.queue.is_empty() => {
+            (Ok(false), Progress::Settled)
+                if !settled || !self.queue.is_empty() || self.decoder.heard() > heard =>
+            {
                 body.end_within(Some(SETTLED_SILENCE));
             }
             (Ok(false), Progress::Open | Progress::Settled) => {}

@@ -146,7 +146,9 @@ impl SseEvents {
         if line.is_empty() {
             return Ok(self.end());
         }
-        let is_bare = self.bare || !self.has_data && (line.starts_with(b"{") || line.starts_with(b"[{"));
+        let is_bare = self.bare
+            || !self.has_data
+                && (line.starts_with(b"{") || line.starts_with(b"[{") || line.trim_ascii() == b"[");
         let data = match line.strip_prefix(b"data").or_else(|| line.strip_prefix(b"error")) {
             _ if is_bare => line,
             Some([]) => &[],

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::page::Page;
 
 /// The words of a `finish_reason` that says that the answer broke off.
-const BROKEN_OFF: [&str; 10] = [
+const BROKEN_OFF: [&str; 12] = [
     "error",
     "network_error",
     "server_error",
@@ -25,6 +25,8 @@ const BROKEN_OFF: [&str; 10] = [
     "cancelled",
     "canceled",
     "timeout",
+    "overloaded",
+    "overloaded_error",
 ];
 
 /// The keys under which a failure's words stand, the best first.
@@ -192,8 +194,13 @@ fn reported(answer: &Map<String, Value>, depth: usize) -> Option<Reason> {
         Some(Value::Object(errors)) => errors.values().next(),
         _ => None,
     };
-    if let Some(first) = first {
+    if let Some(first) = first.filter(|error| says_something(error)) {
         return Some(of(first, depth));
+    }
+    // AWS names a failure in a stream by its key.
+    let exception = answer.iter().find(|(key, value)| key.ends_with("Exception") && value.is_object());
+    if let Some((_, exception)) = exception {
+        return Some(of(exception, depth));
     }
     let base = answer.get("base_resp");
     if let Some(base) = base.filter(|base| is_failing(base.get("status_code"))) {
@@ -218,7 +225,7 @@ fn reported(answer: &Map<String, Value>, depth: usize) -> Option<Reason> {
         || NAMED.iter().any(|key| is_failing(answer.get(*key)))
         || is_failing(answer.get("code")) && says_why()
         || !has_choices
-            && (ALONE.iter().any(|key| says(key))
+            && (ALONE.iter().any(|key| says(key) && !says_all_is_well(&answer[*key]))
                 || ["status", "code"].iter().any(|key| answer.get(*key).is_some_and(is_failure))
                 || answer.get("message").is_some_and(|message| message.get("detail").is_some()));
     fails.then(|| of(&Value::Object(answer.clone()), depth))
@@ -244,13 +251,15 @@ fn with_beside(mut reason: Reason, answer: &Map<String, Value>, depth: usize) ->
 /// The failure in an object around an answer: its error, or a code that is none of success.
 fn of_wrapping(inner: &Map<String, Value>, depth: usize) -> Option<Reason> {
     let error = inner.get("error").or_else(|| inner.get("Error")).filter(|error| says_something(error));
-    error
-        .map(|error| of(error, depth))
-        .or_else(|| is_failing(inner.get("code")).then(|| of(&Value::Object(inner.clone()), depth)))
+    error.map(|error| of(error, depth)).or_else(|| {
+        let is_fine = inner.get("message").is_some_and(says_all_is_well);
+        (is_failing(inner.get("code")) && !is_fine).then(|| of(&Value::Object(inner.clone()), depth))
+    })
 }
 
 fn of_choice(choice: &Value, depth: usize) -> Option<Reason> {
-    if let Some(error) = choice.get("error").filter(|error| says_something(error)) {
+    if let Some(error) = choice.get("error").filter(|error| says_something(error) && !says_all_is_well(error))
+    {
         return Some(of(error, depth));
     }
     let said = choice.get("delta").or_else(|| choice.get("message"));
@@ -348,18 +357,34 @@ fn says_something(value: &Value) -> bool {
         Value::Bool(true) => true,
         Value::Number(number) => number.as_f64() != Some(0.0),
         Value::String(text) => !text.trim().is_empty(),
-        Value::Array(items) => !items.is_empty(),
+        Value::Array(items) => items.iter().any(says_something),
         // The name of what has nothing in it says something, such as that of a limit.
         Value::Object(fields) => fields.values().any(|value| value.is_object() || says_something(value)),
     }
 }
 
+/// What is said in the place of an error where there is none.
+const FINE: [&str; 13] = [
+    "",
+    "0",
+    "false",
+    "none",
+    "null",
+    "ok",
+    "success",
+    "succeeded",
+    "successful",
+    "no error",
+    "no errors",
+    "no_error",
+    "stop",
+];
+
 /// Whether an error beside an answer says that there is none.
-fn says_all_is_well(error: &Value) -> bool {
+pub fn says_all_is_well(error: &Value) -> bool {
     let fine = |text: &str| {
-        let text = text.trim().to_ascii_lowercase();
-        ["", "none", "null", "ok", "success", "succeeded", "no error", "no_error"].contains(&text.as_str())
-            || text.ends_with("成功")
+        let text = text.trim().trim_end_matches(['.', '!', '。', '！']).to_ascii_lowercase();
+        FINE.contains(&text.as_str()) || text.ends_with("成功")
     };
     match error {
         Value::String(text) => fine(text),
@@ -384,10 +409,12 @@ fn is_failure(status: &Value) -> bool {
 
 /// Whether a code is there and is none of those that say that all is well.
 fn is_failing(code: Option<&Value>) -> bool {
-    let fine = ["0", "200", "ok", "success", "succeeded"];
+    let fine = ["0", "200", "ok", "success", "succeeded", "none", "null"];
     code.is_some_and(|code| match code {
         Value::String(text) => {
-            text.bytes().any(|byte| byte != b'0') && !fine.contains(&text.to_ascii_lowercase().as_str())
+            let number = text.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+            let is_zero = !number.is_empty() && number.bytes().all(|byte| byte == b'0');
+            !text.is_empty() && !is_zero && !fine.contains(&text.to_ascii_lowercase().as_str())
         }
         Value::Number(number) => !matches!(number.as_i64(), Some(0 | 200)),
         _ => false,

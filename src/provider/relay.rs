@@ -86,11 +86,12 @@ pub(super) async fn relay(transport: &Rc<Transport>, request: &Request) -> Resul
             accept: request.accept.as_deref().unwrap_or("*/*"),
             headers: &request.headers,
             body: (!request.body.is_empty()).then(|| (media_type, request.body.clone())),
+            may_be_empty: true,
             ..Call::get(&path)
         })
         .await?;
     let mut headers = passed(body.response().headers());
-    let form = match form(&mut body).await {
+    let mut form = match form(&mut body).await {
         Ok(form) => form,
         Err(fault) => {
             let error = fault.into_error(transport, &body);
@@ -98,24 +99,33 @@ pub(super) async fn relay(transport: &Rc<Transport>, request: &Request) -> Resul
             return Err(error);
         }
     };
-    if body.is_text() && form != Form::Bytes {
-        let right = if form == Form::Whole { "application/json" } else { "text/event-stream" };
-        headers.retain(|(name, _)| *name != "content-type");
-        headers.push(("content-type", right.into()));
-    }
+    let is_text = body.is_text();
     let deltas = match form {
         Form::Whole => {
             let bytes = body.whole().await.map_err(Fault::from);
-            let looked = bytes.and_then(|bytes| whole(bytes, &transport.settings().name));
+            let looked = bytes.and_then(|bytes| match whole(bytes.clone(), &transport.settings().name) {
+                // It only began like JSON.
+                Err(Fault::Error(_)) if is_text => {
+                    form = Form::Bytes;
+                    Ok(Delta { wire: Some(bytes), ..Delta::default() })
+                }
+                looked => looked,
+            });
             let looked = looked.map_err(|fault| fault.into_error(transport, &body));
             transport.learn(body.place, looked.as_ref().map(drop));
-            let looked = looked?;
-            body.tell_form(transport);
-            Deltas::whole(&body, looked)
+            Deltas::whole(&body, looked?)
         }
         Form::Events => decode(Rc::clone(transport), body, EventBlocks::new(transport.line_bytes())),
         Form::Bytes => decode(Rc::clone(transport), body, Untouched),
     };
+    if is_text && form != Form::Bytes {
+        let right = if form == Form::Whole { "application/json" } else { "text/event-stream" };
+        headers.retain(|(name, _)| *name != "content-type");
+        headers.push(("content-type", right.into()));
+        if form == Form::Whole {
+            mending::tell(Mending::MediaType, &transport.settings().name, 1);
+        }
+    }
     Ok(Relayed { headers, form, deltas })
 }
 
@@ -148,7 +158,9 @@ fn begins_object(bytes: &[u8]) -> bool {
 fn begins_events(bytes: &[u8]) -> bool {
     let mut lines = bytes.split(|byte| *byte == b'\n').skip_while(|line| line.starts_with(b"event:"));
     let data = lines.next().and_then(|line| line.strip_prefix(b"data:"));
-    data.is_some_and(|data| begins_object(data.trim_ascii_start()))
+    let is_whole = bytes.ends_with(b"\n");
+    let is_json = |data: &[u8]| !is_whole || serde_json::from_slice::<IgnoredAny>(data).is_ok();
+    data.map(<[u8]>::trim_ascii).is_some_and(|data| begins_object(data) && is_json(data))
 }
 
 /// The headers of an answer that concern its caller.
@@ -161,6 +173,9 @@ fn passed(headers: &HeaderMap) -> Vec<(&'static str, String)> {
 
 /// An answer that is there as a whole, with what it says that it cost, unless it is a failure.
 fn whole(json: Bytes, upstream: &str) -> Result<Delta, Fault> {
+    if json.is_empty() {
+        return Err(Fault::empty());
+    }
     let (usage, json) = match look(&json) {
         Ok(usage) => (usage, json),
         Err(_) => {
@@ -368,7 +383,7 @@ impl EventBlocks {
         let kind = name.split('.').next().unwrap_or_default();
         if !is_part && LAST_EVENTS.iter().any(|end| name.ends_with(end)) {
             self.ended = Some(kind.into());
-        } else if self.ended.as_deref() == Some(kind) {
+        } else if self.ended.as_deref() == Some(kind) && kind != "response" {
             self.ended = None;
         }
         Ok(())

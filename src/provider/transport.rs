@@ -71,6 +71,8 @@ pub struct Call<'a> {
     pub body: Option<(&'a str, Bytes)>,
     /// Whether it goes on with one of the upstream's own conversations.
     pub in_conversation: bool,
+    /// Whether an answer without a body is a good one, as a transcript of silence is.
+    pub may_be_empty: bool,
     /// The longest that the whole answer may take; by default the configured time.
     pub total: Option<Duration>,
 }
@@ -86,6 +88,7 @@ impl<'a> Call<'a> {
             headers: &[],
             body: None,
             in_conversation: false,
+            may_be_empty: false,
             total: None,
         }
     }
@@ -259,7 +262,7 @@ impl Transport {
                 mending::tell(Mending::Decompressed, &self.settings.name, 1);
             }
             let expected = content_length(response.headers());
-            if expected == Some(0) || status == StatusCode::NO_CONTENT {
+            if !call.may_be_empty && (expected == Some(0) || status == StatusCode::NO_CONTENT) {
                 return Err(body::empty().upstream_status(status.as_u16()));
             }
             let bounds = Bounds { most: self.settings.answer_bytes, idle: timeouts.idle, deadline };

@@ -194,3 +194,37 @@ async fn what_one_model_refuses_another_is_asked_with() {
         }
     }
 }
+
+#[actix_web::test]
+async fn a_limit_of_ours_is_no_end_of_an_answer() {
+    let line = |words: &str, stops: bool| {
+        json!({"result": {"response": {"token": words, "isSoftStop": stops}}}).to_string() + "\n"
+    };
+    let long = "x".repeat(3000);
+    let lines: String =
+        std::iter::once(line("Hello", true)).chain((0..40).map(|_| line(&long, true))).collect();
+    let fake = Fake::start(move |_| send(chunked("application/json", &lines))).await;
+    let app = spawn_before(&fake.url, "web-chat", &[("MAX_ANSWER_BYTES", "65536")]).await;
+    let answer = app.chat(json!({"message": "hi"})).await.json();
+    assert_eq!(
+        (&answer["success"], &answer["error"]["code"]),
+        (&json!(false), &json!("upstream_too_large")),
+        "{}",
+        answer["error"]
+    );
+}
+
+#[actix_web::test]
+async fn words_after_a_sign_of_the_end_need_one_of_their_own_where_the_connection_breaks() {
+    let token = |words: &str| json!({"result": {"response": {"token": words}}}).to_string() + "\n";
+    let stop = json!({"result": {"response": {"token": "", "isSoftStop": true}}}).to_string() + "\n";
+    for (lines, success) in [(token("Hi") + &stop + &token(" the answ"), false), (token("Hi") + &stop, true)]
+    {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let bytes = format!("{head}{:x}\r\n{lines}\r\nnonsense\r\n", lines.len());
+        let fake = Fake::start(move |_| send(bytes.clone())).await;
+        let app = spawn_before(&fake.url, "web-chat", &[]).await;
+        let answer = app.chat(json!({"message": "hi"})).await.json();
+        assert_eq!(answer["success"], success, "{lines}: {answer}");
+    }
+}

@@ -114,15 +114,27 @@ fn is_of_credentials(error: &Error) -> bool {
     }
 }
 
-/// Whether an upstream that forbids a request says that it is for something else than its credentials, such
-/// as what is asked, or what the account may still spend.
+/// Whether an upstream that forbids a request says that it is for something else than its credentials: what
+/// is asked, where from, or what the account may still spend.
 fn says_another_reason(error: &Error) -> bool {
+    const OTHERS: [&str; 12] = [
+        "quota",
+        "balance",
+        "credit",
+        "overdue",
+        "flagged",
+        "moderation",
+        "content",
+        "policy",
+        "safety",
+        "country",
+        "region",
+        "free tier",
+    ];
     let Some(report) = error.report.as_deref() else { return false };
     let codes = ["type", "code"].iter().filter_map(|name| report.fields.get(*name)?.as_str());
-    let is_of_access =
-        |code: &str| ["permission", "forbidden", "access"].iter().any(|word| code.contains(word));
-    let mut codes = codes.map(str::to_ascii_lowercase).peekable();
-    codes.peek().is_some() && !codes.any(|code| is_of_access(&code))
+    let mut said = codes.chain(report.message.as_deref()).map(str::to_lowercase);
+    said.any(|said| OTHERS.iter().any(|word| said.contains(word)) && !said.contains("credential"))
 }
 
 fn tells_when(header: &str) -> bool {

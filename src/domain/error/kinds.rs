@@ -345,7 +345,7 @@ kinds! {
     /// The upstream's answer has no body.
     UpstreamEmpty {
         code: "upstream_empty",
-        api: 424, v1: 502, json_rpc: -32000, retryable: true, log: Warn,
+        api: 424, v1: 502, json_rpc: -32000, retryable: false, log: Warn,
         upstream: Asked { trips_breaker: false, session: Same, health: Down, lists_no_models: false },
         cure: Service,
         hint: "try again; if it stays, check the path in `UPSTREAM_URL`, and the mirror's own log",

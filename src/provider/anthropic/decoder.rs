@@ -69,13 +69,15 @@ pub struct Events {
     understood: bool,
     /// Whether the message has said why it stops.
     stopped: bool,
-    /// Whether more words came after that.
+    /// Whether more words came after that, and whether they were the latest.
     goes_on: bool,
+    overtaken: bool,
     done: bool,
     /// Whether the answer came in one piece.
     form_changed: bool,
-    /// How many events came.
+    /// How many events came, and how many of them were only signs of life.
     events: usize,
+    pings: usize,
     /// How many parts were not of the protocol as it is known here.
     skipped: usize,
 }
@@ -92,11 +94,15 @@ impl Decoder for Events {
     fn progress(&self) -> Progress {
         if self.done {
             Progress::Done
-        } else if self.stopped {
+        } else if self.stopped && !self.overtaken {
             Progress::Settled
         } else {
             Progress::Open
         }
+    }
+
+    fn heard(&self) -> usize {
+        self.events - self.pings
     }
 
     fn mended(&mut self) -> Mendings {
@@ -150,9 +156,11 @@ impl Events {
             understood: false,
             stopped: false,
             goes_on: false,
+            overtaken: false,
             done: false,
             form_changed: false,
             events: 0,
+            pings: 0,
             skipped: 0,
         }
     }
@@ -187,6 +195,7 @@ impl Events {
         {
             self.understood = true;
             self.goes_on |= self.stopped;
+            self.overtaken = self.stopped;
             self.template = Template::of(&joined, words).map(|template| (template, kind));
             deltas.extend(self.message.say(&words_text, kind));
             return Ok(());
@@ -225,6 +234,7 @@ impl Events {
             }
             "content_block_delta" => {
                 self.goes_on |= self.stopped;
+                self.overtaken = self.stopped;
                 message.piece(index, within("delta"), deltas).map_err(unreadable)?
             }
             "content_block_stop" => {
@@ -244,7 +254,10 @@ impl Events {
                 self.done = true;
                 true
             }
-            "ping" => true,
+            "ping" => {
+                self.pings += 1;
+                true
+            }
             "message" if !self.understood => return self.whole(event, deltas),
             _ if event.as_object().is_some_and(speaks) => return Err(unreadable(Unreadable)),
             _ => {
@@ -268,6 +281,7 @@ impl Events {
         self.message.end(delta, usage, deltas);
         if reason.is_some() {
             self.stopped = true;
+            self.overtaken = false;
             self.template = None;
         }
         Ok(())

@@ -8,6 +8,7 @@ use crate::domain::answer::{Delta, Metadata, Names, ToolCallDelta};
 use crate::domain::chat::Usage;
 use crate::provider::content::{Content, Unreadable, as_text};
 use crate::provider::decoding::new_call_id;
+use crate::provider::reason::finishes;
 
 /// Blocks and pieces of blocks that belong to the protocol and say nothing to a caller, beside the
 /// upstream's own tools and their results.
@@ -224,7 +225,7 @@ impl Message {
 
 /// Why a message stops, where it says so.
 pub fn stop_reason(delta: &Value) -> Option<&str> {
-    delta["stop_reason"].as_str().filter(|reason| !reason.is_empty())
+    delta["stop_reason"].as_str().filter(|reason| finishes(reason))
 }
 
 /// The name of a reason to stop in the words of our callers' protocols. A turn that pauses for a tool

@@ -65,6 +65,8 @@ struct Completion {
     done: bool,
     /// Whether more came of a choice after it had said why it ends.
     goes_on: bool,
+    /// Whether the latest words came without a reason to end, after there had been one.
+    overtaken: bool,
     /// How many events came.
     events: usize,
     skipped: usize,
@@ -91,6 +93,7 @@ impl Chunks {
             images: Vec::new(),
             done: false,
             goes_on: false,
+            overtaken: false,
             events: 0,
             skipped: 0,
         };
@@ -113,11 +116,15 @@ impl Decoder for Chunks {
     fn progress(&self) -> Progress {
         if self.completion.done {
             Progress::Done
-        } else if self.completion.has_ended() {
+        } else if self.completion.has_ended() && !self.completion.overtaken {
             Progress::Settled
         } else {
             Progress::Open
         }
+    }
+
+    fn heard(&self) -> usize {
+        self.completion.events.saturating_sub(self.completion.skipped)
     }
 
     fn mended(&mut self) -> Mendings {
@@ -169,6 +176,7 @@ impl Completion {
 
     /// Takes words of the first choice, or of another, in.
     fn hear(&mut self, words: &str, of_first: bool) {
+        self.overtaken |= !self.finished.is_empty() && !words.is_empty();
         self.spoke = self.spoke || whole::says_words(words);
         if of_first {
             self.said.add(words);

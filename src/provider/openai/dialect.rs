@@ -65,7 +65,8 @@ impl Dialect {
         } else {
             self
         };
-        (next != self).then_some((next, !refusal.is_of_this_request()))
+        let lasts = next.streams || !refusal.is_of_this_request();
+        (next != self).then_some((next, lasts))
     }
 
     /// A caller's own request in this dialect.
@@ -111,7 +112,9 @@ impl Refusal {
         let said = report.and_then(|report| report.message.as_deref()).or(error.detail.as_deref());
         let said = said.unwrap_or_default().to_ascii_lowercase();
         let code = field("code").unwrap_or_default();
-        let is_not_taken = code.starts_with("un") || NOT_TAKEN.iter().any(|words| said.contains(words));
+        let is_code = ["unsupported", "unknown", "unrecognized"].iter().any(|word| code.starts_with(word));
+        let is_bound = ["maximum", "too large", "at most"].iter().any(|words| said.contains(words));
+        let is_not_taken = !is_bound && (is_code || NOT_TAKEN.iter().any(|words| said.contains(words)));
         Refusal { said, param: field("param").map(String::from), is_not_taken }
     }
 
@@ -132,9 +135,14 @@ impl Refusal {
         self.names("stream") || self.names("streaming")
     }
 
-    /// Whether it is for something else in the request that another may not have.
+    /// Whether it may be for something else in the request too, which another request need not have.
     fn is_of_this_request(&self) -> bool {
-        ["tool", "function", "logprob", "audio"].iter().any(|what| self.said.contains(what))
+        let said = ["with this model", "by this model", "for this model"]
+            .iter()
+            .fold(self.said.clone(), |said, model| said.replace(model, ""));
+        [" with ", " when ", " for ", "tool", "function", "logprob", "audio", "json", "image", "format"]
+            .iter()
+            .any(|what| said.contains(what))
     }
 }
 
@@ -211,8 +219,21 @@ mod tests {
         assert_eq!(NO_OPTIONS.after(&once_more, true), Some((whole, true)));
         let back = refused("max_completion_tokens: Extra inputs are not permitted", json!({}));
         assert_eq!(RENAMED.after(&back, true), Some((Dialect::COMMON, true)));
-        let with_tools = refused("This model doesn't support tool use in streaming mode.", json!({}));
-        assert_eq!(Dialect::COMMON.after(&with_tools, true), Some((WHOLE, false)));
+        for message in [
+            "This model doesn't support tool use in streaming mode.",
+            "JSON mode does not support streaming",
+            "Streaming is not supported with n > 1",
+        ] {
+            assert_eq!(
+                Dialect::COMMON.after(&refused(message, json!({})), true),
+                Some((WHOLE, false)),
+                "{message}"
+            );
+        }
+        let always = refused("Unsupported value: 'stream' does not support true with this model", json!({}));
+        assert_eq!(Dialect::COMMON.after(&always, true), Some((WHOLE, true)));
+        let bound = "max_tokens of 99999 is not supported by this model; the maximum is 4096";
+        assert_eq!(Dialect::COMMON.after(&refused(bound, json!({})), true), None);
         // A caller who asks for no stream is told of his own mistake.
         let own = refused("'stream_options' is only allowed when 'stream' is enabled", json!({}));
         assert_eq!(Dialect::COMMON.after(&own, false), None);

@@ -112,7 +112,7 @@ impl OpenAi {
     async fn open_in_dialect(&self, asked: Asked<'_>) -> Result<Body, Error> {
         let Asked { question, model, stream, headers, total } = asked;
         let (mut dialect, mut lasts) = (self.dialects.of(model), true);
-        let mut tried = Vec::new();
+        let (mut tried, mut first) = (Vec::new(), None);
         loop {
             let written = question.written(dialect)?;
             match self.open(written, stream && dialect.streams, headers, total).await {
@@ -127,7 +127,11 @@ impl OpenAi {
                     tried.push(dialect);
                     let next = dialect.after(&error, stream);
                     let is_new = |next: Dialect| !tried.contains(&next) && question.changes(next, dialect);
-                    let (next, next_lasts) = next.filter(|(next, _)| is_new(*next)).ok_or(error)?;
+                    let Some((next, next_lasts)) = next.filter(|(next, _)| is_new(*next)) else {
+                        // What was refused of our own making says nothing to the caller.
+                        return Err(first.filter(|first: &Error| first.kind == error.kind).unwrap_or(error));
+                    };
+                    first.get_or_insert(error);
                     (dialect, lasts) = (next, lasts && next_lasts);
                     mending::tell(Mending::ParameterChanged, &self.transport.settings().name, 1);
                 }

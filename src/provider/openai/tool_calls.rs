@@ -198,9 +198,11 @@ impl Calls {
             _ if piece.index.is_some() && piece.index != call.index => false,
             (Some(id), Some(of_call)) if id == of_call => !piece.is_another_whole(call),
             // A call is named where it begins, and some give each of its pieces an id of its own.
-            (Some(_), Some(_)) => piece.goes_on() && call.written != Written::Whole,
+            (Some(_), Some(_)) => {
+                piece.goes_on() && (piece.index.is_some() || call.written != Written::Whole)
+            }
             // The name may come in pieces.
-            (None, Some(_)) if piece.index.is_some() && call.written == Written::Nothing => true,
+            (None, _) if piece.index.is_some() && call.written == Written::Nothing => true,
             _ => !piece.begins_after(call),
         };
         self.calls.iter().rposition(is_same)

@@ -283,8 +283,9 @@ fn mend_choice(choice: &mut Value) -> Result<bool, Unreadable> {
     }
     if !["content", "refusal"].iter().any(|key| message.get(*key).is_some_and(says)) {
         let images = images(message);
-        let shown = if images.is_empty() { Value::Null } else { images.join("\n").into() };
-        message.insert("content".into(), shown);
+        if !images.is_empty() {
+            message.insert("content".into(), images.join("\n").into());
+        }
     }
     message.entry("content").or_insert(Value::Null);
     Ok(message.iter().any(|(key, value)| key != "role" && says(value)))

@@ -3,7 +3,7 @@
 //! A message with a text (`modelResponse`) settles the answer, and more may come all the same: another
 //! message, or tokens after an early one. Its words count, so the answer lasts until its body ends, or falls
 //! silent. Only the usual end is taken for one at once, since mirrors go on after it with other things and
-//! some leave the connection open: a soft stop, and then a message that says just what the tokens said. By
+//! some leave the connection open: a soft stop and a message, without a token since the first of them. By
 //! two signs of its own the upstream has nothing left to say then.
 
 use std::collections::VecDeque;
@@ -18,9 +18,13 @@ use crate::domain::answer::{Delta, Metadata, Names};
 use crate::provider::content::speaks;
 use crate::provider::decoding::{Decoder, Fault, Progress, first_byte};
 use crate::provider::framing::{Lines, holds_json};
+use crate::provider::reason::says_all_is_well;
 use crate::provider::template::Template;
 use crate::provider::tolerant::{self, Halves, Lost};
 use crate::telemetry::mending::{Mending, Mendings};
+
+/// How much is kept of what is not understood, in bytes.
+const MAX_FOREIGN_BYTES: usize = 4 << 10;
 
 /// Decodes the lines of an answer.
 pub struct Answer {
@@ -37,6 +41,8 @@ pub struct Answer {
     /// In how many words may be missing.
     unreadable: usize,
     soft_stopped: bool,
+    /// Whether the latest words came after a sign of the end, and without another.
+    overtaken: bool,
     /// Whether a message that is not partial was the last that came of the answer.
     settled: bool,
     /// Whether more words came after the answer had said that it may be complete.
@@ -47,6 +53,10 @@ pub struct Answer {
     /// Half of a character, whose other half is to come.
     halves: Halves,
     response_id: Option<String>,
+    /// What came before anything was understood.
+    foreign: Vec<u8>,
+    /// The addresses of images, which are the answer where there are no words.
+    images: Vec<String>,
 }
 
 impl Decoder for Answer {
@@ -61,11 +71,15 @@ impl Decoder for Answer {
     fn progress(&self) -> Progress {
         if self.done {
             Progress::Done
-        } else if self.may_be_complete() {
+        } else if self.may_be_complete() && !self.overtaken {
             Progress::Settled
         } else {
             Progress::Open
         }
+    }
+
+    fn heard(&self) -> usize {
+        self.count
     }
 
     fn mended(&mut self) -> Mendings {
@@ -87,8 +101,15 @@ impl Decoder for Answer {
         }
         let held = self.markup.rest();
         self.say(held, deltas);
+        if self.text.is_empty() && !self.images.is_empty() {
+            let images = std::mem::take(&mut self.images).join("\n");
+            self.say(images, deltas);
+        }
         // A last line that breaks off may have held words, unless it only says again what came before.
-        let may_say_more = || self.goes_on || memmem::find(&last, b"\"token\"").is_some();
+        let may_say_more = || {
+            let is_token = memmem::find(&last, b"\"token\"").is_some();
+            self.goes_on || is_token || !self.text.holds_begun(&last)
+        };
         if self.may_be_complete() && self.skipped > skipped && may_say_more() {
             return Err(Fault::unfinished(true, 0, b""));
         }
@@ -97,6 +118,7 @@ impl Decoder for Answer {
         } else if !self.started {
             Err(Fault::empty())
         } else {
+            self.check_foreign()?;
             Err(Fault::unfinished(self.understood, self.skipped + self.unreadable, &last))
         }
     }
@@ -114,6 +136,9 @@ impl Answer {
             skipped: 0,
             unreadable: 0,
             soft_stopped: false,
+            overtaken: false,
+            images: Vec::new(),
+            foreign: Vec::new(),
             settled: false,
             goes_on: false,
             done: false,
@@ -121,6 +146,16 @@ impl Answer {
             markup: Markup::default(),
             halves: Halves::default(),
             response_id: None,
+        }
+    }
+
+    /// Fails in the words of an answer of which nothing was understood: text, or a failure over several lines.
+    fn check_foreign(&mut self) -> Result<(), Fault> {
+        let foreign = std::mem::take(&mut self.foreign);
+        match foreign.trim_ascii().first() {
+            None => Ok(()),
+            Some(b'{' | b'[') => fail_if_failure(&foreign),
+            Some(_) => Err(Fault::Foreign(foreign)),
         }
     }
 
@@ -163,6 +198,7 @@ impl Answer {
             return self.odd_line(line, is_other, last, deltas);
         };
         error.map_or(Ok(()), fail_if_reported)?;
+        fail_if_told_beside(line)?;
         self.understood = true;
         let (conversation, own, response) = result.split();
         if let Some(conversation) = conversation.and_then(|conversation| conversation.conversation_id) {
@@ -189,6 +225,7 @@ impl Answer {
             && let Some(said) = said(&token.text, kind, &mut self.markup, &mut self.text)
         {
             self.goes_on |= self.may_be_complete();
+            self.overtaken = self.may_be_complete();
             // What a message settled was not all.
             self.settled = false;
             deltas.push_back(said);
@@ -197,7 +234,13 @@ impl Answer {
             self.markup.learn(&card);
         }
         let had_ended = self.may_be_complete();
-        self.soft_stopped |= part.is_soft_stop.unwrap_or_default();
+        // That the model stops thinking is no end.
+        if part.is_soft_stop.unwrap_or_default() && !matches!(kind, Said::Reasoning) {
+            self.soft_stopped = true;
+            self.overtaken = false;
+            // Both signs are there: mirrors go on with other things, and some leave the connection open.
+            self.done |= self.settled && !self.text.is_empty();
+        }
         if let Some(response) = part.model_response {
             // A mirror tells of a usage limit or an overload here, in an answer that is else complete.
             response.failures().try_for_each(fail_if_reported)?;
@@ -206,6 +249,7 @@ impl Answer {
             if response.model.is_some() {
                 deltas.push_back(Names { model: response.model, ..Names::default() }.into());
             }
+            self.images.extend(response.generated_image_urls.into_iter().flatten());
             // An empty one settles nothing: the words came before, or come yet.
             if let Some(text) = response.message.filter(|text| !text.is_empty()) {
                 self.message(&text, is_partial, deltas);
@@ -222,9 +266,10 @@ impl Answer {
     fn message(&mut self, text: &str, is_partial: bool, deltas: &mut VecDeque<Delta>) {
         let Message { before, text } = self.markup.message(text);
         self.say(before, deltas);
-        let settled = self.text.settle(&text, is_partial);
-        deltas.extend(settled.text.map(|text| Delta { text, settled: true, ..Delta::default() }));
-        if settled.is_known && self.soft_stopped && !is_partial {
+        let (settled, overtaken) = (self.text.settle(&text, is_partial), self.overtaken);
+        deltas.extend(settled.map(|text| Delta { text, settled: true, ..Delta::default() }));
+        self.overtaken &= is_partial;
+        if self.soft_stopped && !overtaken && !is_partial {
             self.done = true;
             let held = self.markup.rest();
             self.say(held, deltas);
@@ -240,6 +285,10 @@ impl Answer {
         deltas: &mut VecDeque<Delta>,
     ) -> Result<(), Fault> {
         fail_if_failure(line)?;
+        if !self.understood && self.foreign.len() < MAX_FOREIGN_BYTES {
+            self.foreign.extend_from_slice(&line[..line.len().min(MAX_FOREIGN_BYTES)]);
+            self.foreign.push(b'\n');
+        }
         let may_speak = if is_other {
             object(line).is_some_and(|fields| speaks(&fields) || fields.contains_key("token"))
         } else {
@@ -303,9 +352,25 @@ fn fail_if_failure(line: &[u8]) -> Result<(), Fault> {
     value.map_or(Ok(()), |value| Fault::check(&value))
 }
 
+/// Fails with the failure that a line reports beside its result, or in it.
+fn fail_if_told_beside(line: &[u8]) -> Result<(), Fault> {
+    let Ok(line) = tolerant::value(line) else { return Ok(()) };
+    let (result, response) = (&line["result"], &line["result"]["response"]);
+    for part in [&line, result, response] {
+        // What is called an error is looked at where it is read.
+        let mut rest = part.as_object().cloned().unwrap_or_default();
+        rest.shift_remove("error");
+        Fault::check(&rest.into())?;
+        for error in part["streamErrors"].as_array().into_iter().flatten() {
+            fail_if_reported(error.clone())?;
+        }
+    }
+    Ok(())
+}
+
 /// Fails with the value of an error, unless it is none.
 fn fail_if_reported(error: Value) -> Result<(), Fault> {
-    Fault::check(&json!({ "error": error }))
+    if says_all_is_well(&error) { Ok(()) } else { Fault::check(&json!({ "error": error })) }
 }
 
 fn said(words: &str, kind: Said, markup: &mut Markup, text: &mut Text) -> Option<Delta> {

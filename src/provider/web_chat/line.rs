@@ -94,6 +94,7 @@ pub struct ModelResponse {
     pub stream_errors: Option<Value>,
     pub error: Option<Value>,
     pub partial: Option<bool>,
+    pub generated_image_urls: Option<Vec<String>>,
     /// Cards that the words refer to, each as JSON.
     pub card_attachments_json: Option<Vec<String>>,
 }

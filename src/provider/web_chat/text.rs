@@ -3,6 +3,8 @@
 //! What tokens said stands: some callers have it already, and all of them are to have the same. So a message
 //! adds what the tokens left out, and nothing is taken back for one that is shorter or in other words.
 
+use serde_json::Value;
+
 /// The text so far.
 #[derive(Default)]
 pub struct Text {
@@ -10,18 +12,12 @@ pub struct Text {
     said: String,
     /// Where what the latest message settled ends: a message may be one of several.
     settled: usize,
+    /// The latest message.
+    latest: String,
     /// Whether words of it are missing.
     has_gap: bool,
     /// How many messages were in other words than those that were said.
     pub otherwise: usize,
-}
-
-/// What a message means for the text.
-pub struct Settled {
-    /// All of the text, where the message has to do with it.
-    pub text: Option<String>,
-    /// Whether the message says what had been said, and no more.
-    pub is_known: bool,
 }
 
 impl Text {
@@ -30,17 +26,53 @@ impl Text {
         self.said.push_str(words);
     }
 
+    /// Whether nothing was said.
+    pub fn is_empty(&self) -> bool {
+        self.said.trim().is_empty()
+    }
+
+    /// Whether a line that breaks off in a message has begun to say no more than was said.
+    pub fn holds_begun(&self, line: &[u8]) -> bool {
+        let line = String::from_utf8_lossy(line);
+        let Some((_, begun)) = line.rsplit_once("\"message\"") else { return true };
+        let begun = begun.trim_start_matches([':', ' ', '"']);
+        let mut escaped = false;
+        let end = begun.find(|c: char| {
+            let ends = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            ends
+        });
+        let said = Value::from(self.said.trim()).to_string();
+        let said = &said[1..said.len() - 1];
+        match end {
+            Some(end) => begun[..end].trim() == said,
+            // The cut may divide a character, or what stands for one.
+            None => said.starts_with(begun.trim_end_matches(['\u{fffd}', '\\'])),
+        }
+    }
+
     /// Takes in that words may have been lost.
     pub fn miss(&mut self) {
         self.has_gap = true;
     }
 
-    /// Takes a message in, or the part of one that there is so far.
-    pub fn settle(&mut self, message: &str, is_partial: bool) -> Settled {
-        let is_whole = message.starts_with(&self.said) || self.said.starts_with(message);
+    /// Takes a message in, or the part of one that there is so far; gives all of the text, where the message has
+    /// to do with it.
+    pub fn settle(&mut self, message: &str, is_partial: bool) -> Option<String> {
+        // Blanks around the words are told in one place and not in another.
+        let (said, latest) = (self.said.trim_start(), self.latest.trim());
+        let told = message.trim_start();
+        let goes_on = !latest.is_empty() && told.starts_with(latest);
+        let is_whole = told.starts_with(said) || said.starts_with(told) || goes_on;
+        let is_repeated = goes_on && told.trim_end().len() == latest.len();
         let (before, said) = self.said.split_at(if is_whole { 0 } else { self.settled });
-        let is_known = message.trim() == said.trim();
-        let text = if is_known { self.said.clone() } else { [before, message].concat() };
+        let is_known = is_repeated || message.trim() == said.trim();
+        let news = told.strip_prefix(self.said.trim_start()).filter(|_| is_whole);
+        let text = match news {
+            _ if is_known => self.said.clone(),
+            Some(news) => [&self.said, news].concat(),
+            None => [before, message].concat(),
+        };
         let adds = text.starts_with(&self.said);
         let is_cut = self.said.starts_with(&text);
         self.otherwise += usize::from(!(adds || is_partial && is_cut));
@@ -53,8 +85,9 @@ impl Text {
         }
         if !is_partial {
             self.settled = self.said.len();
+            self.latest = message.into();
         }
-        Settled { text: counts.then_some(text), is_known }
+        counts.then_some(text)
     }
 }
 
@@ -74,18 +107,18 @@ mod tests {
             let mut text = Text::default();
             text.say(said);
             let settled = text.settle(message, false);
-            (settled.text, settled.is_known, text.otherwise)
+            (settled, text.otherwise)
         };
         let all = |text: &str| Some(text.to_string());
         for (said, message, expected) in [
-            ("", "Hello", (all("Hello"), false, 0)),
-            ("Hello", "Hello", (all("Hello"), true, 0)),
-            ("Hel", "Hello", (all("Hello"), false, 0)),
-            ("\nHello ", "Hello", (all("\nHello "), true, 0)),
-            ("Hello world", "Hello", (None, false, 1)),
-            ("Hello wurld", "Hello world", (None, false, 1)),
-            ("Hello[1] world", "Hello world", (None, false, 1)),
-            ("world", "Hello world", (all("Hello world"), false, 1)),
+            ("", "Hello", (all("Hello"), 0)),
+            ("Hello", "Hello", (all("Hello"), 0)),
+            ("Hel", "Hello", (all("Hello"), 0)),
+            ("\nHello ", "Hello", (all("\nHello "), 0)),
+            ("Hello world", "Hello", (None, 1)),
+            ("Hello wurld", "Hello world", (None, 1)),
+            ("Hello[1] world", "Hello world", (None, 1)),
+            ("world", "Hello world", (all("Hello world"), 1)),
         ] {
             assert_eq!(after(said, message), expected, "{said:?} {message:?}");
         }
@@ -97,7 +130,7 @@ mod tests {
             let mut text = Text::default();
             text.say("Hello wor");
             text.miss();
-            assert_eq!(text.settle(message, false).text.as_deref(), expected, "{message}");
+            assert_eq!(text.settle(message, false).as_deref(), expected, "{message}");
         }
     }
 
@@ -106,7 +139,7 @@ mod tests {
         let mut text = Text::default();
         let mut settled = |said: &str, message: &str| {
             text.say(said);
-            text.settle(message, false).text.unwrap_or_default()
+            text.settle(message, false).unwrap_or_default()
         };
         assert_eq!(settled("one", "one"), "one");
         assert_eq!(settled("", "one"), "one");

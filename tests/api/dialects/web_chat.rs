@@ -11,6 +11,66 @@ use crate::upstream::{Fake, Step};
 
 pub const CASES: &[Case] = &[
     web_chat(
+        "a failure stands beside a result",
+        "{\"result\":{\"response\":{\"token\":\"Hi\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n{\"success\":false,\"message\":\"boom ctx\",\"result\":{}}\n",
+        Fails("upstream_error", "boom ctx"),
+    ),
+    web_chat(
+        "a response has streamErrors of its own",
+        "{\"result\":{\"response\":{\"token\":\"Hi\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n{\"result\":{\"response\":{\"streamErrors\":[{\"message\":\"boom ctx\"}]}}}\n",
+        Fails("upstream_error", "boom ctx"),
+    ),
+    web_chat(
+        "an error says that all is well",
+        "{\"result\":{\"response\":{\"token\":\"Hi\",\"error\":{\"code\":0,\"message\":\"OK\"}}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n",
+        Text("Hi"),
+    ),
+    web_chat(
+        "a message comes twice, without the blanks of the tokens",
+        "{\"result\":{\"response\":{\"token\":\"\\nHi\"}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hi\"}}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hi\"}}}}\n",
+        Text("\nHi"),
+    ),
+    web_chat(
+        "messages have all so far, without a mark that the tokens had",
+        "{\"result\":{\"response\":{\"token\":\"I search [1]. \"}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"I search. \"}}}}\n{\"result\":{\"response\":{\"token\":\"It is 5.\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"I search. It is 5.\"}}}}\n",
+        Text("I search [1]. It is 5."),
+    ),
+    web_chat(
+        "tokens come after a soft stop, and after an early message too",
+        "{\"result\":{\"response\":{\"token\":\"A\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n{\"result\":{\"response\":{\"token\":\" B\"}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"A B\"}}}}\n{\"result\":{\"response\":{\"token\":\" C\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"A B C\"}}}}\n",
+        Text("A B C"),
+    ),
+    web_chat(
+        "the model stops thinking, and answers in two messages",
+        "{\"result\":{\"response\":{\"token\":\"hm\",\"isThinking\":true,\"isSoftStop\":true}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hello\"}}}}\n{\"result\":{\"response\":{\"token\":\" world\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hello world\"}}}}\n",
+        Text("Hello world"),
+    ),
+    web_chat(
+        "the answer is an image alone",
+        "{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"\",\"generatedImageUrls\":[\"https://a.example/x.jpg\"]}}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n",
+        Text("https://a.example/x.jpg"),
+    ),
+    web_chat(
+        "an error stands there over several lines",
+        "{\n \"error\": {\n  \"message\": \"boom ctx\"\n }\n}\n",
+        Fails("upstream_error", "boom ctx"),
+    ),
+    web_chat(
+        "the answer is plain text",
+        "boom ctx: no account is left\n",
+        Fails("upstream_invalid", "boom ctx"),
+    ),
+    web_chat(
+        "the last message breaks off in words of its own",
+        "{\"result\":{\"response\":{\"token\":\"Hello\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hello world, and mo",
+        Fails("upstream_truncated", ""),
+    ),
+    web_chat(
+        "the last message breaks off in words that were said",
+        "{\"result\":{\"response\":{\"token\":\"Hello\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hel",
+        Text("Hello"),
+    ),
+    web_chat(
         "an early message is not marked as partial, and tokens follow",
         "{\"result\":{\"response\":{\"modelResponse\":{\"message\":\"Hello\",\"responseId\":\"r\"}}}}\n{\"result\":{\"response\":{\"token\":\" world\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n",
         Text("Hello world"),

@@ -148,6 +148,7 @@ impl Completion {
             let content = words(content);
             self.acts |= reasoning.is_some_and(|words| words.get() != "\"\"");
             self.hear(&content, self.first == Some(index));
+            self.overtaken &= finish.is_none();
             if self.first == Some(index) && !self.wire_only {
                 delta.text = content.into_owned();
                 delta.reasoning = words(reasoning).into_owned();

@@ -49,7 +49,7 @@ impl Completion {
             _ => return Err(Fault::broken(Some(self.events))),
         };
         // Many a client reads one choice of a chunk alone.
-        if let Some(again) = choices.iter().position(|choice| is_of_one_before(choice, &choices)) {
+        if let Some(again) = (1..choices.len()).find(|at| is_of_one_before(&choices[..*at], &choices[*at])) {
             let mut rest = chunk.clone();
             rest.insert("choices".into(), choices.split_off(again).into());
             chunk.insert("choices".into(), choices.into());
@@ -115,9 +115,11 @@ impl Completion {
         mending.mended |= whole::mend_content(said).map_err(|Unreadable| unreadable())?;
         let is_first = self.first == Some(index);
         if brought == Some("message") && is_first {
-            self.leave_out_what_was_said(said);
+            let is_whole = reason.is_some() || mending.chunk["object"] == "chat.completion";
+            self.leave_out_what_was_said(said, is_whole);
         }
         mending.mended |= self.show_images(said, is_first, reason.is_some());
+        self.overtaken &= reason.is_none();
         if begins && !said.get("role").is_some_and(Value::is_string) {
             said.insert("role".into(), "assistant".into());
             mending.mended = true;
@@ -143,22 +145,23 @@ impl Completion {
         choice: &mut Map<String, Value>,
         mending: &mut Mend<'_>,
     ) -> Option<String> {
-        let told = choice.get("finish_reason").and_then(Value::as_str);
+        let told = choice.get("finish_reason").map(|told| told.get("type").unwrap_or(told));
+        let told = told.and_then(Value::as_str);
         let reason = told.filter(|reason| finishes(reason)).map(String::from);
         let was_none = reason.is_none() && told.is_some_and(|told| !told.is_empty());
         self.note(index, reason.as_deref());
         let before = self.finished.get(&index).filter(|_| reason.is_none());
-        if before.is_some() || was_none {
-            choice.insert("finish_reason".into(), before.cloned().into());
+        if before.is_some() || was_none || choice.get("finish_reason").is_some_and(Value::is_object) {
+            choice.insert("finish_reason".into(), before.cloned().or_else(|| reason.clone()).into());
             mending.mended = true;
         }
         reason
     }
 
-    /// Leaves out of a whole message what pieces of it said before.
-    fn leave_out_what_was_said(&mut self, message: &mut Map<String, Value>) {
+    /// Leaves out of a message, be it a whole one, what pieces of it said before.
+    fn leave_out_what_was_said(&mut self, message: &mut Map<String, Value>, is_whole: bool) {
         let content = message.get("content").and_then(Value::as_str);
-        if let Some(news) = content.and_then(|content| self.said.news(content)) {
+        if let Some(news) = content.and_then(|content| self.said.news(content, is_whole)) {
             let news = Value::from(news);
             message.insert("content".into(), news);
             // The thoughts come before the words.
@@ -229,10 +232,9 @@ fn number(choices: &mut [Value]) -> bool {
     numbered
 }
 
-/// Whether a choice has the index of one that stands before it.
-fn is_of_one_before(choice: &Value, choices: &[Value]) -> bool {
-    let before = choices.iter().take_while(|other| !std::ptr::eq(*other, choice));
-    choice["index"].is_u64() && before.into_iter().any(|other| other["index"] == choice["index"])
+/// Whether a choice has the index of one of those before it.
+fn is_of_one_before(before: &[Value], choice: &Value) -> bool {
+    choice["index"].is_u64() && before.iter().any(|other| other["index"] == choice["index"])
 }
 
 /// Takes the words out of the last chunk of a choice, for a chunk of their own.
