@@ -146,14 +146,14 @@ impl SseEvents {
         if line.is_empty() {
             return Ok(self.end());
         }
-        let is_bare = self.bare
-            || !self.has_data
-                && (line.starts_with(b"{") || line.starts_with(b"[{") || line.trim_ascii() == b"[");
+        let first = line[0];
+        let begins = first == b'{' || first == b'[' && (line.starts_with(b"[{") || line.trim_ascii() == b"[");
+        let is_bare = self.bare || begins && !self.has_data;
         let data = match line.strip_prefix(b"data").or_else(|| line.strip_prefix(b"error")) {
             _ if is_bare => line,
             Some([]) => &[],
             Some([b':', b' ', data @ ..]) | Some([b':', data @ ..]) => {
-                self.fails |= line.starts_with(b"error");
+                self.fails |= first == b'e';
                 data
             }
             _ => {
