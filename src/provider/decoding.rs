@@ -13,7 +13,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::body::{Body, broken, empty};
-use super::framing::LineTooLong;
+use super::framing::{LineTooLong, holds_json};
 use super::reason::Reason;
 use super::report;
 use super::transport::Transport;
@@ -99,6 +99,15 @@ impl Fault {
     /// Fails with what an answer, or an event of one, reports.
     pub(super) fn check(value: &Value) -> Result<(), Fault> {
         Reason::in_answer(value).map_or(Ok(()), |reason| Err(Fault::Reported(Box::new(reason))))
+    }
+
+    /// Fails with what an event that is no object reports, if it is a list with an error, and where words may
+    /// be lost with it: the `last` one, which nothing ends, may break off.
+    pub(super) fn check_odd(text: &[u8], last: bool, event: usize) -> Result<(), Fault> {
+        if text.starts_with(b"[") {
+            Fault::check(&serde_json::from_slice(text).unwrap_or_default())?;
+        }
+        if !last && holds_json(text) { Err(Fault::broken(Some(event))) } else { Ok(()) }
     }
 
     /// The error for bytes that end before the protocol's own end: of another protocol when nothing

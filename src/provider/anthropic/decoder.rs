@@ -19,7 +19,6 @@ use super::message::{Message, Words, stop_reason};
 use crate::domain::answer::Delta;
 use crate::provider::content::{Unreadable, speaks};
 use crate::provider::decoding::{Decoder, Fault, Progress};
-use crate::provider::framing::holds_json;
 use crate::provider::intake::{Intake, Rest};
 use crate::provider::reason::{Reason, breaks_off};
 use crate::provider::template::{Template, text};
@@ -207,12 +206,7 @@ impl Events {
 
     /// Takes in an event that is no object: a list with an error, or something that is not of the protocol.
     fn odd_event(&mut self, data: &[u8], last: bool) -> Result<(), Fault> {
-        if data[0] == b'[' {
-            Fault::check(&serde_json::from_slice(data).unwrap_or_default())?;
-        }
-        if !last && holds_json(data) {
-            return Err(Fault::broken(Some(self.events)));
-        }
+        Fault::check_odd(data, last, self.events)?;
         self.skipped += 1;
         Ok(())
     }

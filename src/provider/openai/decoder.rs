@@ -22,7 +22,6 @@ use crate::domain::answer::{Delta, Names};
 use crate::domain::chat::estimate_tokens;
 use crate::provider::body::{is_bound, silent};
 use crate::provider::decoding::{Decoder, Fault, Progress};
-use crate::provider::framing::holds_json;
 use crate::provider::intake::{Intake, Rest};
 use crate::provider::template::Template;
 use crate::provider::tolerant::{self, Halves};
@@ -260,12 +259,7 @@ impl Completion {
 
     /// Takes in an event that is no object: a list with an error, or something that is not of the protocol.
     fn odd_event(&mut self, text: &[u8], last: bool) -> Result<(), Fault> {
-        if text[0] == b'[' {
-            Fault::check(&serde_json::from_slice(text).unwrap_or_default())?;
-        }
-        if !last && holds_json(text) {
-            return Err(Fault::broken(Some(self.events)));
-        }
+        Fault::check_odd(text, last, self.events)?;
         self.skipped += 1;
         Ok(())
     }

@@ -133,15 +133,19 @@ fn whole_value(bytes: &[u8]) -> Result<Value, Fault> {
 /// How many tool calls are compared with each other without being taken apart.
 const FEW_CALLS: usize = 16;
 
-/// What matters in a whole completion.
+/// What matters in a completion, whole or a chunk of one, with choices of that form.
 #[derive(Deserialize)]
-struct Whole<'a> {
+#[serde(bound(deserialize = "Choice: Deserialize<'de>"))]
+pub struct Envelope<'a, Choice> {
     #[serde(borrow)]
-    choices: Option<Vec<WholeChoice<'a>>>,
+    pub id: Option<&'a RawValue>,
     #[serde(borrow)]
-    usage: Option<&'a RawValue>,
+    pub model: Option<&'a RawValue>,
+    pub choices: Option<Vec<Choice>>,
     #[serde(borrow)]
-    object: Option<&'a str>,
+    pub usage: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub object: Option<&'a str>,
     /// Any field in which failures are told; where there are several, nothing is read in this way.
     #[serde(alias = "errors", alias = "base_resp", alias = "success", alias = "code", alias = "error_code")]
     #[serde(
@@ -152,7 +156,7 @@ struct Whole<'a> {
         alias = "Response"
     )]
     #[serde(alias = "x_groq")]
-    error: Option<IgnoredAny>,
+    pub error: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -240,8 +244,10 @@ pub fn look(bytes: Bytes, mendings: &mut Mendings) -> Result<Delta, Fault> {
 
 /// What a completion that is good as it is tells of its cost.
 fn good(text: &str) -> Option<Delta> {
-    let whole = serde_json::from_str(text).ok()?;
-    let Whole { choices: Some(choices), usage: spent, error: None, object } = whole else { return None };
+    let whole: Envelope<'_, WholeChoice<'_>> = serde_json::from_str(text).ok()?;
+    let Envelope { choices: Some(choices), usage: spent, error: None, object, .. } = whole else {
+        return None;
+    };
     if object == Some("error") {
         return None;
     }

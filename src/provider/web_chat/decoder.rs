@@ -354,13 +354,12 @@ fn fail_if_failure(line: &[u8]) -> Result<(), Fault> {
 
 /// Fails with the failure that a line reports beside its result, or in it.
 fn fail_if_told_beside(line: &[u8]) -> Result<(), Fault> {
-    let Ok(line) = tolerant::value(line) else { return Ok(()) };
-    let (result, response) = (&line["result"], &line["result"]["response"]);
-    for part in [&line, result, response] {
+    let Ok(mut line) = tolerant::value(line) else { return Ok(()) };
+    for place in ["", "/result", "/result/response"] {
+        let Some(part) = line.pointer_mut(place) else { continue };
         // What is called an error is looked at where it is read.
-        let mut rest = part.as_object().cloned().unwrap_or_default();
-        rest.shift_remove("error");
-        Fault::check(&rest.into())?;
+        part.as_object_mut().map(|fields| fields.shift_remove("error"));
+        Fault::check(part)?;
         for error in part["streamErrors"].as_array().into_iter().flatten() {
             fail_if_reported(error.clone())?;
         }

@@ -14,32 +14,10 @@ use crate::provider::reason::{breaks_off, finishes};
 use crate::provider::template::text;
 
 /// What matters in a chunk.
-#[derive(Deserialize)]
-pub(super) struct Seen<'a> {
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-    object: Option<&'a str>,
-    #[serde(borrow)]
-    model: Option<&'a RawValue>,
-    #[serde(borrow)]
-    choices: Option<Vec<SeenChoice<'a>>>,
-    #[serde(borrow)]
-    usage: Option<&'a RawValue>,
-    /// Any field in which failures are told; where there are several, nothing is read in this way.
-    #[serde(alias = "errors", alias = "base_resp", alias = "success", alias = "code", alias = "error_code")]
-    #[serde(
-        alias = "error_type",
-        alias = "errorCode",
-        alias = "errcode",
-        alias = "header",
-        alias = "Response"
-    )]
-    #[serde(alias = "x_groq")]
-    error: Option<IgnoredAny>,
-}
+pub(super) type Seen<'a> = whole::Envelope<'a, SeenChoice<'a>>;
 
 #[derive(Deserialize)]
-struct SeenChoice<'a> {
+pub(super) struct SeenChoice<'a> {
     index: Option<u64>,
     #[serde(borrow)]
     finish_reason: Option<&'a RawValue>,
