@@ -4,7 +4,7 @@
 //! They belong to a task, and a task that is spawned begins without them: work that goes on for a request
 //! elsewhere is spawned as [`carried`].
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use futures_util::future::Either;
@@ -130,6 +130,11 @@ pub fn call() -> Option<Arc<OpenCall>> {
 /// When the budget of all requests has not so many left.
 pub fn take(bytes: usize) -> Result<(), Error> {
     CONTEXT.try_with(|context| context.0.share.take(bytes)).unwrap_or(Ok(()))
+}
+
+/// From now on the request counts as one of this caller, of several.
+pub fn is_of(caller: &Arc<AtomicUsize>) {
+    let _ = CONTEXT.try_with(|context| context.0.share.is_of(Arc::clone(caller)));
 }
 
 /// Sets headers that the answer to the request is to have.

@@ -69,7 +69,7 @@ impl KeyRequest {
             tokens_per_day: self.tokens_per_day,
             tokens_per_month: self.tokens_per_month,
             storage_bytes: self.storage.map(|text| limits::storage(&text)).transpose()?,
-            paths: self.paths.unwrap_or_default(),
+            paths: limits::paths(self.paths.unwrap_or_default())?,
         })
     }
 }

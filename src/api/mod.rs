@@ -126,6 +126,11 @@ fn is_public(path: &str) -> bool {
         || path.starts_with("/assets/")
 }
 
+/// The path that is meant by one that people paste or type by mistake; `None` for one that is good as it is.
+pub fn meant(path: &str) -> Option<String> {
+    if path == "/mcp/" { Some("/mcp".into()) } else { openai::paths::canonical(path) }
+}
+
 /// What is looked for before there is a key: RFC 8615. MCP's clients look for an authorization server there;
 /// on 401 they would tell their user of that one instead of the key, so what is not there has to be 404.
 fn is_well_known(path: &str) -> bool {

@@ -21,7 +21,7 @@ use utoipa_actix_web::AppExt;
 
 use super::StartError;
 use crate::activity::Activity;
-use crate::api::{self, mcp, openai};
+use crate::api::{self, mcp};
 use crate::budget::Budget;
 use crate::config::{Config, Limits};
 use crate::doctor::Doctor;
@@ -184,7 +184,7 @@ pub fn run(
                 if request.method() == Method::HEAD {
                     request.head_mut().method = Method::GET;
                 }
-                if let Some(path) = openai::paths::canonical(request.path()) {
+                if let Some(path) = api::meant(request.path()) {
                     rewrite_path(&mut request, &path);
                 }
                 next.call(request)

@@ -129,7 +129,7 @@ fn limited(mut limits: KeyLimits, matches: &ArgMatches) -> Result<KeyLimits, Err
         limits.models = some(text).map(|text| key_limits::models(list(text))).transpose()?;
     }
     if let Some(text) = given("paths") {
-        limits.paths = some(text).map(list).unwrap_or_default();
+        limits.paths = key_limits::paths(some(text).map(list).unwrap_or_default())?;
     }
     if let Some(text) = given("rpm") {
         limits.requests_per_minute = small(text, "rpm")?;

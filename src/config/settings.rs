@@ -250,10 +250,10 @@ declare! {
         MAX_V1_BODY_BYTES: Number<usize> = bytes(20 << 20, 1024..=1 << 30),
             zh: "`/v1/*` 請求內容的大小上限";
 
-        /// Memory for the bodies, collected answers and conversations of all requests of a process together;
-        /// what would need more is refused with Retry-After
+        /// Memory for the bodies, collected answers and conversations of all requests of a process together,
+        /// three quarters of it for one gateway key of several; what would need more is refused with Retry-After
         MEMORY_BUDGET_BYTES: Number<u64> = bytes(160 << 20, 1024..=1 << 40),
-            zh: "一個程序中所有請求的內容、收集中的回答與讀取的對話合計可用的記憶體；超過時拒絕並附上 Retry-After";
+            zh: "一個程序中所有請求的內容、收集中的回答與讀取的對話合計可用的記憶體，有多把閘道金鑰時單一金鑰至多四分之三；超過時拒絕並附上 Retry-After";
 
         /// Bytes of conversations and answers that are kept for each key without a limit of its own; 0 for any
         /// number. Over it a key reads and deletes, and keeps nothing new

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -97,13 +97,19 @@ impl GatewayKey {
 
 /// The keys that are accepted, looked up by their digests: ten thousand cost what one costs.
 #[derive(Default)]
-pub struct KeyRing(HashMap<[u8; 32], Entry>);
+pub struct KeyRing {
+    entries: HashMap<[u8; 32], Entry>,
+    /// How many of them are not the owner's.
+    callers: usize,
+}
 
 /// A key of a ring.
 pub struct Entry {
     /// The key.
     pub key: GatewayKey,
     passed: AtomicBool,
+    /// How many bytes its requests hold of what all may hold.
+    pub held: Arc<AtomicUsize>,
 }
 
 impl Entry {
@@ -124,13 +130,23 @@ impl KeyRing {
         KeyRing::default().renewed(keys)
     }
 
-    /// A ring of these keys, which knows of those that it had already whether they have passed.
+    /// A ring of these keys, which knows of those that it had already whether they have passed, and what
+    /// they hold.
     pub fn renewed(&self, keys: Vec<GatewayKey>) -> Self {
         let entry = |key: GatewayKey| {
-            let passed = self.0.get(&key.digest).is_some_and(Entry::has_passed);
-            (key.digest, Entry { key, passed: AtomicBool::new(passed) })
+            let before = self.entries.get(&key.digest);
+            let passed = AtomicBool::new(before.is_some_and(Entry::has_passed));
+            let held = before.map(|before| Arc::clone(&before.held)).unwrap_or_default();
+            (key.digest, Entry { key, passed, held })
         };
-        KeyRing(keys.into_iter().map(entry).collect())
+        let entries: HashMap<_, _> = keys.into_iter().map(entry).collect();
+        let callers = entries.values().filter(|entry| !entry.key.is_owners()).count();
+        KeyRing { entries, callers }
+    }
+
+    /// Whether several keys share the service, beside the owner's.
+    pub fn is_shared(&self) -> bool {
+        self.callers > 1
     }
 
     /// Whether the owner's key is among them.
@@ -145,14 +161,14 @@ impl KeyRing {
 
     /// All of them.
     pub fn keys(&self) -> impl Iterator<Item = &GatewayKey> {
-        self.0.values().map(|entry| &entry.key)
+        self.entries.values().map(|entry| &entry.key)
     }
 
     /// The key that a caller presented, if it is ours. The time that this takes tells nothing of the keys:
     /// what is looked up is a digest, which nobody can choose.
     pub fn find(&self, presented: &str) -> Option<&Entry> {
         let digest: [u8; 32] = Sha256::digest(presented).into();
-        self.0.get(&digest).filter(|entry| bool::from(entry.key.digest.ct_eq(&digest)))
+        self.entries.get(&digest).filter(|entry| bool::from(entry.key.digest.ct_eq(&digest)))
     }
 }
 

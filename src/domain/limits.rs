@@ -95,6 +95,26 @@ pub fn models(names: Vec<String>) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
+/// Paths under `/v1/` that a key opens, without what stands around them: `/v1/files/*` is `files`.
+///
+/// # Errors
+/// When one is no path.
+pub fn paths(names: Vec<String>) -> Result<Vec<String>, Error> {
+    let segment = |segment: &str| {
+        let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        !segment.is_empty() && segment.chars().all(is_of_name) && !segment.starts_with('.')
+    };
+    let path = |name: String| {
+        let path = name.trim().trim_matches('/').trim_end_matches("/*");
+        let path = path.strip_prefix("v1/").unwrap_or(path);
+        match path.split('/').all(segment) {
+            true => Ok(path.to_string()),
+            false => Err(invalid("paths", &name, "name paths under `/v1/`, such as `files`")),
+        }
+    };
+    names.into_iter().map(path).collect()
+}
+
 fn invalid(name: &str, text: &str, hint: &str) -> Error {
     Error::new(Kind::InvalidRequest, format!("`{name}`: `{text}` is not understood")).hinted(hint)
 }
@@ -171,6 +191,20 @@ mod tests {
         }
         for path in ["file", "filesystem", "batches", ""] {
             assert!(!limits.allow_path(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn paths_of_a_key_are_named_as_people_write_them() {
+        let read = |name: &str| paths(vec![name.into()]).ok();
+        for name in ["files", "/files/", "/v1/files/*", " v1/files "] {
+            assert_eq!(read(name), Some(vec!["files".into()]), "{name}");
+        }
+        assert_eq!(read("fine_tuning/jobs"), Some(vec!["fine_tuning/jobs".into()]));
+        for name in
+            ["", "/", "*", "../files", "files/../keys", "a b", "https://a.example/v1/files", "files?x=1"]
+        {
+            assert_eq!(read(name), None, "{name}");
         }
     }
 

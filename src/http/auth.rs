@@ -227,7 +227,7 @@ impl Guard {
             if wrong > 0 {
                 self.guesses.add(address(), wrong);
             }
-            return entry.caller();
+            return entry.caller(&ring);
         }
         let address = address();
         if let Some(wait) = self.guesses.wait(address) {
@@ -241,7 +241,7 @@ impl Guard {
             return Err(Error::new(Kind::KeyWrong, "the gateway key is not one of this service's"));
         };
         entry.pass();
-        entry.caller()
+        entry.caller(&ring)
     }
 
     fn owner_only(&self) -> Error {
@@ -311,11 +311,14 @@ fn see(request: &HttpRequest, caller: Option<&Caller>) {
 }
 
 impl keys::Entry {
-    /// Who has presented it.
-    fn caller(&self) -> Result<Caller, Error> {
+    /// Who has presented it, of those in a ring.
+    fn caller(&self, ring: &KeyRing) -> Result<Caller, Error> {
         let GatewayKey { owner, name, limits, .. } = &self.key;
         if limits.have_ended(SystemTime::now()) {
             return Err(Error::new(Kind::KeyExpired, format!("the gateway key `{name}` has ended")));
+        }
+        if ring.is_shared() && !self.key.is_owners() {
+            request::is_of(&self.held);
         }
         let name = self.key.shown_name().into();
         Ok(Caller { owner: owner.clone(), name, is_owner: self.key.is_owners() })

@@ -1,4 +1,5 @@
-//! The content of a message in whatever form it comes: a text, parts, an object with one, or a number.
+//! The content of a message in whatever form it comes: a text, parts, an object with one, or a number; and the
+//! numbers of tokens that it cost.
 
 use serde_json::{Map, Value};
 
@@ -68,7 +69,10 @@ impl Content {
             self.thoughts += &(thoughts + &answer);
             return Ok(());
         }
-        match PLACES.iter().find_map(|name| place(name)) {
+        // Some parts have what they say under the name of their type, as a text or an address.
+        let named = || part.get("type").and_then(Value::as_str).and_then(place);
+        let named = || named().filter(|said| said.is_string() || said.get("url").is_some());
+        match PLACES.iter().find_map(|name| place(name)).or_else(named) {
             Some(words) => self.take(words),
             // A reference, such as Mistral's, has no words.
             None if part.iter().all(|(name, value)| name == "type" || !value.is_string()) => Ok(()),
@@ -86,6 +90,16 @@ pub(super) fn speaks(event: &Map<String, Value>) -> bool {
         _ => false,
     };
     ELSEWHERE.iter().any(says)
+}
+
+/// More tokens than this are none that were counted.
+const MOST_TOKENS: f64 = 1e12;
+
+/// A number of tokens, which some write as 3.0 or "3".
+pub(super) fn tokens(value: &Value) -> Option<u64> {
+    let told = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+    let is_count = |number: &f64| (0.0..=MOST_TOKENS).contains(number) && number.fract() == 0.0;
+    told.filter(is_count).map(|number| number as u64)
 }
 
 /// What a part of a tool call says. Some mirrors give the arguments as the object that they describe.

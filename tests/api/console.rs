@@ -152,6 +152,8 @@ async fn frames_are_open_to_all_and_say_nothing_that_a_key_protects() {
         }
     }
     assert_eq!(status(&app, "/console/nothing", ("accept", "*/*")).await.0, 404);
+    let slashed = app.call("GET", "/console/", &[], None).await;
+    assert_eq!((slashed.status.as_u16(), slashed.header("location")), (308, Some("../console")));
     for (prefers, is_asked) in [("zh-CN,zh;q=0.9", true), ("zh-TW,zh;q=0.9", false)] {
         let page = app.call("GET", "/console", &[("accept-language", prefers)], None).await;
         assert_eq!(page.text.contains("没有简体中文版"), is_asked, "{prefers}");

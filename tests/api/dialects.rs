@@ -97,6 +97,12 @@ const AFTER_A_WORD: &[Case] = &[
         Text("Hello brave world"),
     ),
     openai(
+        "a part has its address under the name of its type",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":[{\"type\":\"text\",\"text\":\": \"},{\"type\":\"document_url\",\"document_url\":\"https://a.example/x\"},{\"type\":\"file\",\"file\":{\"file_id\":\"f\"}}]},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+        "",
+        Text("Hello: https://a.example/x"),
+    ),
+    openai(
         "a key comes twice in a chunk",
         "data: {\"choices\":[{\"index\":0,\"delta\":{\"reasoning_content\":\"hm\",\"content\":\" world\",\"reasoning_content\":\"hm\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
         "",

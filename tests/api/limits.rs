@@ -99,25 +99,32 @@ async fn so_many_answers_go_on_without_their_callers() {
 }
 
 const SMALL_MEMORY: [(&str, &str); 3] =
-    [("MAX_BODY_BYTES", "4096"), ("MAX_V1_BODY_BYTES", "4096"), ("MEMORY_BUDGET_BYTES", "8192")];
+    [("MAX_BODY_BYTES", "4096"), ("MAX_V1_BODY_BYTES", "4096"), ("MEMORY_BUDGET_BYTES", "16384")];
 
 #[actix_web::test]
-async fn bodies_in_flight_have_a_budget() {
+async fn bodies_in_flight_have_a_budget_of_which_one_key_takes_three_quarters() {
     let fake = hanging().await;
     let app = spawn_before(&fake.url, "openai", &SMALL_MEMORY).await;
     let padded = STREAM.replace("hi", &"x".repeat(3000));
     let address = app.address;
-    let open = || {
+    let begin = |key: &'static str| {
         let padded = padded.clone();
-        tokio::task::spawn_local(async move { post(address, "/v1/chat/completions", KEY, &padded).await })
+        tokio::task::spawn_local(async move { post(address, "/v1/chat/completions", key, &padded).await })
     };
-    let open = [open(), open()];
-    while fake.requests().len() < 2 {
+    let mut open: Vec<_> = [KEY; 3].map(begin).into();
+    while fake.requests().len() < open.len() {
         sleep(Duration::from_millis(10)).await;
     }
     let refused = app.post("/v1/chat/completions", KEY, &padded).await;
     is(&refused, 503, "overloaded");
-    assert!(refused.text.contains("MEMORY_BUDGET_BYTES"));
+    assert!(refused.text.contains("one key may hold") && refused.text.contains("MEMORY_BUDGET_BYTES"));
+    open.push(begin(OTHER_KEY));
+    while fake.requests().len() < open.len() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let refused = app.post("/v1/chat/completions", OTHER_KEY, &padded).await;
+    is(&refused, 503, "overloaded");
+    assert!(refused.text.contains("all requests together may hold"), "{}", refused.text);
     let message = json!({"message": "x".repeat(3000)}).to_string();
     is(&app.post("/api/chat", KEY, &message).await, 424, "overloaded");
     assert_eq!(app.get("/health").await.status, 200);

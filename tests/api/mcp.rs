@@ -56,8 +56,10 @@ async fn a_client_gets_the_version_it_asks_for_or_one_it_knows() {
         assert!(result["capabilities"]["tools"].is_object());
     }
     let notification = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
-    let answer = app.post("/mcp", KEY, &notification.to_string()).await;
-    assert_eq!((answer.status.as_u16(), answer.text.as_str()), (202, ""));
+    for path in ["/mcp", "/mcp/"] {
+        let answer = app.post(path, KEY, &notification.to_string()).await;
+        assert_eq!((answer.status.as_u16(), answer.text.as_str()), (202, ""), "{path}");
+    }
     assert_eq!(rpc(&app, "ping", json!({})).await["result"], json!({}));
 }
 

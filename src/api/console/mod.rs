@@ -20,6 +20,7 @@ mod sign_in;
 mod state;
 mod try_it;
 
+use actix_web::http::header;
 use actix_web::web::{Data, Path, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, get};
 use utoipa_actix_web::service_config::ServiceConfig as DocumentedConfig;
@@ -42,7 +43,7 @@ pub fn routes(config: &mut DocumentedConfig) {
 
 /// Adds frames, parts and their files, which are no operations.
 pub fn pages(config: &mut ServiceConfig) {
-    config.service(first).service(frame).service(assets::asset);
+    config.service(first).service(slashed).service(frame).service(assets::asset);
     config.service(state::part).service(advice::part).service(overview::part).service(overview::list);
     config.service(try_it::part).service(keys::part).service(connect::part);
     config.service(maintain::part).service(maintain::doctor_part).service(setup::part);
@@ -63,6 +64,11 @@ async fn first(request: HttpRequest, guard: Data<Guard>, gateway: Data<Gateway>)
     // While the demo answers there is one thing to do.
     let page = if gateway.is_demo() { &setup::PAGE } else { PAGES[0] };
     page::frame(page, Language::of(&request), &request, &guard)
+}
+
+#[get("/console/")]
+async fn slashed() -> HttpResponse {
+    HttpResponse::PermanentRedirect().insert_header((header::LOCATION, "../console")).finish()
 }
 
 #[get("/console/{page}")]

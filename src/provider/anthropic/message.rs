@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::domain::answer::{Delta, Metadata, Names, ToolCallDelta};
 use crate::domain::chat::Usage;
-use crate::provider::content::{Content, Unreadable, as_text};
+use crate::provider::content::{Content, Unreadable, as_text, tokens};
 use crate::provider::decoding::new_call_id;
 use crate::provider::reason::finishes;
 
@@ -262,7 +262,7 @@ impl Call {
 
 impl Spent {
     fn add(&mut self, usage: &Value) {
-        let number = |name: &str| usage[name].as_u64();
+        let number = |name: &str| usage.get(name).and_then(tokens);
         self.input = self.input.max(number("input_tokens"));
         let cached = [number("cache_creation_input_tokens"), number("cache_read_input_tokens")];
         for (known, told) in self.cached.iter_mut().zip(cached) {

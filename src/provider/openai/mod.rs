@@ -25,6 +25,7 @@ use futures_util::future::LocalBoxFuture;
 use serde_json::Value;
 
 use super::body::Body;
+use super::content::tokens;
 use super::decoding::{self, Deltas, decode, first_byte};
 use super::relay::{self, Relayed};
 use super::session::KeyHeader;
@@ -206,18 +207,9 @@ impl Passthrough for OpenAi {
     }
 }
 
-/// More tokens than this are none that were counted.
-const MOST_TOKENS: f64 = 1e12;
-
 /// What an upstream says that an answer cost; `None` without the tokens of the question.
 fn usage(value: &Value) -> Option<Usage> {
-    // Some write 3.0 or "3" for 3.
-    let whole = |number: f64| (number.fract() == 0.0).then_some(number as u64);
-    let number = |key: &str| {
-        let value = value.get(key)?;
-        let told = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
-        told.filter(|number| (0.0..=MOST_TOKENS).contains(number)).and_then(whole)
-    };
+    let number = |key: &str| value.get(key).and_then(tokens);
     let completion_tokens = number("completion_tokens").unwrap_or_default();
     let prompt_tokens = number("prompt_tokens")?;
     // Some send zeros with each chunk: no answer costs nothing.

@@ -218,3 +218,36 @@ proptest! {
         prop_assert_eq!(id(cut.0), id(whole.0));
     }
 }
+
+#[test]
+fn what_an_answer_cost_is_read_where_groq_and_moonshot_tell_it() {
+    let usage = r#"{"prompt_tokens":"3","completion_tokens":2.0,"total_tokens":5}"#;
+    let last = r#""index":0,"delta":{},"finish_reason":"stop""#;
+    for told in [
+        format!(r#"{{"object":"{CHUNK}","choices":[{{{last}}}],"x_groq":{{"id":"r","usage":{usage}}}}}"#),
+        format!(r#"{{"object":"{CHUNK}","choices":[{{{last},"usage":{usage}}}]}}"#),
+        format!(r#"{{"object":"{CHUNK}","choices":[{{{last},"usage":{usage}}}],"usage":null}}"#),
+    ] {
+        let stream = format!(
+            "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"Hi\"}}}}]}}\n\ndata: {told}\n\ndata: [DONE]\n\n"
+        );
+        let (chunks, answer, end) = decoded(&[stream.as_bytes()]);
+        assert_eq!(end, Ok(()), "{told}");
+        let expected = json!({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5});
+        assert_eq!(chunks.last().map(|chunk| &chunk["usage"]), Some(&expected), "{told}");
+        assert_eq!(answer.usage.map(|usage| usage.total_tokens), Some(5), "{told}");
+    }
+}
+
+#[test]
+fn spoken_words_are_the_answer_where_there_are_no_others() {
+    let piece = |delta: Value| {
+        let chunk = json!({"object": CHUNK, "choices": [{"index": 0, "delta": delta}]});
+        format!("data: {chunk}\n\n")
+    };
+    let stream = piece(json!({"role": "assistant", "audio": {"id": "a", "transcript": "Hel"}}))
+        + &piece(json!({"audio": {"transcript": "lo"}}))
+        + "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    let (_, answer, end) = decoded(&[stream.as_bytes()]);
+    assert_eq!((answer.text.as_str(), end), ("Hello", Ok(())));
+}

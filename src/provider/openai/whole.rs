@@ -26,8 +26,11 @@ pub fn take(message: &Map<String, Value>, delta: &mut Delta) {
     let text = |name: &str| message.get(name).and_then(Value::as_str).unwrap_or_default();
     let reasoning = [text("reasoning_content"), text("reasoning")];
     delta.reasoning.push_str(reasoning.into_iter().find(|words| !words.is_empty()).unwrap_or_default());
-    // The words of a refusal are the answer.
-    delta.text.push_str(text("content"));
+    // The words of a refusal are the answer, and so are those that are spoken in its place.
+    let spoken = || message.get("audio")?.get("transcript")?.as_str();
+    delta.text.push_str(
+        Some(text("content")).filter(|words| !words.is_empty()).or_else(spoken).unwrap_or_default(),
+    );
     delta.text.push_str(text("refusal"));
 }
 
@@ -263,6 +266,7 @@ fn good(text: &str) -> Option<Delta> {
 
 fn mended(bytes: &[u8]) -> Result<Delta, Fault> {
     let mut value = whole_value(bytes)?;
+    value.as_object_mut().map(bring_usage);
     let spent = value.get_mut("usage").and_then(|usage| mend_usage(usage).0);
     // One that says nothing beside a good answer would be read as a failure.
     value.as_object_mut().map(|fields| fields.shift_remove("error"));
@@ -295,6 +299,22 @@ fn mend_choice(choice: &mut Value) -> Result<bool, Unreadable> {
     }
     message.entry("content").or_insert(Value::Null);
     Ok(message.iter().any(|(key, value)| key != "role" && says(value)))
+}
+
+/// Brings what an answer cost to the place where clients look for it, from where Groq (`x_groq`) and Moonshot
+/// (the last choice) tell it in a stream; says whether it was brought.
+pub fn bring_usage(completion: &mut Map<String, Value>) -> bool {
+    if completion.get("usage").is_some_and(|usage| !usage.is_null()) {
+        return false;
+    }
+    let choices = completion.get("choices").and_then(Value::as_array).into_iter().flatten();
+    let elsewhere = completion.get("x_groq").into_iter().chain(choices);
+    let told = elsewhere.filter_map(|place| place.get("usage")).find(|told| usage(told).is_some()).cloned();
+    let is_told = told.is_some();
+    if let Some(told) = told {
+        completion.insert("usage".into(), told);
+    }
+    is_told
 }
 
 /// A usage that names both counts and is of the usual form.

@@ -1,4 +1,4 @@
-//! A web chat's answer: one JSON object a line.
+//! A web chat's answer: one JSON object a line, or a server-sent event.
 //!
 //! A message with a text (`modelResponse`) settles the answer, and more may come all the same: another
 //! message, or tokens after an early one. Its words count, so the answer lasts until its body ends, or falls
@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use memchr::memmem;
 use serde_json::{Map, Value, json};
 
+use super::frames::{Framed, Frames};
 use super::line::{Line, Part, Said};
 use super::markup::{Markup, Message};
 use super::text::Text;
@@ -29,6 +30,7 @@ const MAX_FOREIGN_BYTES: usize = 4 << 10;
 /// Decodes the lines of an answer.
 pub struct Answer {
     lines: Option<Lines>,
+    frames: Frames,
     /// The form of the latest line, where the next can be known by it, and what its token is.
     template: Option<(Template, Said)>,
     started: bool,
@@ -128,6 +130,7 @@ impl Answer {
     pub fn new(line_bytes: usize) -> Self {
         Answer {
             lines: Some(Lines::new(line_bytes)),
+            frames: Frames::default(),
             template: None,
             started: false,
             page: None,
@@ -161,10 +164,15 @@ impl Answer {
 
     /// Takes in a line. The `last` one, which nothing ends, may break off.
     fn line(&mut self, line: &[u8], last: bool, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
-        let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line).trim_ascii();
-        if line.is_empty() || self.done {
-            return Ok(());
-        }
+        let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
+        let framed = match self.frames.line(line) {
+            Framed::Line(line) if !self.done => line,
+            Framed::End if self.understood && !self.done => {
+                return self.part(Part { is_soft_stop: Some(true), ..Part::default() }, deltas);
+            }
+            _ => return Ok(()),
+        };
+        let line = &*framed;
         self.count += 1;
         if !std::mem::replace(&mut self.started, true) && first_byte(line) == Some(b'<') {
             self.page = Some(Vec::new());

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::provider::content::{Content, Unreadable, as_text};
 use crate::provider::template::text;
 
 #[derive(Deserialize)]
@@ -25,10 +26,13 @@ pub struct ResultPart<'a> {
     // The fields of a part that stands here itself; `flatten` would keep a copy of all fields first.
     #[serde(borrow)]
     pub token: Option<Token<'a>>,
+    #[serde(default, deserialize_with = "name")]
     pub response_id: Option<String>,
+    #[serde(default, deserialize_with = "flag")]
     pub is_thinking: Option<bool>,
     #[serde(borrow)]
     pub message_tag: Option<Cow<'a, str>>,
+    #[serde(default, deserialize_with = "flag")]
     pub is_soft_stop: Option<bool>,
     pub model_response: Option<ModelResponse>,
     pub card_attachment: Option<CardAttachment>,
@@ -67,18 +71,22 @@ impl<'a> ResultPart<'a> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Conversation {
+    #[serde(default, deserialize_with = "name")]
     pub conversation_id: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Part<'a> {
     #[serde(borrow)]
     pub token: Option<Token<'a>>,
+    #[serde(default, deserialize_with = "name")]
     pub response_id: Option<String>,
+    #[serde(default, deserialize_with = "flag")]
     pub is_thinking: Option<bool>,
     #[serde(borrow)]
     pub message_tag: Option<Cow<'a, str>>,
+    #[serde(default, deserialize_with = "flag")]
     pub is_soft_stop: Option<bool>,
     pub model_response: Option<ModelResponse>,
     pub card_attachment: Option<CardAttachment>,
@@ -88,11 +96,14 @@ pub struct Part<'a> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelResponse {
+    #[serde(default, deserialize_with = "words")]
     pub message: Option<String>,
+    #[serde(default, deserialize_with = "name")]
     pub response_id: Option<String>,
     pub model: Option<String>,
     pub stream_errors: Option<Value>,
     pub error: Option<Value>,
+    #[serde(default, deserialize_with = "flag")]
     pub partial: Option<bool>,
     pub generated_image_urls: Option<Vec<String>>,
     /// Cards that the words refer to, each as JSON.
@@ -132,6 +143,35 @@ impl<'de: 'a, 'a> Deserialize<'de> for Token<'a> {
         let text = text(raw).or_else(number).ok_or_else(|| D::Error::custom("a token is no text"))?;
         Ok(Token { text, raw })
     }
+}
+
+/// A yes or no, which some write as a number or as a text.
+fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    let raw = <&RawValue>::deserialize(deserializer)?;
+    match raw.get().trim_matches('"') {
+        "null" | "" => Ok(None),
+        "true" | "True" | "1" => Ok(Some(true)),
+        "false" | "False" | "0" => Ok(Some(false)),
+        _ => Err(D::Error::custom("this is neither yes nor no")),
+    }
+}
+
+/// An id, which some write as a number.
+fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    match Value::deserialize(deserializer)? {
+        id @ (Value::Null | Value::String(_) | Value::Number(_)) => {
+            Ok(Some(as_text(id)).filter(|id| !id.is_empty()))
+        }
+        _ => Err(D::Error::custom("an id is neither a text nor a number")),
+    }
+}
+
+/// The words of a message: a text, or parts.
+fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let content = Content::of(&Value::deserialize(deserializer)?);
+    content
+        .map(|said| Some(said.answer))
+        .map_err(|Unreadable| D::Error::custom("a part of the message is no text"))
 }
 
 impl Part<'_> {

@@ -7,6 +7,7 @@
 
 mod code;
 pub(super) mod decoder;
+mod frames;
 mod line;
 mod markup;
 mod request;

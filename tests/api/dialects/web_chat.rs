@@ -11,6 +11,32 @@ use crate::upstream::{Fake, Step};
 
 pub const CASES: &[Case] = &[
     web_chat(
+        "each line is the data of an event",
+        "event: message\nid: 1\ndata: {\"result\":{\"conversation\":{\"conversationId\":\"c\"}}}\n\n: ping\n\ndata: {\"result\":{\"response\":{\"token\":\"Hello\"}}}\n\ndata: {\"result\":{\"response\":{\"token\":\" world\"}}}\n\ndata: {\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n\ndata: [DONE]\n\n",
+        Text("Hello world"),
+    ),
+    web_chat(
+        "events end with their own mark alone",
+        "data: {\"result\":{\"response\":{\"token\":\"Hello\"}}}\n\ndata: [DONE]\n\n",
+        Text("Hello"),
+    ),
+    web_chat(
+        "events that are cut off before any mark",
+        "data: {\"result\":{\"response\":{\"token\":\"Hello\"}}}\n\ndata: {\"result\":{\"response\":{\"token\":\" wo",
+        Fails("upstream_truncated", ""),
+    ),
+    web_chat(
+        "an event that is called an error has plain words",
+        "data: {\"result\":{\"response\":{\"token\":\"Hello\"}}}\n\nevent: error\ndata: boom ctx\n\ndata: [DONE]\n\n",
+        Fails("upstream_error", "boom ctx"),
+    ),
+    web_chat("events with nothing but their own mark", "data: [DONE]\n\n", Fails("upstream_empty", "")),
+    web_chat(
+        "numbers stand for yes, no and ids, and the message is in parts",
+        "{\"result\":{\"conversation\":{\"conversationId\":7},\"response\":{\"token\":\"hm\",\"isThinking\":1,\"isSoftStop\":0,\"responseId\":12}}}\n{\"result\":{\"response\":{\"token\":\"Hello\",\"isThinking\":0,\"isSoftStop\":\"false\",\"responseId\":12}}}\n{\"result\":{\"response\":{\"modelResponse\":{\"responseId\":12,\"partial\":0,\"message\":[{\"type\":\"text\",\"text\":\"Hello world\"}]}}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":1}}}\n",
+        Text("Hello world"),
+    ),
+    web_chat(
         "a failure stands beside a result",
         "{\"result\":{\"response\":{\"token\":\"Hi\"}}}\n{\"result\":{\"response\":{\"token\":\"\",\"isSoftStop\":true}}}\n{\"success\":false,\"message\":\"boom ctx\",\"result\":{}}\n",
         Fails("upstream_error", "boom ctx"),

@@ -23,8 +23,8 @@ pub(super) struct SeenChoice<'a> {
     finish_reason: Option<&'a RawValue>,
     #[serde(borrow)]
     delta: Option<SeenDelta<'a>>,
-    /// Where else words may stand, or a failure.
-    #[serde(alias = "message", alias = "text")]
+    /// Where else words may stand, a failure, or what it cost.
+    #[serde(alias = "message", alias = "text", alias = "usage")]
     error: Option<IgnoredAny>,
 }
 

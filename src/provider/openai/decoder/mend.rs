@@ -32,7 +32,9 @@ impl Completion {
     pub(super) fn mend(&mut self, chunk: Value, deltas: &mut VecDeque<Delta>) -> Result<(), Fault> {
         Fault::check(&chunk)?;
         let Value::Object(mut chunk) = chunk else { return Err(Fault::broken(Some(self.events))) };
-        let (spent, mut mended) = chunk.get_mut("usage").map(whole::mend_usage).unwrap_or_default();
+        let mut mended = whole::bring_usage(&mut chunk);
+        let (spent, changed) = chunk.get_mut("usage").map(whole::mend_usage).unwrap_or_default();
+        mended |= changed;
         if !chunk.get("object").is_some_and(Value::is_string) {
             chunk.insert("object".into(), CHUNK.into());
             mended = true;
