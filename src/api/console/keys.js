@@ -70,6 +70,10 @@ export function start(main) {
     if (storage) asked.storage = String(Math.round(Number(storage) * MEGABYTE));
     if (fields.models.value.trim()) asked.models = list(fields.models.value);
     if (fields.paths.value.trim()) asked.paths = list(fields.paths.value);
+    // As the service reads them, which takes /v1/files/* for files.
+    if (asked.paths?.some((path) => !/^(\/?v1\/|\/)?[\w-][\w.-]*(\/[\w-][\w.-]*)*(\/\*?)?$/.test(path))) {
+      return refuse(fields.paths, dialog.dataset.badPaths);
+    }
     if (fields.expires.value === "keep") {
       const left = JSON.parse(edited.dataset.limits).expires_at - Date.now();
       asked.expires = `${Math.max(1, Math.round(left / 1000))}s`;
