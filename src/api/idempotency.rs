@@ -4,6 +4,7 @@
 //! it again, read the record.
 
 use std::pin::pin;
+use std::sync::Arc;
 
 use actix_web::body::{BodySize, EitherBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
@@ -59,7 +60,7 @@ pub async fn check<B: MessageBody + 'static>(
             return Ok(request.into_response(response).map_into_right_body());
         }
         Ok((Begun::Again(recording), _)) => {
-            let mut response = answer(recording).await;
+            let mut response = answer(recording, true).await;
             response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
             return Ok(request.into_response(response).map_into_right_body());
         }
@@ -76,7 +77,7 @@ pub async fn check<B: MessageBody + 'static>(
         record(work, recorder, begins).await;
     }));
     let (request, log_fields) = begun.await.unwrap_or_else(|_| Err(ErrorInternalServerError(defect())))?;
-    let mut response = answer(recording).await;
+    let mut response = answer(recording, false).await;
     response.extensions_mut().insert(log_fields);
     Ok(ServiceResponse::new(request, response).map_into_right_body())
 }
@@ -171,8 +172,8 @@ fn head<B>(response: &HttpResponse<B>) -> CallHead {
     }
 }
 
-/// The response that a record gives.
-async fn answer(recording: std::sync::Arc<Recording>) -> HttpResponse {
+/// The response that a record gives, to the caller of the call or to one who sends it `again`.
+async fn answer(recording: Arc<Recording>, again: bool) -> HttpResponse {
     let Some(head) = recording.head().await else {
         return HttpResponse::build(status_code(500)).finish();
     };
@@ -180,7 +181,7 @@ async fn answer(recording: std::sync::Arc<Recording>) -> HttpResponse {
     for header in head.headers {
         response.append_header(header);
     }
-    response.streaming(recording.body())
+    response.streaming(recording.body(again))
 }
 
 fn defect() -> Error {

@@ -128,7 +128,10 @@ fn is_public(path: &str) -> bool {
 
 /// The path that is meant by one that people paste or type by mistake; `None` for one that is good as it is.
 pub fn meant(path: &str) -> Option<String> {
-    if path == "/mcp/" { Some("/mcp".into()) } else { openai::paths::canonical(path) }
+    match path {
+        "/mcp/" | "/api/chat/" => path.strip_suffix('/').map(String::from),
+        _ => openai::paths::canonical(path),
+    }
 }
 
 /// What is looked for before there is a key: RFC 8615. MCP's clients look for an authorization server there;

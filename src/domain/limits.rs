@@ -89,10 +89,12 @@ pub fn storage(text: &str) -> Result<u64, Error> {
 /// # Errors
 /// When there is none, or one without a name.
 pub fn models(names: Vec<String>) -> Result<Vec<String>, Error> {
-    if names.is_empty() || names.iter().any(|name| name.trim().is_empty()) {
-        return Err(invalid("models", &names.join(","), "name one model or more, or leave it out for all"));
+    let is_name = |name: &String| !name.trim().is_empty() && !name.contains(',');
+    if names.is_empty() || !names.iter().all(is_name) {
+        let hint = "name one model or more, each by itself, or leave it out for all";
+        return Err(invalid("models", &names.join(","), hint));
     }
-    Ok(names)
+    Ok(names.into_iter().map(|name| name.trim().to_string()).collect())
 }
 
 /// Paths under `/v1/` that a key opens, without what stands around them: `/v1/files/*` is `files`.
@@ -106,8 +108,8 @@ pub fn paths(names: Vec<String>) -> Result<Vec<String>, Error> {
     };
     let path = |name: String| {
         let path = name.trim().trim_matches('/').trim_end_matches("/*");
-        let path = path.strip_prefix("v1/").unwrap_or(path);
-        match path.split('/').all(segment) {
+        let path = path.trim_start_matches("v1/");
+        match path != "v1" && path.split('/').all(segment) {
             true => Ok(path.to_string()),
             false => Err(invalid("paths", &name, "name paths under `/v1/`, such as `files`")),
         }
@@ -197,13 +199,21 @@ mod tests {
     #[test]
     fn paths_of_a_key_are_named_as_people_write_them() {
         let read = |name: &str| paths(vec![name.into()]).ok();
-        for name in ["files", "/files/", "/v1/files/*", " v1/files "] {
+        for name in ["files", "/files/", "/v1/files/*", " v1/files ", "v1/v1/files"] {
             assert_eq!(read(name), Some(vec!["files".into()]), "{name}");
         }
         assert_eq!(read("fine_tuning/jobs"), Some(vec!["fine_tuning/jobs".into()]));
-        for name in
-            ["", "/", "*", "../files", "files/../keys", "a b", "https://a.example/v1/files", "files?x=1"]
-        {
+        for name in [
+            "",
+            "/",
+            "*",
+            "../files",
+            "files/../keys",
+            "a b",
+            "https://a.example/v1/files",
+            "files?x=1",
+            "v1",
+        ] {
             assert_eq!(read(name), None, "{name}");
         }
     }

@@ -17,6 +17,7 @@ use tokio::time::{interval, sleep};
 use super::Gateway;
 use crate::domain::chat::Owner;
 use crate::domain::error::{Error, Kind};
+use crate::request;
 use crate::store::{CallKey, KeptCall, Store};
 
 /// How long an answer is kept.
@@ -129,9 +130,10 @@ impl Recording {
         .await
     }
 
-    /// The body from its beginning, as far as it is there and then as it comes.
-    pub fn body(self: Arc<Self>) -> impl Stream<Item = Result<Bytes, Error>> {
-        stream::unfold((self, 0), |(recording, place)| async move {
+    /// The body from its beginning, as far as it is there and then as it comes. It stays in memory for as long
+    /// as somebody reads it, so whoever `holds` it beside the call that made it takes as much of the budget.
+    pub fn body(self: Arc<Self>, holds: bool) -> impl Stream<Item = Result<Bytes, Error>> {
+        stream::unfold((self, 0), move |(recording, place)| async move {
             let next = recording.when(|state| match (state.body.get(place), state.end) {
                 (Some(bytes), _) => Some(Ok(Some(bytes.clone()))),
                 (None, Some(End::Complete)) => Some(Ok(None)),
@@ -139,6 +141,8 @@ impl Recording {
                 (None, None) => None,
             });
             let next = next.await.transpose()?;
+            let next = next
+                .and_then(|bytes| if holds { request::take(bytes.len()).map(|()| bytes) } else { Ok(bytes) });
             // Nothing comes after an error.
             let after = if next.is_ok() { place + 1 } else { usize::MAX - 1 };
             Some((next, (recording, after)))
@@ -146,8 +150,11 @@ impl Recording {
     }
 
     fn of(kept: &str, digest: String) -> Result<Self, Error> {
+        // What was read is written once more, and then let go.
+        request::take(2 * kept.len())?;
         let Record { head, body, broke_off } = serde_json::from_str(kept)
             .map_err(|_| Error::new(Kind::Internal, "the kept answer cannot be read"))?;
+        request::give(2 * kept.len());
         let end = Some(if broke_off { End::BrokeOff } else { End::Complete });
         let state = Mutex::new(State { head: Some(head), body: vec![body.into()], end });
         Ok(Recording { digest, state, changed: Notify::new() })

@@ -117,6 +117,8 @@ impl Gateway {
     pub async fn answer_of(&self, owner: &Owner, id: AnswerId) -> Result<Reply, Failed> {
         let missing = || Error::new(Kind::AnswerNotFound, "there is no such answer, or it was forgotten");
         let kept = self.shared.store.answer(owner, id).await?.ok_or_else(missing)?;
+        // What is read is taken apart, and written once more.
+        request::take(3 * kept.record.len())?;
         let record: Record = serde_json::from_str(&kept.record)
             .map_err(|_| Error::new(Kind::Internal, "the kept answer cannot be read"))?;
         let error = match &record.error {

@@ -21,6 +21,10 @@ pub struct Needs {
     pub makes_object: bool,
     /// Whether it names its model in a way that one reader takes for one model and another for another.
     pub has_other_models: bool,
+    /// The models that its tools ask.
+    pub models_of_tools: Vec<String>,
+    /// Whether its answer is to be made after the call has ended.
+    pub is_background: bool,
 }
 
 impl Gateway {
@@ -43,6 +47,15 @@ impl Gateway {
             return Err(
                 Error::new(Kind::NotAllowed, what).hinted("name one model, in the field `model` alone")
             );
+        }
+        let may_ask = |model: &&String| limits.as_ref().is_none_or(|limits| limits.allow_model(model));
+        if let Some(model) = needs.models_of_tools.iter().find(|model| !may_ask(model)) {
+            let what = format!("this key may not ask the model `{model}`, which a tool of the request names");
+            return Err(Error::new(Kind::NotAllowed, what));
+        }
+        if needs.is_background && limits.as_ref().is_some_and(|limits| limits.are_counted()) {
+            let what = "this key has limits, and what an answer in the background costs is known to nobody";
+            return Err(Error::new(Kind::NotAllowed, what).hinted("ask without `background`"));
         }
         for id in &needs.objects {
             if !self.shared.store.made_object(owner, id).await? {

@@ -41,14 +41,17 @@ impl Gateway {
         if let Some(call) = request::call() {
             call.asks("relay", model.as_deref());
         }
-        if let Some(limits) =
-            limits.as_deref().filter(|limits| limits.models.is_some() && request.method == "POST")
-        {
-            let unnamed =
-                || Error::new(Kind::NotAllowed, "this key asks certain models, and the request names none");
+        // What else is done with the answers and files that the upstream keeps is no question.
+        let limits = limits.as_deref().filter(|_| request.method == "POST");
+        if let Some((limits, models)) = limits.and_then(|limits| Some((limits, limits.models.as_ref()?))) {
+            let unnamed = || {
+                let what = "this key asks certain models, and the request names none";
+                Error::new(Kind::NotAllowed, what)
+                    .hinted(format!("name one of these in `model`: {}", models.join(", ")))
+            };
             model_for(Some(limits), Some(model.clone().ok_or_else(unnamed)?), None)?;
         }
-        let permit = self.shared.permit(&owner, "relay", limits.as_deref()).await?;
+        let permit = self.shared.permit(&owner, "relay", limits).await?;
         permit.end().or(pin!(self.begin_relay(permit, owner, model, request, tokens))).await?
     }
 
@@ -70,12 +73,11 @@ impl Gateway {
         let relayed =
             self.ask_in_turn(candidates, async |member| member.passthrough()?.relay(&request).await);
         let (member, Relayed { headers, form, deltas }) = relayed.await?;
-        let meter = Meter::new(
-            Arc::clone(&self.shared.usage),
-            owner,
-            model.as_deref(),
-            Estimate::Request(request.body, tokens),
-        );
+        let asked = match request.method.as_str() {
+            "POST" => Estimate::Request(request.body, tokens),
+            _ => Estimate::Nothing,
+        };
+        let meter = Meter::new(Arc::clone(&self.shared.usage), owner, model.as_deref(), asked);
         let body = InFlight::new(deltas, permit, meter, Arc::clone(&self.shared.store), Terms::default());
         Ok(Relaying { upstream: self.upstream_label(member), headers, form, body })
     }

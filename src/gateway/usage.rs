@@ -130,6 +130,8 @@ pub enum Estimate {
     Request(Bytes, fn(&[u8]) -> u64),
     /// The tokens of a large request, once they are counted on a thread of their own.
     Counted(Arc<AtomicU64>),
+    /// Nothing is asked: what was paid for before is read or deleted, and its cost was counted then.
+    Nothing,
 }
 
 impl Estimate {
@@ -182,6 +184,7 @@ impl Meter {
                 Estimate::Tokens(tokens) => *tokens,
                 Estimate::Request(body, tokens) => tokens(body),
                 Estimate::Counted(count) => count.load(Ordering::Relaxed),
+                Estimate::Nothing => 0,
             };
             Usage::estimate(prompt_tokens, self.tokens)
         })
@@ -190,6 +193,9 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
+        if matches!(self.asked, Estimate::Nothing) {
+            return;
+        }
         let usage = self.usage();
         self.book.count(&self.owner, &self.model, usage);
         if let Some(call) = &self.call {

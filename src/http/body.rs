@@ -136,7 +136,8 @@ pub fn check_coding(request: &HttpRequest) -> Result<(), Error> {
             .strip_prefix("charset=")
             .is_none_or(|name| matches!(name.trim_matches('"'), "utf-8" | "utf8" | "us-ascii"))
     });
-    if request.headers().contains_key(header::CONTENT_ENCODING) {
+    let coding = request.headers().get(header::CONTENT_ENCODING);
+    if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         Err(Error::new(Kind::UnsupportedMediaType, "the request body is compressed")
             .hinted("send the body as it is, without `Content-Encoding`"))
     } else if is_utf8 {

@@ -133,6 +133,13 @@ async fn ids_inside_a_body_need_the_path_of_what_they_name() {
     let form = b"--x\r\nContent-Disposition: form-data; name=\"image[file_id]\"\r\n\r\nfile-1\r\n--x--\r\n";
     let headers = [("x-api-key", KEY), ("content-type", "multipart/form-data; boundary=x")];
     is_refused(&app.call("POST", "/v1/images/edits", &headers, Some(form.to_vec())).await, "a form");
+    let list = b"--x\r\nContent-Disposition: form-data; name=\"images\"\r\n\r\n[\n{\"file_id\":\"file-1\"}]\r\n--x--\r\n";
+    is_refused(&app.call("POST", "/v1/images/edits", &headers, Some(list.to_vec())).await, "JSON over lines");
+    let id =
+        b"--x\r\nContent-Disposition: form-data; name=\"previous_response_id\"\r\n\r\n\nresp_1\r\n--x--\r\n";
+    assert_eq!(app.call("POST", "/v1/responses", &headers, Some(id.to_vec())).await.status, 404);
+    let undeclared = br#"{"model":"m","input":"x","previous_response_id":"resp_1"}"#;
+    assert_eq!(app.call("POST", "/v1/responses", &headers, Some(undeclared.to_vec())).await.status, 400);
     // What some upstream may read, and this service does not, goes to none.
     let utf16: Vec<u8> = file.to_string().encode_utf16().flat_map(u16::to_le_bytes).collect();
     for (media, body) in [
@@ -147,10 +154,45 @@ async fn ids_inside_a_body_need_the_path_of_what_they_name() {
     for body in [
         r#"{"previous_response_id":1,"previous_response_id":"resp_1"}"#,
         r#"{"x":"\ud800","Previous_Response_Id":"resp_1"}"#,
+        r#"{"input":[{"id":"msg_1","role":null}]}"#,
     ] {
         assert_eq!(app.post("/v1/responses", KEY, body).await.status, 404, "{body}");
     }
     assert_eq!(fake.requests().len(), 0);
+}
+
+#[actix_web::test]
+async fn what_a_key_has_made_it_reads_and_deletes_without_a_question() {
+    let fake = account().await;
+    let app = spawn_before(&fake.url, "openai", &[]).await;
+    let key = new_key(&app, "narrow", json!({"rpm": 1, "tokens_per_day": 1000, "models": ["m"]})).await;
+    let ask = async |body: serde_json::Value| app.post("/v1/responses", &key, &body.to_string()).await;
+    let background = ask(json!({"model": "m", "input": "x", "background": true})).await;
+    is_refused(&background, "nobody knows what it costs");
+    let tool = json!({"model": "m", "input": "x", "tools": [{"type": "image_generation", "model": "dear"}]});
+    is_refused(&ask(tool).await, "a tool's model");
+    let unnamed = ask(json!({"input": "x"})).await;
+    is_refused(&unnamed, "no model");
+    assert!(unnamed.text.contains("name one of these in `model`: m"), "{}", unnamed.text);
+    assert_eq!(fake.requests().len(), 0);
+    assert_eq!(ask(json!({"model": "m", "input": "x"})).await.status, 200);
+    assert_eq!(ask(json!({"model": "m", "input": "x"})).await.status, 429);
+    let used = || async { get(&app, &key, "/api/usage").await.json()["usage"].clone() };
+    let before = used().await;
+    let path = "/v1/responses/resp_whole";
+    for method in ["GET", "HEAD", "DELETE"] {
+        assert_eq!(app.call(method, path, &[("x-api-key", &key)], None).await.status, 200, "{method}");
+        assert_eq!(app.call(method, path, &[("x-api-key", OTHER_KEY)], None).await.status, 404, "{method}");
+    }
+    assert_eq!(used().await, before);
+    for (method, path, allow) in [
+        ("GET", "/v1/embeddings", "POST"),
+        ("GET", "/v1/responses", "POST"),
+        ("PATCH", "/v1/files", "GET, POST, DELETE"),
+    ] {
+        let answer = app.call(method, path, &[("x-api-key", &key)], None).await;
+        assert_eq!((answer.status.as_u16(), answer.header("allow")), (405, Some(allow)), "{method} {path}");
+    }
 }
 
 #[actix_web::test]

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::helpers::{Answer, KEY, OTHER_KEY, TestApp, spawn_before, temporary_folder};
+use crate::helpers::{Answer, KEY, OTHER_KEY, TestApp, post, spawn_before, temporary_folder};
 use crate::upstream::{Fake, Step, chunk, response, send, stream_end, stream_head};
 
 const ASK: &str = r#"{"message": "hi"}"#;
@@ -105,4 +105,38 @@ async fn an_answer_outlives_the_process_that_got_it() {
     assert_eq!(fake.requests().len(), 1);
     let once_more = json!({"message": "hi", "conversation_id": answer.json()["conversation_id"]}).to_string();
     assert_eq!(call(&second, "/api/chat", "b", &once_more).await.status.as_u16(), 200);
+}
+
+#[actix_web::test]
+async fn an_answer_that_is_read_again_takes_memory_like_any_other() {
+    let long = json!({"choices": [{"message": {"content": "x".repeat(20_000)}, "finish_reason": "stop"}]});
+    let long = long.to_string();
+    let fake = Fake::start(move |request| match request.body.contains("hang") {
+        true => vec![stream_head(), chunk("one", None), Step::Hang],
+        false => send(response("200 OK", "application/json", &long)),
+    })
+    .await;
+    let settings =
+        [("MAX_BODY_BYTES", "40000"), ("MAX_V1_BODY_BYTES", "40000"), ("MEMORY_BUDGET_BYTES", "100000")];
+    let app = spawn_before(&fake.url, "openai", &settings).await;
+    let path = "/v1/chat/completions";
+    let body = STREAM.replace("true", "false");
+    let first = call(&app, path, "a", &body).await;
+    assert_eq!(first.status, 200, "{}", first.text);
+    let address = app.address;
+    let hanging = STREAM.replace("hi", &format!("hang {}", "x".repeat(34_000)));
+    let open = [(); 2].map(|()| {
+        let hanging = hanging.clone();
+        tokio::task::spawn_local(async move { post(address, path, OTHER_KEY, &hanging).await })
+    });
+    while fake.requests().len() < 3 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let refused = call(&app, path, "a", &body).await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (503, "overloaded"), "{}", refused.text);
+    open.iter().for_each(tokio::task::JoinHandle::abort);
+    fake.left().await;
+    let again = call(&app, path, "a", &body).await;
+    assert_eq!((again.text == first.text, again.header("idempotent-replayed")), (true, Some("true")));
+    assert_eq!(fake.requests().len(), 3);
 }

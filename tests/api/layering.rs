@@ -177,6 +177,7 @@ const REACTS_TO_KINDS: &[(&str, &str)] = &[
     ("gateway/catalog.rs", "which failures throw doubt on what is known of an upstream"),
     ("gateway/inference.rs", "a lost conversation begins anew"),
     ("api/openai/body.rs", "another setting bounds the bodies of /v1"),
+    ("api/openai/relay.rs", "a path that is open with another method says so"),
     ("provider/openai/dialect.rs", "an upstream that refuses to stream is asked without"),
     ("provider/web_chat/mod.rs", "a mirror without a list of conversations is reachable all the same"),
     ("store/mod.rs", "the failures of the store are counted"),

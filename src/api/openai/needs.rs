@@ -39,6 +39,7 @@ const IDS: &[(&str, &str)] = &[
     ("vector_store_ids", "vector_stores"),
     ("container", "containers"),
     ("container_id", "containers"),
+    ("skill_id", "skills"),
 ];
 
 /// The same, but only at the top of a body, where the value may also stand in an object's `id`.
@@ -48,7 +49,16 @@ const CONVERSATION: &str = "conversation";
 const PREVIOUS: &str = "previous_response_id";
 
 /// Names at the top of a body under which some upstreams take models to fall back on.
-const OTHER_MODELS: [&str; 2] = ["models", "fallbacks"];
+const OTHER_MODELS: [&str; 4] = ["models", "fallbacks", "fallback_models", "fallback_model"];
+
+/// Names at the top of a body in which a `model`, however deep, is one that is asked as well.
+const TOOLS: [&str; 3] = ["tools", "plugins", "extra_body"];
+
+/// The name at the top of a body that lets its answer be made after the call.
+const BACKGROUND: &str = "background";
+
+/// The most of a part of a form that is read where it is no JSON, in bytes.
+const LONGEST_VALUE: usize = 1 << 10;
 
 /// What a text in a body names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +69,8 @@ enum Named {
     Answer,
     /// The model that is asked.
     Model,
+    /// One that a tool asks.
+    ModelOfTool,
     /// The input of an answer.
     Input,
     /// A field in a part of that.
@@ -90,18 +102,23 @@ pub fn of_request(
     }
     let Seen { mut needs, mut models, .. } = seen;
     let whole = path.join("/");
-    let is_open = OPEN.iter().any(|(open, methods)| {
-        methods.contains(&method)
-            && if open.ends_with('/') { whole.starts_with(open) } else { whole == *open }
-    });
+    let is_open = methods_of(&whole).is_some_and(|methods| methods.contains(&method));
     match path {
-        [first, id, ..] if first == "responses" && method == "GET" => needs.objects.push(id.clone()),
+        // What a key has made it may read, delete and end.
+        [first, id, ..] if first == "responses" && method != "POST" => needs.objects.push(id.clone()),
+        [first, id, last] if first == "responses" && last == "cancel" => needs.objects.push(id.clone()),
         _ if !is_open => needs.paths.insert(0, whole),
         _ => {}
     }
     needs.makes_object = method == "POST" && path.len() == 1 && path[0] == "responses";
     let model = models.pop().filter(|_| !needs.has_other_models);
     Ok((needs, model))
+}
+
+/// The methods that are open to every key at a path under `/v1/`, where there are any.
+pub fn methods_of(path: &str) -> Option<&'static [&'static str]> {
+    let is_open = |open: &str| if open.ends_with('/') { path.starts_with(open) } else { path == open };
+    OPEN.iter().find(|(open, _)| is_open(open)).map(|(_, methods)| *methods)
 }
 
 /// What the body of a chat needs, which is JSON.
@@ -116,7 +133,13 @@ pub fn of_chat(body: &[u8]) -> Needs {
 struct Seen {
     needs: Needs,
     models: Vec<String>,
+    /// How often a model is named, be it as nothing.
+    named_models: usize,
     of_responses: bool,
+    /// Whether what is being read stands under one of [`TOOLS`].
+    in_tools: bool,
+    /// Whether the next value says that the answer may be made after the call.
+    awaits_background: bool,
 }
 
 /// A list or an object that is being read.
@@ -145,6 +168,12 @@ impl Seen {
                     let (text, after) = depth::string(after);
                     rest = after;
                     self.text(text, &mut open);
+                    if std::mem::take(&mut self.awaits_background) {
+                        let value =
+                            rest.trim_ascii_start().strip_prefix(b":").unwrap_or(rest).trim_ascii_start();
+                        self.needs.is_background |=
+                            !value.starts_with(b"false") && !value.starts_with(b"null");
+                    }
                 }
                 b'{' | b'[' => {
                     let (is_object, names) = (*byte == b'{', open.last().and_then(Open::value));
@@ -161,7 +190,7 @@ impl Seen {
                 _ => {}
             }
         }
-        self.needs.has_other_models |= self.models.len() > 1;
+        self.needs.has_other_models |= self.named_models > 1;
     }
 
     fn text(&mut self, text: &[u8], open: &mut [Open]) {
@@ -192,11 +221,19 @@ impl Seen {
         let kept = |list: &[(&str, &'static str)]| {
             list.iter().find(|(known, _)| *known == name).map(|(_, path)| Named::Kept(path))
         };
+        if on_top {
+            self.in_tools = TOOLS.contains(&name.as_ref());
+            self.awaits_background = name == BACKGROUND;
+            self.needs.has_other_models |= OTHER_MODELS.contains(&name.as_ref());
+        }
         if on_top && name == "model" {
             self.needs.has_other_models |= written != "model";
+            self.named_models += 1;
             return Some(Named::Model);
         }
-        self.needs.has_other_models |= on_top && OTHER_MODELS.contains(&name.as_ref());
+        if self.in_tools && name == "model" {
+            return Some(Named::ModelOfTool);
+        }
         match of_object {
             Some(Named::Input) => Field::of(&name).map(Named::InputField).or_else(|| kept(IDS)),
             // An object in place of an id: its `id` is meant.
@@ -216,6 +253,7 @@ impl Seen {
             Named::Kept(path) => self.needs.paths.push(path.into()),
             Named::Answer | Named::InputField(Field::Id) => self.needs.objects.push(text),
             Named::Model => self.models.push(text),
+            Named::ModelOfTool => self.needs.models_of_tools.push(text),
             Named::Input | Named::InputField(_) => {}
         }
     }
@@ -223,24 +261,36 @@ impl Seen {
     /// Reads a form as the object that its parts are, each of which may be JSON. The name of a part may have
     /// an id's name in it, such as `image[0][file_id]`.
     fn read_form(&mut self, body: &[u8], of_responses: bool) -> Result<(), Error> {
+        // Some read a body without a look at what it is declared to be.
+        if !body.trim_ascii_start().starts_with(b"--") {
+            return Err(Error::new(
+                Kind::InvalidRequest,
+                "the request body is declared as a form, and begins like none",
+            )
+            .hinted("send JSON as `application/json`"));
+        }
         for Part { name, value } in parts::of(body) {
             let (name, written) = (folded(&name).into_owned(), name);
             let words = || name.split(|c: char| !c.is_alphanumeric() && c != '_');
+            let value = value.trim_ascii();
+            let is_json = value.starts_with(b"{") || value.starts_with(b"[");
+            // What is longer is no id, but a file.
+            let text = String::from_utf8_lossy(&value[..value.len().min(LONGEST_VALUE)]);
             if words().next() == Some("model") {
                 self.needs.has_other_models |= written != "model";
-                self.models.push(value);
+                self.named_models += 1;
+                self.models.push(text.into_owned());
                 continue;
             }
             for (_, path) in IDS.iter().filter(|(known, _)| words().any(|word| word == *known)) {
-                self.note(Named::Kept(path), value.clone());
+                self.note(Named::Kept(path), text.clone().into_owned());
             }
-            let is_json = value.trim_start().starts_with(['{', '[']);
-            let value = if is_json { value } else { json!(value).to_string() };
-            let part = format!("{{{}:{value}}}", json!(words().next()));
-            check_depth(part.as_bytes())?;
-            self.read(part.as_bytes(), of_responses);
+            let value = if is_json { value.into() } else { Cow::Owned(json!(text).to_string().into_bytes()) };
+            let part = [b"{", json!(words().next()).to_string().as_bytes(), b":", &value, b"}"].concat();
+            check_depth(&part)?;
+            self.read(&part, of_responses);
         }
-        self.needs.has_other_models |= self.models.len() > 1;
+        self.needs.has_other_models |= self.named_models > 1;
         Ok(())
     }
 }

@@ -10,32 +10,34 @@ const DISPOSITION: &[u8] = b"content-disposition";
 const LONGEST_HEAD: usize = 8 << 10;
 
 /// A part.
-pub struct Part {
+pub struct Part<'a> {
     /// Its name.
     pub name: String,
-    /// The first line of what is in it.
-    pub value: String,
+    /// What is in it, with what follows as long as no line begins as the first one of the form does.
+    pub value: &'a [u8],
 }
 
-/// The parts of a form.
-pub fn of(body: &[u8]) -> impl Iterator<Item = Part> {
+/// The parts of a form, which begins with the line between them.
+pub fn of(body: &[u8]) -> impl Iterator<Item = Part<'_>> {
+    let line = body.trim_ascii_start().split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let between = [b"\n", line.trim_ascii()].concat();
     let begins = |place: &usize| {
         let word = body.get(*place..place + DISPOSITION.len());
         word.is_some_and(|word| word.eq_ignore_ascii_case(DISPOSITION))
     };
-    memchr2_iter(b'c', b'C', body).filter(begins).flat_map(|place| part(&body[place + DISPOSITION.len()..]))
+    let places = memchr2_iter(b'c', b'C', body).filter(begins);
+    places.flat_map(move |place| part(&body[place + DISPOSITION.len()..], &between))
 }
 
 /// The part with this head; more than one where it has more than one name.
-fn part(rest: &[u8]) -> Vec<Part> {
+fn part<'a>(rest: &'a [u8], between: &[u8]) -> Vec<Part<'a>> {
     let (head, value) = [&b"\r\n\r\n"[..], b"\n\n"]
         .iter()
         .filter_map(|blank| Some((memmem::find(rest, blank)?, blank.len())))
         .min()
         .map_or((rest, &b""[..]), |(end, blank)| (&rest[..end], &rest[end + blank..]));
     let head = String::from_utf8_lossy(&head[..head.len().min(LONGEST_HEAD)]);
-    let value = value.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let value = String::from_utf8_lossy(value).trim_end_matches('\r').to_string();
+    let value = &value[..memmem::find(value, between).unwrap_or(value.len())];
     head.split([';', '\n'])
         .filter_map(|parameter| {
             let (key, name) = parameter.split_once('=')?;
@@ -43,7 +45,7 @@ fn part(rest: &[u8]) -> Vec<Part> {
             // RFC 2231 adds to the name of a parameter how its value is written.
             (key.split('*').next() == Some("name")).then(|| plain(name))
         })
-        .map(|name| Part { name, value: value.clone() })
+        .map(|name| Part { name, value })
         .collect()
 }
 

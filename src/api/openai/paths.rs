@@ -2,6 +2,9 @@
 
 const COMPLETIONS: [&str; 2] = ["chat", "completions"];
 
+/// Paths of one word below which there is nothing, so that what follows them can only be a slash too many.
+const WORDS: [&str; 4] = ["completions", "embeddings", "moderations", "rerank"];
+
 /// Whether a path is of this API.
 pub fn covers(path: &str) -> bool {
     path.starts_with("/v1/") || path == "/v1" || canonical(path).is_some()
@@ -26,7 +29,8 @@ pub fn canonical(path: &str) -> Option<String> {
     let twice =
         bare.len() > COMPLETIONS.len() && bare.starts_with(&COMPLETIONS) && bare.ends_with(&COMPLETIONS);
     let meant = if twice { &COMPLETIONS } else { bare };
-    let is_known = meant == COMPLETIONS || meant.first() == Some(&"models");
+    let is_word = matches!(meant, [word] if WORDS.contains(word));
+    let is_known = meant == COMPLETIONS || is_word || meant.first() == Some(&"models");
     // Elsewhere an empty segment may stand for an id that was left out, and must not become another path.
     if !is_known && path.split('/').skip(1).any(str::is_empty) {
         return None;
@@ -53,6 +57,7 @@ mod tests {
             assert_eq!(canonical(path).as_deref(), Some("/v1/chat/completions"), "{path}");
         }
         assert_eq!(canonical("/v1//models").as_deref(), Some("/v1/models"));
+        assert_eq!(canonical("/v1//embeddings/").as_deref(), Some("/v1/embeddings"));
         assert_eq!(canonical("/models/a/b").as_deref(), Some("/v1/models/a/b"));
         assert_eq!(canonical("/v1/v1/files/a").as_deref(), Some("/v1/files/a"));
         for path in ["/v1/chat/completions", "/v1/models", "/v1", "/api/chat", "/", "/v1/files/a", "/chat"] {

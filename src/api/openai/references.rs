@@ -47,9 +47,8 @@ impl InputPart {
     /// Takes in that a field is named.
     pub fn name(&mut self, field: Field) {
         match field {
-            Field::Role => self.has_role = true,
             Field::Sealed => self.sealed.0 += 1,
-            Field::Id | Field::Type => {}
+            Field::Id | Field::Type | Field::Role => {}
         }
     }
 
@@ -59,6 +58,7 @@ impl InputPart {
             Field::Id => self.ids.push(text),
             Field::Type => self.types.push(text),
             Field::Sealed if !text.is_empty() => self.sealed.1 += 1,
+            Field::Role if !text.is_empty() => self.has_role = true,
             Field::Role | Field::Sealed => {}
         }
     }

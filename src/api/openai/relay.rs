@@ -23,6 +23,9 @@ use crate::http::keep_alive::{self, EventStream, Heartbeat};
 use crate::http::log_fields::{LogFields, RequestId, SharedLogFields};
 use crate::http::reply::{self, Prepared};
 
+/// The methods that are passed through.
+const METHODS: [&str; 3] = ["GET", "POST", "DELETE"];
+
 /// Passes a request through.
 pub async fn relay(
     request: HttpRequest,
@@ -36,8 +39,18 @@ pub async fn relay(
     if !allowed.is_empty() {
         return Err(Failure::method(&request, allowed.join(", ")));
     }
+    let method = request.method().as_str();
+    if !METHODS.contains(&method) {
+        return Err(Failure::method(&request, METHODS.join(", ")));
+    }
     let admitted = admitted(&request, &caller, &gateway, body).await;
-    let (needs, relayed) = admitted.map_err(|error| Failure::new(&request, error))?;
+    let (needs, relayed) = admitted.map_err(|error| {
+        let open = needs::methods_of(request.match_info().query("path"));
+        match open.filter(|open| error.kind == Kind::NotAllowed && !open.contains(&method)) {
+            Some(open) => Failure::method(&request, open.join(", ")),
+            None => Failure::new(&request, error),
+        }
+    })?;
     let request_id = RequestId::of(request.extensions());
     let Relaying { upstream, headers: passed, form, body } = match gateway
         .relay(caller.owner.clone(), relayed, tokens::of_prompt)
@@ -178,11 +191,6 @@ async fn whole(mut body: InFlight, log_fields: LogFields, request_id: &str) -> P
 /// The request as it goes on: its path, query, body, and the two headers that tell of the body.
 fn asked(request: &HttpRequest, caller: &Caller, body: Bytes) -> Result<RelayRequest, Error> {
     let missing = || Error::new(Kind::NotFound, "there is nothing at this path");
-    let method = request.method().as_str();
-    if !matches!(method, "GET" | "POST" | "DELETE") {
-        return Err(Error::new(Kind::MethodNotAllowed, format!("the method {method} is not allowed here"))
-            .hinted("use GET, POST or DELETE"));
-    }
     let path: Vec<String> = request.match_info().query("path").split('/').map(String::from).collect();
     // What follows a `;`, and blanks around, some servers leave out before they read the path.
     let is_plain = |segment: &String| {
@@ -199,7 +207,7 @@ fn asked(request: &HttpRequest, caller: &Caller, body: Bytes) -> Result<RelayReq
     let query = query.extend_pairs(pairs.filter(|(name, _)| name != "key")).finish();
     let header = |name: header::HeaderName| request.headers().get(name)?.to_str().ok().map(String::from);
     Ok(RelayRequest {
-        method: method.to_string(),
+        method: request.method().to_string(),
         path,
         query: Some(query).filter(|query| !query.is_empty()),
         accept: header(header::ACCEPT),

@@ -22,8 +22,6 @@ fn what_is_forgotten_afterwards_is_open_and_what_the_account_keeps_is_not() {
         ("DELETE", "files/file-1"),
         ("DELETE", "models/ft:a"),
         ("GET", "embeddings"),
-        ("DELETE", "responses/resp_1"),
-        ("POST", "responses/resp_1/cancel"),
         ("DELETE", "images/1"),
         ("GET", "organization/admin_api_keys"),
         ("GET", "imagesx"),
@@ -31,8 +29,36 @@ fn what_is_forgotten_afterwards_is_open_and_what_the_account_keeps_is_not() {
     ] {
         assert_eq!(needs(method, path, "").paths, [path], "{method} {path}");
     }
-    let read = needs("GET", "responses/resp_1/input_items", "");
-    assert_eq!((read.objects, read.paths), (vec!["resp_1".to_string()], vec![]));
+    for (method, path) in [
+        ("GET", "responses/resp_1/input_items"),
+        ("DELETE", "responses/resp_1"),
+        ("POST", "responses/resp_1/cancel"),
+    ] {
+        let needs = needs(method, path, "");
+        assert_eq!((needs.objects, needs.paths), (vec!["resp_1".to_string()], vec![]), "{method} {path}");
+    }
+}
+
+#[test]
+fn a_model_is_named_once_and_tools_name_theirs() {
+    let request =
+        |body: &str| of_request("POST", &["responses".into()], body.as_bytes(), false).expect("JSON");
+    for (body, others) in [
+        (r#"{"model":"a"}"#, false),
+        (r#"{"model":"a","model":null}"#, true),
+        (r#"{"model":"","model":"a"}"#, true),
+        (r#"{"model":"a","Model":null}"#, true),
+        (r#"{"model":"a","fallback_models":["b"]}"#, true),
+    ] {
+        assert_eq!(request(body).0.has_other_models, others, "{body}");
+    }
+    let body = r#"{"tools":[{"type":"image_generation","model":"b"}],"metadata":{"model":"c"},"model":"a"}"#;
+    let (needs, model) = request(body);
+    assert_eq!((needs.models_of_tools, model), (vec!["b".to_string()], Some("a".to_string())));
+    for (value, is_background) in [(" : true", true), (":1", true), (":false", false), (": null", false)] {
+        assert_eq!(request(&format!("{{\"background\"{value}}}")).0.is_background, is_background, "{value}");
+    }
+    assert!(!request(r#"{"input":[{"background":true}]}"#).0.is_background);
 }
 
 #[test]
