@@ -44,7 +44,7 @@ kinds! {
         api: 422, v1: 400, json_rpc: -32600, retryable: false, log: Warn,
         upstream: NotAsked,
         cure: Caller,
-        hint: "compare the request with the document at `/openapi.json`",
+        hint: "compare the request with what `/docs` shows, or with `/openapi/full.json`",
     }
     /// A parameter asks for what the upstream cannot do and what cannot be left out in silence.
     UnsupportedParameter {
