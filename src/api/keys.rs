@@ -61,7 +61,7 @@ pub struct KeyRequest {
 impl KeyRequest {
     fn limits(self) -> Result<KeyLimits, Error> {
         let expiry = |text: String| limits::expiry(&text, SystemTime::now());
-        let limits = KeyLimits {
+        Ok(KeyLimits {
             expires_at: self.expires.map(expiry).transpose()?,
             models: self.models.map(limits::models).transpose()?,
             requests_per_minute: self.rpm,
@@ -70,8 +70,7 @@ impl KeyRequest {
             tokens_per_month: self.tokens_per_month,
             storage_bytes: self.storage.map(|text| limits::storage(&text)).transpose()?,
             paths: limits::paths(self.paths.unwrap_or_default())?,
-        };
-        limits.checked()
+        })
     }
 }
 

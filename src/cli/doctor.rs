@@ -120,7 +120,13 @@ async fn examine(mut config: Option<Config>, asked: &Asked, findings: &mut Vec<F
                 // A store that the service is still to restore is not there to be looked at.
                 patient.store = (!precedes_restore(config)).then(|| (store, config.state_concern()));
             }
-            Err(text) => findings.push(Finding::broken("start", text, "see the message")),
+            Err(text) => {
+                let text = text.trim_start_matches("error: ");
+                let (seen, advice) = text
+                    .split_once("\n  hint: ")
+                    .unwrap_or((text, "the service itself would not start either"));
+                findings.push(Finding::broken("start", seen, advice));
+            }
         }
         if let Some(backup) = &config.store.backup {
             findings.push(doctor::backup::check(backup).await);
@@ -200,7 +206,10 @@ async fn start(
             return None;
         }
     };
-    findings.push(Finding::ok("start", "the service starts"));
+    // What is kept was looked at before, and may keep it from starting with that.
+    if !findings.iter().any(|finding| finding.check == "start") {
+        findings.push(Finding::ok("start", "the service starts"));
+    }
     let base = format!("http://{}", application.address);
     let handle = application.handle();
     tokio::task::spawn_local(application.run());

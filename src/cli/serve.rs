@@ -205,7 +205,7 @@ fn notes(config: &Config, application: &Application, tunnel: Option<&Tunnel>) ->
         false => Some("conversations and the login are forgotten at a restart".into()),
     };
     let concern = concern.map(|concern| {
-        format!("{concern}; set DATABASE_URL to a PostgreSQL server, or DATA_DIR to a disk that lasts")
+        format!("{concern}; set DATABASE_URL to a PostgreSQL server, BACKUP_URL to a bucket, or DATA_DIR to a disk that lasts")
     });
     reach.into_iter().chain(limits).map(String::from).chain(concern).collect()
 }

@@ -38,27 +38,6 @@ pub struct KeyLimits {
 }
 
 impl KeyLimits {
-    /// The same, if each of them lets something through.
-    ///
-    /// # Errors
-    /// For one that lets nothing through.
-    pub fn checked(self) -> Result<Self, Error> {
-        let small = |limit: Option<u32>| limit.map(u64::from);
-        let limits = [
-            ("rpm", small(self.requests_per_minute)),
-            ("parallel", small(self.parallel)),
-            ("tokens_per_day", self.tokens_per_day),
-            ("tokens_per_month", self.tokens_per_month),
-        ];
-        match limits.into_iter().find(|(_, limit)| *limit == Some(0)) {
-            Some((name, _)) => {
-                let hint = "0 lets nothing through: leave it out for no limit, or revoke the key";
-                Err(invalid(name, "0", hint))
-            }
-            None => Ok(self),
-        }
-    }
-
     /// Whether the key has ended by this time.
     pub fn have_ended(&self, now: SystemTime) -> bool {
         self.expires_at.is_some_and(|end| milliseconds(now) >= end)

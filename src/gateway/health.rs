@@ -188,6 +188,11 @@ impl Gateway {
     /// # Errors
     /// What the upstream says to them; then the old ones stay.
     pub async fn swap(&self, name: Option<&str>, credentials: &Credentials) -> Result<State, Error> {
+        if self.is_demo() {
+            return Err(Error::new(Kind::InvalidRequest, "there is no session without an upstream").hinted(
+                "connect a mirror first: PUT /api/upstream, or the console's page Connect your mirror",
+            ));
+        }
         let member = self.meant(name)?;
         let upstream = &member.upstream;
         let trial = Arc::new(upstream.session().with(credentials));

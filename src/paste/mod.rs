@@ -274,8 +274,8 @@ Invoke-WebRequest -UseBasicParsing -Uri "https://mirror.example.com/rest/app-cha
     fn bad_input_is_told_what_it_is() {
         let openai = |data: &str| format!("curl https://a.example.com/v1/chat/completions -d {data}");
         for (text, words) in [
-            ("", "no curl command"),
-            ("hello there", "no curl command"),
+            ("", "no copied request"),
+            ("hello there", "no copied request"),
             ("fetch(\"https://m.example.com/\", {\"headers\": {}})", "sends no message"),
             ("fetch(url, {headers})", "cannot be read"),
             ("Invoke-WebRequest -Uri \"https://m.example.com\"", "sends no message"),

@@ -23,8 +23,8 @@ macro_rules! mistakes {
 }
 
 mistakes! {
-    NOTHING: "nothing", "there is no curl command in it",
-        "in the browser's Network list choose Copy, Copy as cURL (bash) or (cmd), and paste the whole text";
+    NOTHING: "nothing", "there is no copied request in it",
+        "in the browser's Network list choose Copy, Copy as cURL (bash), and paste the whole text; cURL (cmd), PowerShell and fetch (Node.js) are read too";
     UNCLOSED: "unclosed", "a quote is not closed", "copy the whole text: a part of the command is missing";
     SUBSTITUTION: "substitution", "the shell would run a command in it",
         "paste what the browser copied: nothing in it is run here";

@@ -128,7 +128,6 @@ async fn what_is_no_good_limit_is_said_and_makes_no_key() {
         json!({"name": "a", "models": [" "]}),
         json!({"name": "a", "models": ["b,c"]}),
         json!({"name": "a", "paths": ["../files"]}),
-        json!({"name": "a", "rpm": 0}),
         json!({"name": "a", "rpm": -1}),
         json!({"name": "a", "requests": 5}),
     ] {

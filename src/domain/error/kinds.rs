@@ -100,7 +100,7 @@ kinds! {
         api: 403, v1: 403, json_rpc: -32000, retryable: false, log: Warn,
         upstream: NotAsked,
         cure: Key,
-        hint: "ask the service's owner to open it for this key: `mirrorgate key set NAME`",
+        hint: "ask the service's owner to open it for this key: `mirrorgate key set NAME --models MODEL` or `--paths PATH`, or the console's page Keys",
     }
     /// Nothing is left of one of the key's limits.
     KeyLimit {
@@ -108,7 +108,7 @@ kinds! {
         api: 424, v1: 429, json_rpc: -32000, retryable: true, log: Warn,
         upstream: NotAsked,
         cure: Key,
-        hint: "wait for the time in `Retry-After`; what is left stands in the `x-mirrorgate-limit-*` headers and at GET /api/usage; the service's owner can raise it: `mirrorgate key set NAME`",
+        hint: "wait for the time in `Retry-After`; what is left stands in the `x-mirrorgate-limit-*` headers and at GET /api/usage; the service's owner can raise it: on the console's page Keys, or by `mirrorgate key set NAME --rpm 60`",
     }
     /// As many bytes are kept for the key as may be.
     KeyStorageFull {
@@ -212,7 +212,7 @@ kinds! {
         api: 422, v1: 404, json_rpc: -32000, retryable: false, log: Warn,
         upstream: Asked { trips_breaker: false, session: Same, health: Down, lists_no_models: false },
         cure: Caller,
-        hint: "call list_models for the names (`MODELS` bounds them where it is set), or leave `model` out to use `DEFAULT_MODEL`",
+        hint: "call list_models, or GET /v1/models, for the names (`MODELS` bounds them where it is set), or leave `model` out to use `DEFAULT_MODEL`",
     }
     /// Neither the upstream nor the settings name a model.
     ModelsUnknown {
