@@ -293,14 +293,15 @@ pub fn silent(finish: Option<&str>, has_reasoned: bool) -> Error {
 
 /// Whether a reason to finish is that the bound of tokens was reached.
 pub fn is_bound(finish: &str) -> bool {
-    let bounds = ["length", "max_tokens", "model_context_window_exceeded"];
+    let bounds =
+        ["length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"];
     bounds.iter().any(|bound| finish.eq_ignore_ascii_case(bound))
 }
 
-/// Whether a reason to finish is a filter's: OpenAI's, Gemini's or Zhipu's.
-fn is_filter(finish: &str) -> bool {
+/// Whether a reason to finish is a filter's: OpenAI's, Gemini's, Zhipu's or Bedrock's.
+pub fn is_filter(finish: &str) -> bool {
     let finish = finish.to_ascii_lowercase();
-    ["content_filter", "safety", "sensitive", "prohibited_content", "blocklist", "recitation"]
+    ["content_filter", "safety", "sensitive", "prohibited_content", "blocklist", "recitation", "guardrail"]
         .iter()
         .any(|filter| finish.contains(filter))
 }

@@ -97,6 +97,18 @@ const AFTER_A_WORD: &[Case] = &[
         Text("Hello brave world"),
     ),
     openai(
+        "the last message is the whole answer in other words",
+        "data: {\"object\":\"chat.completion\",\"choices\":[{\"index\":0,\"finish_reason\":\"stop\",\"delta\":{},\"message\":{\"role\":\"assistant\",\"content\":\"Hallo\"}}]}\n\ndata: [DONE]\n\n",
+        "",
+        Text("Hello"),
+    ),
+    openai(
+        "words are spoken as well",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"audio\":{\"transcript\":\"Hello\"}},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+        "",
+        Text("Hello"),
+    ),
+    openai(
         "a part has its address under the name of its type",
         "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":[{\"type\":\"text\",\"text\":\": \"},{\"type\":\"document_url\",\"document_url\":\"https://a.example/x\"},{\"type\":\"file\",\"file\":{\"file_id\":\"f\"}}]},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
         "",
@@ -719,6 +731,13 @@ const STATUSES: &[(&str, &str, &str, &str, &str)] = &[
         "No available channel",
     ),
     ("403 X", "text/plain", "error code: 1020", "upstream_challenge", "1020"),
+    (
+        "401 X",
+        "application/json",
+        r#"{"error":{"message":"该令牌额度已用尽 boom ctx","type":"one_api_error"}}"#,
+        "upstream_refused",
+        "boom ctx",
+    ),
     (
         "500 X",
         "application/json",

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::domain::answer::{Delta, Metadata, Names, ToolCallDelta};
 use crate::domain::chat::Usage;
+use crate::provider::body::{is_bound, is_filter};
 use crate::provider::content::{Content, Unreadable, as_text, tokens};
 use crate::provider::decoding::new_call_id;
 use crate::provider::reason::finishes;
@@ -34,8 +35,8 @@ pub struct Message {
     named: bool,
     /// Whether it has words of an answer.
     spoke: bool,
-    /// The indices of the blocks that began.
-    begun: BTreeSet<u64>,
+    /// The indices of blocks that are calls of the upstream's own tools.
+    of_upstream: BTreeSet<u64>,
     /// The latest tool call of each index that blocks have.
     calls: BTreeMap<u64, Call>,
     /// How many tool calls there are.
@@ -100,8 +101,10 @@ impl Message {
         block: &Value,
         deltas: &mut VecDeque<Delta>,
     ) -> Result<bool, Unreadable> {
-        self.begun.insert(index);
         let kind = block["type"].as_str().unwrap_or_default();
+        if kind.ends_with("_tool_use") {
+            self.of_upstream.insert(index);
+        }
         if kind == "tool_use" || kind.is_empty() && block["name"].is_string() {
             self.call(index, block, deltas);
             return Ok(true);
@@ -124,12 +127,15 @@ impl Message {
             return self.part(piece, piece["type"].as_str().unwrap_or_default(), deltas);
         }
         let arguments = as_text(arguments.clone());
-        match self.calls.get_mut(&index) {
-            Some(call) => deltas.extend(call.write(arguments)),
-            // It is for a tool of the upstream's own, if for any.
-            None if arguments.is_empty() || self.begun.contains(&index) => {}
-            None => return Err(Unreadable),
+        let is_open = |index: &u64| self.calls.get(index).is_some_and(|call| !call.ended);
+        if !is_open(&index) && (arguments.is_empty() || self.of_upstream.contains(&index)) {
+            return Ok(true);
         }
+        // Proxies mix the indices up: where one call is open, it is meant.
+        let mut open = self.calls.keys().copied().filter(is_open);
+        let meant = if is_open(&index) { Some(index) } else { open.next().filter(|_| open.next().is_none()) };
+        let call = meant.and_then(|index| self.calls.get_mut(&index)).ok_or(Unreadable)?;
+        deltas.extend(call.write(arguments));
         Ok(true)
     }
 
@@ -232,9 +238,11 @@ pub fn stop_reason(delta: &Value) -> Option<&str> {
 /// of the upstream's own is over for a caller, who cannot go on with it.
 fn finish(reason: &str) -> &'static str {
     match reason {
-        "max_tokens" | "model_context_window_exceeded" => "length",
-        "tool_use" => "tool_calls",
+        "tool_use" | "tool_calls" => "tool_calls",
         "refusal" => "content_filter",
+        // Proxies give the reasons of what is behind them.
+        reason if is_bound(reason) => "length",
+        reason if is_filter(reason) => "content_filter",
         _ => "stop",
     }
 }
@@ -263,8 +271,15 @@ impl Call {
 impl Spent {
     fn add(&mut self, usage: &Value) {
         let number = |name: &str| usage.get(name).and_then(tokens);
-        self.input = self.input.max(number("input_tokens"));
         let cached = [number("cache_creation_input_tokens"), number("cache_read_input_tokens")];
+        match number("input_tokens") {
+            // What was told first may have been an estimate of all three together.
+            Some(input) if cached.iter().any(|told| told.is_some_and(|told| told > 0)) => {
+                self.input = Some(input);
+                self.cached = cached.map(Option::unwrap_or_default);
+            }
+            input => self.input = self.input.max(input),
+        }
         for (known, told) in self.cached.iter_mut().zip(cached) {
             *known = (*known).max(told.unwrap_or_default());
         }

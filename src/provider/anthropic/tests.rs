@@ -393,3 +393,23 @@ proptest! {
         prop_assert_eq!(read(&pieces(text.as_bytes(), cuts)), read(&[text.as_bytes()]));
     }
 }
+
+#[test]
+fn reasons_of_other_providers_and_a_cost_that_was_estimated_first_are_told_rightly() {
+    let begun = json!({"type": "message_start", "message": {"id": "m", "content": [], "usage": {"input_tokens": 1000}}});
+    for (reason, finish) in [
+        ("end_turn", "stop"),
+        ("length", "length"),
+        ("max_output_tokens", "length"),
+        ("content_filtered", "content_filter"),
+        ("guardrail_intervened", "content_filter"),
+    ] {
+        let cost = json!({"input_tokens": 10, "cache_read_input_tokens": 990, "output_tokens": "5"});
+        let end = json!({"type": "message_delta", "delta": {"stop_reason": reason}, "usage": cost});
+        let all = [begun.clone(), said(0, "Hello"), end, json!({"type": "message_stop"})];
+        let (_, answer, result) = read(&[events(&all).as_bytes()]);
+        assert_eq!((result, answer.finish_reason.as_deref()), (Ok(()), Some(finish)), "{reason}");
+        let usage = answer.usage.map(|usage| (usage.prompt_tokens, usage.completion_tokens));
+        assert_eq!(usage, Some((1000, 5)), "{reason}");
+    }
+}

@@ -20,8 +20,14 @@ impl Default for Said {
 }
 
 impl Said {
-    /// Takes more words in.
+    /// How many bytes they are.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Takes more words in. Blanks before the first one are told in one place and not in another.
     pub fn add(&mut self, words: &str) {
+        let words = if self.length == 0 { words.trim_start() } else { words };
         self.length += words.len();
         self.digest = digest(self.digest, words);
     }
@@ -29,7 +35,7 @@ impl Said {
     /// What a text adds to the words so far, if it begins with them. Few words may be the beginning of others
     /// by chance, unless it is known that the text is a `whole` one.
     pub fn news<'a>(&self, text: &'a str, whole: bool) -> Option<&'a str> {
-        let (before, news) = text.split_at_checked(self.length)?;
+        let (before, news) = text.trim_start().split_at_checked(self.length)?;
         let is_likely = whole || self.length >= LIKELY && !news.is_empty();
         (self.length > 0 && is_likely && digest(OFFSET, before) == self.digest).then_some(news)
     }

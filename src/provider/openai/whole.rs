@@ -21,13 +21,13 @@ use crate::telemetry::mending::{Mending, Mendings};
 /// The `object` of a chunk.
 pub const CHUNK: &str = "chat.completion.chunk";
 
-/// Takes over what a message, or a delta of one, says.
-pub fn take(message: &Map<String, Value>, delta: &mut Delta) {
+/// Takes over what a message, or a delta of one, says. Spoken words are its own where it `has_words` besides.
+pub fn take(message: &Map<String, Value>, delta: &mut Delta, has_words: bool) {
     let text = |name: &str| message.get(name).and_then(Value::as_str).unwrap_or_default();
     let reasoning = [text("reasoning_content"), text("reasoning")];
     delta.reasoning.push_str(reasoning.into_iter().find(|words| !words.is_empty()).unwrap_or_default());
     // The words of a refusal are the answer, and so are those that are spoken in its place.
-    let spoken = || message.get("audio")?.get("transcript")?.as_str();
+    let spoken = || message.get("audio").filter(|_| !has_words)?.get("transcript")?.as_str();
     delta.text.push_str(
         Some(text("content")).filter(|words| !words.is_empty()).or_else(spoken).unwrap_or_default(),
     );
@@ -126,6 +126,8 @@ fn whole_value(bytes: &[u8]) -> Result<Value, Fault> {
     match value["choices"].as_array() {
         Some(choices) if choices.is_empty() => Err(Fault::empty()),
         Some(_) => Ok(value),
+        // Gemini leaves them out where it says nothing.
+        None if value["choices"].is_null() && value["object"] == "chat.completion" => Err(Fault::empty()),
         // What is of no known form may say why all the same.
         None => Err(Reason::in_error(bytes)
             .and_then(|reason| reason.message)

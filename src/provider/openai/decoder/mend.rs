@@ -117,8 +117,8 @@ impl Completion {
         mending.mended |= whole::mend_content(said).map_err(|Unreadable| unreadable())?;
         let is_first = self.first == Some(index);
         if brought == Some("message") && is_first {
-            let is_whole = reason.is_some() || mending.chunk["object"] == "chat.completion";
-            self.leave_out_what_was_said(said, is_whole);
+            let is_completion = mending.chunk["object"] == "chat.completion";
+            self.leave_out_what_was_said(said, reason.is_some(), is_completion);
         }
         mending.mended |= self.show_images(said, is_first, reason.is_some());
         self.overtaken &= reason.is_none();
@@ -127,7 +127,7 @@ impl Completion {
             mending.mended = true;
         }
         if is_first {
-            whole::take(said, &mut mending.delta);
+            whole::take(said, &mut mending.delta, self.spoke);
             if reason.is_some() {
                 mending.delta.metadata.get_or_insert_default().finish = reason;
             }
@@ -160,10 +160,15 @@ impl Completion {
         reason
     }
 
-    /// Leaves out of a message, be it a whole one, what pieces of it said before.
-    fn leave_out_what_was_said(&mut self, message: &mut Map<String, Value>, is_whole: bool) {
-        let content = message.get("content").and_then(Value::as_str);
-        if let Some(news) = content.and_then(|content| self.said.news(content, is_whole)) {
+    /// Leaves out of a message, be it a whole one, what pieces of it said before. What they said stands where it
+    /// says surely the same in other words.
+    fn leave_out_what_was_said(&mut self, message: &mut Map<String, Value>, ends: bool, is_completion: bool) {
+        let Some(content) = message.get("content").and_then(Value::as_str) else { return };
+        let is_otherwise = || {
+            let is_all = ends && is_completion && self.said.len() > 0 && 2 * content.len() >= self.said.len();
+            is_all.then_some("")
+        };
+        if let Some(news) = self.said.news(content, ends || is_completion).or_else(is_otherwise) {
             let news = Value::from(news);
             message.insert("content".into(), news);
             // The thoughts come before the words.
